@@ -1,0 +1,22 @@
+//! The realtime core of oriva-hub: who is online, in which order they are told what, and over which socket.
+//!
+//! It knows no routes, no SQL, no Redis and no HTTP client. What it needs from outside is a trait in [`ports`];
+//! what it offers is one handle, [`Partitions`].
+
+pub mod model;
+pub mod ports;
+pub mod protocol;
+
+mod follower;
+mod partitions;
+mod pump;
+mod registry;
+mod session;
+mod socket;
+mod supervise;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use partitions::{Partitions, RealtimeConfig, Seat};
+pub use registry::{NoPlace, RegistryState};
+pub use socket::{Handed, Transport};

@@ -1,0 +1,267 @@
+//! Events: what apps publish, and the frame each becomes once for everybody who gets it.
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, UserId};
+use crate::protocol::text_frame;
+
+/// The four categories of contract §4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Category {
+    Notification,
+    User,
+    Session,
+    Transaction,
+}
+
+impl Category {
+    pub const ALL: [Self; 4] = [Self::Notification, Self::User, Self::Session, Self::Transaction];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notification => "notification",
+            Self::User => "user",
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+        }
+    }
+
+    /// Parses a category's name.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the list of names.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        Self::ALL
+            .into_iter()
+            .find(|category| category.as_str() == text)
+            .ok_or_else(|| Invalid::new("must be one of notification, user, session, transaction"))
+    }
+}
+
+/// A bare event type, without its category: `dismissed` of `notification.dismissed`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct EventType(Box<str>);
+
+impl EventType {
+    /// Parses `^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$`, at most 100 characters. The category's own name before it is
+    /// taken off: `notification.created` under `notification` is `created` (contract §4).
+    ///
+    /// # Errors
+    /// [`Invalid`] with the rule.
+    pub fn parse(text: &str, category: Category) -> Result<Self, Invalid> {
+        let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        if text.len() > 100 || !text.starts_with(|c: char| c.is_ascii_lowercase()) || !text.split('.').all(word) {
+            return Err(Invalid::new(
+                "must be 1 to 100 characters: lower-case words of a-z, 0-9 and _, joined by dots, the first beginning with a letter",
+            ));
+        }
+        let bare = text.strip_prefix(category.as_str()).and_then(|rest| rest.strip_prefix('.')).unwrap_or(text);
+        Ok(Self(bare.into()))
+    }
+
+    /// Takes a type that a store kept.
+    #[must_use]
+    pub fn from_store(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The text of a JSON object, kept encoded because it is written far more often than it is looked into.
+#[derive(Debug, Clone)]
+pub struct JsonObject(Box<RawValue>);
+
+impl JsonObject {
+    /// Encodes a map.
+    #[must_use]
+    pub fn from_map(map: &serde_json::Map<String, serde_json::Value>) -> Self {
+        serde_json::value::to_raw_value(map).map_or_else(|_| Self::empty(), Self)
+    }
+
+    /// Takes text that a store kept; text that is no JSON becomes an empty object.
+    #[must_use]
+    pub fn from_store(text: String) -> Self {
+        RawValue::from_string(text).map_or_else(|_| Self::empty(), Self)
+    }
+
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(RawValue::from_string("{}".to_owned()).expect("{} is JSON"))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl Serialize for JsonObject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// Where an event stands in each stream that holds it: always its app's, and its user's or the broadcasts'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offsets {
+    pub app: Offset,
+    pub user: Option<Offset>,
+    pub broadcast: Option<Offset>,
+}
+
+/// A committed event. Immutable.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub id: EventId,
+    pub app_id: AppId,
+    /// `None` in a broadcast.
+    pub user_id: Option<UserId>,
+    pub category: Category,
+    pub event_type: EventType,
+    pub entity_type: String,
+    pub entity_id: String,
+    pub data: JsonObject,
+    /// When the hub accepted it.
+    pub timestamp: Timestamp,
+    /// When the hub stored it.
+    pub created_at: Timestamp,
+    /// Whether its app is a platform app: such an app's broadcast is for every user.
+    pub from_platform: bool,
+    pub offsets: Offsets,
+}
+
+impl Event {
+    /// `notification.dismissed`: how subscribers name it.
+    #[must_use]
+    pub fn full_type(&self) -> String {
+        format!("{}.{}", self.category.as_str(), self.event_type.as_str())
+    }
+
+    #[must_use]
+    pub fn offset_in(&self, stream: StreamKind) -> Option<Offset> {
+        match stream {
+            StreamKind::App => Some(self.offsets.app),
+            StreamKind::User => self.offsets.user,
+            StreamKind::Broadcast => self.offsets.broadcast,
+        }
+    }
+}
+
+/// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
+/// sockets get it (architecture, invariant 4).
+#[derive(Debug)]
+pub struct Published {
+    event: Event,
+    full_type: String,
+    frames: [OnceLock<Bytes>; 3],
+}
+
+impl Published {
+    #[must_use]
+    pub fn new(event: Event) -> Arc<Self> {
+        let full_type = event.full_type();
+        Arc::new(Self { event, full_type, frames: Default::default() })
+    }
+
+    #[must_use]
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    #[must_use]
+    pub fn full_type(&self) -> &str {
+        &self.full_type
+    }
+
+    /// Its place in a stream of this kind; 0 where that stream does not hold it.
+    #[must_use]
+    pub fn offset_in(&self, stream: StreamKind) -> Offset {
+        self.event.offset_in(stream).unwrap_or(0)
+    }
+
+    /// The whole WebSocket frame, header included, as a socket that follows `stream` is sent it.
+    #[must_use]
+    pub fn frame(&self, stream: StreamKind) -> Bytes {
+        self.frames[stream as usize].get_or_init(|| text_frame(&self.encode(stream))).clone()
+    }
+
+    fn encode(&self, stream: StreamKind) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct EventFrame<'a> {
+            r#type: &'static str,
+            event_id: EventId,
+            app_id: &'a AppId,
+            user_id: Option<&'a UserId>,
+            event_category: Category,
+            event_type: &'a str,
+            entity_type: &'a str,
+            entity_id: &'a str,
+            event_data: &'a JsonObject,
+            timestamp: Timestamp,
+            created_at: Timestamp,
+        }
+        let event = &self.event;
+        let mut json = serde_json::to_string(&EventFrame {
+            r#type: "event",
+            event_id: event.id,
+            app_id: &event.app_id,
+            user_id: event.user_id.as_ref(),
+            event_category: event.category,
+            event_type: &self.full_type,
+            entity_type: &event.entity_type,
+            entity_id: &event.entity_id,
+            event_data: &event.data,
+            timestamp: event.timestamp,
+            created_at: event.created_at,
+        })
+        .unwrap_or_else(|_| "{".to_owned());
+        json.pop();
+        let _ = write!(json, r#","stream":"{}","offset":{}}}"#, stream.as_str(), self.offset_in(stream));
+        json.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::event;
+
+    #[test]
+    fn the_categorys_name_is_taken_off_the_type() {
+        let parse = |text| EventType::parse(text, Category::Notification).map(|t| t.as_str().to_owned());
+        assert_eq!(parse("notification.created").unwrap(), "created");
+        assert_eq!(parse("created").unwrap(), "created");
+        assert_eq!(parse("user.created").unwrap(), "user.created");
+        assert_eq!(parse("notification").unwrap(), "notification");
+        for bad in ["", "Created", "1st", "_x", "a..b", "a.", ".a", "a-b", "a b", &"a".repeat(101)] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_frame_names_its_stream_and_that_streams_offset() {
+        let published = event("alice", 7, 42);
+        let frame = published.frame(StreamKind::User);
+        let json: serde_json::Value = serde_json::from_slice(&frame[4..]).unwrap();
+        assert_eq!(frame[0], 0x81);
+        assert_eq!(json["type"], "event");
+        assert_eq!(json["stream"], "user");
+        assert_eq!(json["offset"], 7);
+        assert_eq!(json["event_type"], "notification.created");
+        let app: serde_json::Value = serde_json::from_slice(&published.frame(StreamKind::App)[4..]).unwrap();
+        assert_eq!((app["stream"].as_str(), app["offset"].as_u64()), (Some("app"), Some(42)));
+    }
+}

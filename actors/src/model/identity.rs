@@ -1,0 +1,80 @@
+//! Who holds a socket, and what that lets it see.
+
+use std::collections::HashSet;
+
+use super::{AppId, Event, KeyId, StreamKey, UserId};
+
+/// The apps whose events a user's token opens (contract §1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// The token was issued by a platform app.
+    AllApps,
+    /// The token was issued by this app.
+    App(AppId),
+}
+
+/// The holder of a socket, as authentication found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    User { user: UserId, issuer: AppId, scope: Scope },
+    App { app: AppId, key: KeyId },
+}
+
+impl Identity {
+    /// The stream this holder follows by right.
+    #[must_use]
+    pub fn stream(&self) -> StreamKey {
+        match self {
+            Self::User { user, .. } => StreamKey::User(user.clone()),
+            Self::App { app, .. } => StreamKey::App(app.clone()),
+        }
+    }
+
+    /// The app that vouches for this holder: the token's issuer, or the key's app.
+    #[must_use]
+    pub fn app(&self) -> &AppId {
+        match self {
+            Self::User { issuer, .. } => issuer,
+            Self::App { app, .. } => app,
+        }
+    }
+
+    #[must_use]
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::User { user, .. } => Some(user),
+            Self::App { .. } => None,
+        }
+    }
+
+    /// Whether this holder may be shown `event`, which came on a stream that it follows. A platform app's
+    /// broadcast is for everyone, another app's for the users in that app's scope (contract §4).
+    #[must_use]
+    pub fn may_see(&self, event: &Event) -> bool {
+        match self {
+            Self::App { .. } | Self::User { scope: Scope::AllApps, .. } => true,
+            Self::User { scope: Scope::App(app), .. } => {
+                *app == event.app_id || (event.user_id.is_none() && event.from_platform)
+            }
+        }
+    }
+}
+
+/// Credentials that stopped being good: their sockets are closed with 4003.
+#[derive(Debug, Clone, Default)]
+pub struct Refused {
+    pub apps: HashSet<AppId>,
+    pub keys: HashSet<KeyId>,
+}
+
+impl Refused {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.apps.is_empty() && self.keys.is_empty()
+    }
+
+    #[must_use]
+    pub fn covers(&self, identity: &Identity) -> bool {
+        self.apps.contains(identity.app()) || matches!(identity, Identity::App { key, .. } if self.keys.contains(key))
+    }
+}

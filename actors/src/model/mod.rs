@@ -1,0 +1,26 @@
+//! The words everything else is said in: ids, events, streams, patterns, and who holds a socket.
+
+mod event;
+mod ids;
+mod identity;
+mod pattern;
+mod stream;
+mod timestamp;
+
+pub use event::{Category, Event, EventType, JsonObject, Offsets, Published};
+pub use identity::{Identity, Refused, Scope};
+pub use ids::{AppId, ConnectionId, EventId, KeyId, UserId};
+pub use pattern::{EventPattern, MAX_PATTERNS};
+pub use stream::{Offset, StreamKey, StreamKind};
+pub use timestamp::Timestamp;
+
+/// A value that broke the rule of its type; the text says what it must be and is fit for a client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl Invalid {
+    pub(crate) fn new(rule: impl Into<String>) -> Self {
+        Self(rule.into())
+    }
+}

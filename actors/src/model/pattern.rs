@@ -1,0 +1,114 @@
+//! Patterns over full event types, as sockets and webhooks subscribe with them (contract §5).
+
+use std::fmt;
+
+use super::Invalid;
+
+/// Patterns one socket or webhook may hold.
+pub const MAX_PATTERNS: usize = 100;
+
+const MAX_LENGTH: usize = 128;
+
+/// `notification.dismissed`; `*` stands for one segment; a lone `*` or `**` for everything; a closing `.**` for one
+/// segment or more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPattern {
+    text: Box<str>,
+    shape: Shape,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    All,
+    Exact,
+    Segments { open_ended: bool },
+}
+
+impl EventPattern {
+    /// Parses a pattern.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the rule.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let rule = || {
+            Invalid::new(
+                "must be an event type such as notification.dismissed, in which * stands for one segment, or ** for everything",
+            )
+        };
+        let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let shape = if text == "*" || text == "**" {
+            Shape::All
+        } else if text.len() > MAX_LENGTH {
+            return Err(rule());
+        } else {
+            let (body, open_ended) = text.strip_suffix(".**").map_or((text, false), |body| (body, true));
+            if !body.split('.').all(|segment| segment == "*" || word(segment)) {
+                return Err(rule());
+            }
+            if open_ended || body.split('.').any(|segment| segment == "*") {
+                Shape::Segments { open_ended }
+            } else {
+                Shape::Exact
+            }
+        };
+        Ok(Self { text: text.into(), shape })
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a full event type such as `notification.dismissed` matches.
+    #[must_use]
+    pub fn matches(&self, full_type: &str) -> bool {
+        match self.shape {
+            Shape::All => true,
+            Shape::Exact => *self.text == *full_type,
+            Shape::Segments { open_ended } => {
+                let body = if open_ended { &self.text[..self.text.len() - 3] } else { &self.text };
+                let mut segments = full_type.split('.');
+                let matched = body.split('.').all(|want| segments.next().is_some_and(|have| want == "*" || want == have));
+                matched && segments.next().is_some() == open_ended
+            }
+        }
+    }
+}
+
+impl fmt::Display for EventPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_segment_by_segment() {
+        for (pattern, full_type, expected) in [
+            ("notification.dismissed", "notification.dismissed", true),
+            ("notification.dismissed", "notification.dismissed.late", false),
+            ("notification.*", "notification.created", true),
+            ("notification.*", "notification.created.late", false),
+            ("notification.*", "notification", false),
+            ("notification.**", "notification.created.late", true),
+            ("notification.**", "notification", false),
+            ("*.created", "user.created", true),
+            ("*.created", "user.updated", false),
+            ("*.*", "user.updated", true),
+            ("*", "anything.at.all", true),
+            ("**", "anything", true),
+        ] {
+            assert_eq!(EventPattern::parse(pattern).unwrap().matches(full_type), expected, "{pattern} {full_type}");
+        }
+    }
+
+    #[test]
+    fn what_no_type_could_match_is_refused() {
+        for bad in ["", ".", "a.", "**.a", "a.**.b", "a*", "A.b", "a b", "a-b", &"a".repeat(129)] {
+            assert!(EventPattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Points in time as the wire shows them: RFC 3339, UTC, milliseconds.
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::Invalid;
+
+/// A moment in UTC, cut to milliseconds so that what was answered and what is stored are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(DateTime<Utc>);
+
+impl Timestamp {
+    /// The present, from the wall clock. Not for actors, which measure time by tokio's clock alone.
+    #[must_use]
+    pub fn now() -> Self {
+        Self::from(Utc::now())
+    }
+
+    /// Parses RFC 3339 with any offset.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the rule, when `text` is not such a timestamp.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        DateTime::parse_from_rfc3339(text)
+            .map(|time| Self::from(time.to_utc()))
+            .map_err(|_| Invalid::new("must be an RFC 3339 timestamp such as 2026-01-02T03:04:05.678Z"))
+    }
+
+    #[must_use]
+    pub fn as_datetime(self) -> DateTime<Utc> {
+        self.0
+    }
+
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn unix_ms(self) -> i64 {
+        self.0.timestamp_millis()
+    }
+
+    /// The moment `ms` milliseconds after 1970-01-01T00:00:00Z; the epoch itself where chrono cannot hold it.
+    #[must_use]
+    pub fn from_unix_ms(ms: i64) -> Self {
+        Self(DateTime::from_timestamp_millis(ms).unwrap_or_default())
+    }
+}
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(time: DateTime<Utc>) -> Self {
+        Self(time.trunc_subsecs(3))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_shown_in_utc_with_milliseconds() {
+        let time = Timestamp::parse("2026-01-02T04:04:05.6789+01:00").unwrap();
+        assert_eq!(time.to_string(), "2026-01-02T03:04:05.678Z");
+        assert_eq!(Timestamp::from_unix_ms(time.unix_ms()), time);
+        assert!(Timestamp::parse("2026-01-02").is_err());
+    }
+}

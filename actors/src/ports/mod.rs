@@ -1,0 +1,52 @@
+//! What the realtime core needs from outside, as traits. Adapters live in the hub's crate, fakes in `testing`.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::model::{Identity, Offset, Published, StreamKey, Timestamp};
+
+/// The store cannot answer now; ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("event history is unavailable")]
+pub struct Unavailable;
+
+/// A run of a stream's events.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// In offset order, the first being the one asked for or, where history no longer reaches back, a later one.
+    pub events: Vec<Arc<Published>>,
+    /// The stream's end when the page was read, at least the last event's offset.
+    pub head: Offset,
+}
+
+/// Committed events by stream: the truth that sessions heal from.
+#[async_trait]
+pub trait EventHistory: Send + Sync {
+    /// The offset of the stream's last event; 0 where it has none.
+    async fn head(&self, stream: &StreamKey) -> Result<Offset, Unavailable>;
+
+    /// At most `limit` events later than `after`.
+    async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable>;
+}
+
+/// How long a credential still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    pub at: Timestamp,
+    pub remaining: Duration,
+}
+
+/// Why a refresh was refused: a code of contract §2 and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefreshRefused {
+    pub code: &'static str,
+    pub message: String,
+}
+
+/// Verifies tokens that arrive on an open socket.
+#[async_trait]
+pub trait Credentials: Send + Sync {
+    /// Checks that `token` is good and gives `holder` exactly what it had.
+    async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshRefused>;
+}

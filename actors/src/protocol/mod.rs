@@ -1,0 +1,12 @@
+//! What goes over a socket: frames from the client, frames to it, and the codes it is closed with.
+
+mod client;
+mod close;
+mod server;
+
+pub use client::{ClientFrame, FrameId, Mistake, parse_client_frame};
+pub use close::{AfterClose, Close};
+#[cfg(feature = "echo")]
+pub(crate) use server::binary_frame;
+pub(crate) use server::{bare_close_frame, close_frame_with, pattern_texts};
+pub use server::{ServerFrame, close_frame, ping_frame, pong_frame, text_frame};

@@ -1,0 +1,186 @@
+//! One online user's or app's live stream: its sockets, its offset, its replays. Orders and fills gaps; never touches
+//! SQL. What to do is decided in `session/state.rs`; here it is done.
+
+mod member;
+mod replay;
+mod state;
+
+use std::{sync::Arc, time::Duration};
+
+use actix::{
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture, dev::ContextFutureSpawner,
+};
+use state::{Effect, Input, State};
+use tokio::time::Instant;
+
+use crate::{
+    model::{Offset, Published, StreamKey, StreamKind},
+    partitions::Wiring,
+    protocol::{ClientFrame, Close},
+    pump::SocketKey,
+    registry::{Join, Registry, SessionEnded},
+};
+
+/// Events asked of the store at once.
+pub(crate) const PAGE: usize = 128;
+/// The pause before the store is asked again after it failed.
+pub(crate) const RETRY: Duration = Duration::from_millis(500);
+/// Messages that may wait for a session; past that the registry has it compare itself with the store.
+const MAILBOX: usize = 512;
+
+/// What a session is told.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) enum ToSession {
+    Join(Join),
+    Left {
+        socket: SocketKey,
+    },
+    Frame {
+        socket: SocketKey,
+        frame: ClientFrame,
+    },
+    Drained {
+        socket: SocketKey,
+    },
+    Deliver {
+        kind: StreamKind,
+        event: Arc<Published>,
+    },
+    CatchUp,
+    #[cfg(any(test, feature = "testing"))]
+    Panic,
+}
+
+pub(crate) struct Session {
+    state: State,
+    wiring: Arc<Wiring>,
+    registry: Addr<Registry>,
+    serial: u64,
+}
+
+impl Session {
+    pub(crate) fn start(
+        wiring: Arc<Wiring>,
+        registry: Addr<Registry>,
+        stream: StreamKey,
+        serial: u64,
+        broadcast_position: Offset,
+    ) -> Addr<Self> {
+        Self::create(|ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            let state = State::new(stream, broadcast_position, &wiring.config);
+            Self { state, wiring, registry, serial }
+        })
+    }
+
+    fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
+        let mut effects = Vec::new();
+        self.state.on(input, &mut effects);
+        for effect in effects {
+            self.perform(effect, ctx);
+        }
+    }
+
+    fn perform(&self, effect: Effect, ctx: &mut Context<Self>) {
+        let history = self.wiring.history.clone();
+        let stream_of = |kind| match kind {
+            StreamKind::Broadcast => StreamKey::Broadcast,
+            StreamKind::User | StreamKind::App => self.state.stream().clone(),
+        };
+        match effect {
+            Effect::Open { socket } => self.wiring.pump.join(socket, ctx.address()),
+            Effect::Push { socket, frame } => self.wiring.pump.push(socket, frame),
+            Effect::TellWhenDrained { socket } => self.wiring.pump.tell_when_drained(socket),
+            Effect::LoadHead { kind } => {
+                let stream = stream_of(kind);
+                async move {
+                    loop {
+                        if let Ok(head) = history.head(&stream).await {
+                            return head;
+                        }
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+                .into_actor(self)
+                .map(move |head, session, ctx| session.step(Input::Head { kind, head }, ctx))
+                .spawn(ctx);
+            }
+            Effect::LoadPage { kind, after } => {
+                let stream = stream_of(kind);
+                async move {
+                    let page = history.page(&stream, after, PAGE).await;
+                    if page.is_err() {
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    page
+                }
+                .into_actor(self)
+                .map(move |page, session, ctx| session.step(Input::Page { kind, page }, ctx))
+                .spawn(ctx);
+            }
+            Effect::LoadReplay { socket, turn, kind, after } => {
+                let stream = stream_of(kind);
+                async move {
+                    loop {
+                        if let Ok(page) = history.page(&stream, after, PAGE).await {
+                            return page;
+                        }
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+                .into_actor(self)
+                .map(move |page, session, ctx| session.step(Input::ReplayPage { socket, turn, kind, page }, ctx))
+                .spawn(ctx);
+            }
+            Effect::Refresh { socket, identity, token, id } => {
+                let credentials = self.wiring.credentials.clone();
+                async move { credentials.refresh(&token, &identity).await }
+                    .into_actor(self)
+                    .map(move |outcome, session, ctx| {
+                        if let Ok(expiry) = &outcome {
+                            session.wiring.pump.set_expiry(socket, Instant::now() + expiry.remaining);
+                        }
+                        session.step(Input::Refreshed { socket, id, outcome }, ctx);
+                    })
+                    .spawn(ctx);
+            }
+        }
+    }
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.step(Input::Started, ctx);
+    }
+}
+
+impl Handler<ToSession> for Session {
+    type Result = ();
+
+    fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
+        let input = match message {
+            ToSession::Join(Join { socket, identity, expires_at }) => Input::Join { socket, identity, expires_at },
+            ToSession::Left { socket } => Input::Left { socket },
+            ToSession::Frame { socket, frame } => Input::Frame { socket, frame },
+            ToSession::Drained { socket } => Input::Drained { socket },
+            ToSession::Deliver { kind, event } => Input::Deliver { kind, event },
+            ToSession::CatchUp => Input::CatchUp,
+            #[cfg(any(test, feature = "testing"))]
+            ToSession::Panic => panic!("a session that was told to panic"),
+        };
+        self.step(input, ctx);
+    }
+}
+
+impl Drop for Session {
+    /// The one place where a session is taken leave of, after its end and after its panic alike.
+    fn drop(&mut self) {
+        for socket in self.state.sockets() {
+            self.wiring.pump.close(socket, Close::Internal);
+        }
+        self.registry.do_send(SessionEnded { stream: self.state.stream().clone(), serial: self.serial });
+    }
+}

@@ -1,0 +1,87 @@
+//! One socket as its session sees it: what it subscribed to, and how far it has been served.
+
+use std::sync::Arc;
+
+use super::replay::Replay;
+use crate::model::{EventPattern, Identity, MAX_PATTERNS, Offset, Published, StreamKind};
+
+/// A pattern, and the positions from which it has been in force: an event matched by it after them was sent already,
+/// and no replay sends it again.
+#[derive(Debug, Clone)]
+pub(super) struct Subscription {
+    pub pattern: EventPattern,
+    pub since: Positions,
+}
+
+/// How far a socket has been served in the stream it follows by right and in the broadcasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Positions {
+    pub own: Offset,
+    pub broadcast: Offset,
+}
+
+impl Positions {
+    pub(super) fn of(&self, kind: StreamKind) -> Offset {
+        if kind == StreamKind::Broadcast { self.broadcast } else { self.own }
+    }
+
+    pub(super) fn of_mut(&mut self, kind: StreamKind) -> &mut Offset {
+        if kind == StreamKind::Broadcast { &mut self.broadcast } else { &mut self.own }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub identity: Arc<Identity>,
+    pub subscriptions: Vec<Subscription>,
+    pub positions: Positions,
+    /// While it lasts, live events wait.
+    pub replay: Option<Box<Replay>>,
+}
+
+impl Member {
+    /// Whether a live event is to be sent now. Moves the position.
+    pub(super) fn takes(&mut self, kind: StreamKind, event: &Published) -> bool {
+        if self.replay.is_some() {
+            return false;
+        }
+        let position = self.positions.of_mut(kind);
+        let offset = event.offset_in(kind);
+        if offset <= *position {
+            return false;
+        }
+        *position = offset;
+        self.wants(event)
+    }
+
+    pub(super) fn wants(&self, event: &Published) -> bool {
+        self.subscriptions.iter().any(|held| held.pattern.matches(event.full_type()))
+            && self.identity.may_see(event.event())
+    }
+
+    /// Adds patterns that are not held yet.
+    ///
+    /// # Errors
+    /// Where that would be too many; nothing is added then.
+    pub(super) fn subscribe(&mut self, patterns: Vec<EventPattern>) -> Result<(), TooManyPatterns> {
+        let mut added: Vec<Subscription> = Vec::new();
+        for pattern in patterns {
+            if !self.subscriptions.iter().chain(&added).any(|held| held.pattern == pattern) {
+                added.push(Subscription { pattern, since: self.positions });
+            }
+        }
+        if self.subscriptions.len() + added.len() > MAX_PATTERNS {
+            return Err(TooManyPatterns);
+        }
+        self.subscriptions.extend(added);
+        self.subscriptions.shrink_to_fit();
+        Ok(())
+    }
+
+    pub(super) fn unsubscribe(&mut self, patterns: &[EventPattern]) {
+        self.subscriptions.retain(|held| !patterns.contains(&held.pattern));
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct TooManyPatterns;

@@ -1,0 +1,477 @@
+//! What a session decides, as a pure function: an input goes in, effects come out. No actor, no clock, no store.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    member::{Member, Positions, TooManyPatterns},
+    replay::{Replay, Waiting, reaches_back},
+};
+use crate::{
+    follower::{Follower, Need},
+    model::{ConnectionId, EventPattern, Identity, Offset, Published, Scope, StreamKey, StreamKind, Timestamp},
+    partitions::RealtimeConfig,
+    ports::{Expiry, Page, RefreshRefused, Unavailable},
+    protocol::{ClientFrame, FrameId, ServerFrame, pattern_texts},
+    pump::SocketKey,
+};
+
+/// Events kept while a socket is catching up, so that it can step over to live.
+const RECENT: usize = 512;
+
+/// What happens to a session.
+pub(super) enum Input {
+    Started,
+    Head { kind: StreamKind, head: Offset },
+    Page { kind: StreamKind, page: Result<Page, Unavailable> },
+    Deliver { kind: StreamKind, event: Arc<Published> },
+    CatchUp,
+    Join { socket: SocketKey, identity: Arc<Identity>, expires_at: Option<Timestamp> },
+    Left { socket: SocketKey },
+    Frame { socket: SocketKey, frame: ClientFrame },
+    Drained { socket: SocketKey },
+    ReplayPage { socket: SocketKey, turn: u32, kind: StreamKind, page: Page },
+    Refreshed { socket: SocketKey, id: Option<FrameId>, outcome: Result<Expiry, RefreshRefused> },
+}
+
+/// What a session does about it.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// The socket may be read from now on.
+    Open { socket: SocketKey },
+    Push { socket: SocketKey, frame: Bytes },
+    TellWhenDrained { socket: SocketKey },
+    LoadHead { kind: StreamKind },
+    LoadPage { kind: StreamKind, after: Offset },
+    LoadReplay { socket: SocketKey, turn: u32, kind: StreamKind, after: Offset },
+    Refresh { socket: SocketKey, identity: Arc<Identity>, token: String, id: Option<FrameId> },
+}
+
+/// A session's whole state.
+pub(super) struct State {
+    stream: StreamKey,
+    epoch: Arc<str>,
+    heartbeat_seconds: u64,
+    /// Bytes of a replay that are pushed before the socket has to have taken them.
+    replay_burst_bytes: usize,
+    /// The stream followed by right; `None` until its end is known.
+    own: Option<Follower>,
+    broadcast: Follower,
+    /// Who came before the stream's end was known.
+    newcomers: Vec<(SocketKey, Arc<Identity>, Option<Timestamp>)>,
+    members: Vec<(SocketKey, Member)>,
+    /// The last events delivered, while somebody replays.
+    recent: VecDeque<(StreamKind, Arc<Published>)>,
+    turns: u32,
+}
+
+impl State {
+    pub(super) fn new(stream: StreamKey, broadcast_position: Offset, config: &RealtimeConfig) -> Self {
+        Self {
+            stream,
+            epoch: config.epoch.clone(),
+            heartbeat_seconds: config.heartbeat.as_secs(),
+            replay_burst_bytes: config.max_backlog_bytes / 2,
+            own: None,
+            broadcast: Follower::at(StreamKind::Broadcast, broadcast_position),
+            newcomers: Vec::new(),
+            members: Vec::new(),
+            recent: VecDeque::new(),
+            turns: 0,
+        }
+    }
+
+    pub(super) fn stream(&self) -> &StreamKey {
+        &self.stream
+    }
+
+    pub(super) fn sockets(&self) -> impl Iterator<Item = SocketKey> + '_ {
+        self.members.iter().map(|(key, _)| *key).chain(self.newcomers.iter().map(|(key, ..)| *key))
+    }
+
+    pub(super) fn on(&mut self, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Started => effects.push(Effect::LoadHead { kind: self.stream.kind() }),
+            Input::Head { kind, head } => self.on_head(kind, head, effects),
+            Input::Page { kind, page } => {
+                let mut ready = Vec::new();
+                let Some(follower) = self.follower(kind) else { return };
+                let need = match page {
+                    Ok(page) => follower.page(page, &mut ready),
+                    Err(Unavailable) => follower.failed(),
+                };
+                self.deliver(kind, ready, effects);
+                load(kind, need, effects);
+            }
+            Input::Deliver { kind, event } => {
+                let mut ready = Vec::new();
+                // Before the stream's end is known an event is no news: the end will be at or after it.
+                let Some(follower) = self.follower(kind) else { return };
+                let need = follower.offer(event, &mut ready);
+                self.deliver(kind, ready, effects);
+                load(kind, need, effects);
+            }
+            Input::CatchUp => {
+                if self.own.is_some() {
+                    effects.push(Effect::LoadHead { kind: self.stream.kind() });
+                }
+                if self.follows_broadcasts() {
+                    effects.push(Effect::LoadHead { kind: StreamKind::Broadcast });
+                }
+            }
+            Input::Join { socket, identity, expires_at } => match &self.own {
+                Some(_) => self.welcome(socket, identity, expires_at, effects),
+                None => self.newcomers.push((socket, identity, expires_at)),
+            },
+            Input::Left { socket } => {
+                self.members.retain(|(key, _)| *key != socket);
+                self.newcomers.retain(|(key, ..)| *key != socket);
+                self.forget_recent();
+            }
+            Input::Frame { socket, frame } => self.on_frame(socket, frame, effects),
+            Input::Drained { socket } => {
+                if let Some(replay) = self.replay_of(socket)
+                    && replay.waiting == Some(Waiting::Drained)
+                {
+                    replay.waiting = None;
+                    self.advance(socket, effects);
+                }
+            }
+            Input::ReplayPage { socket, turn, kind, page } => self.on_replay_page(socket, turn, kind, page, effects),
+            Input::Refreshed { socket, id, outcome } => {
+                let frame = match &outcome {
+                    Ok(expiry) => ServerFrame::Refreshed { expires_at: Some(expiry.at), id: id.as_ref() },
+                    Err(refused) => {
+                        ServerFrame::Error { code: refused.code, message: &refused.message, id: id.as_ref() }
+                    }
+                };
+                push(socket, &frame, effects);
+            }
+        }
+    }
+
+    fn follows_broadcasts(&self) -> bool {
+        self.stream.kind() == StreamKind::User
+    }
+
+    fn follower(&mut self, kind: StreamKind) -> Option<&mut Follower> {
+        if kind == StreamKind::Broadcast { Some(&mut self.broadcast) } else { self.own.as_mut() }
+    }
+
+    /// How far the session itself has come.
+    fn positions(&self) -> Positions {
+        Positions { own: self.own.as_ref().map_or(0, Follower::position), broadcast: self.broadcast.position() }
+    }
+
+    fn member(&mut self, socket: SocketKey) -> Option<&mut Member> {
+        self.members.iter_mut().find(|(key, _)| *key == socket).map(|(_, member)| member)
+    }
+
+    fn replay_of(&mut self, socket: SocketKey) -> Option<&mut Replay> {
+        self.member(socket)?.replay.as_deref_mut()
+    }
+
+    fn on_head(&mut self, kind: StreamKind, head: Offset, effects: &mut Vec<Effect>) {
+        if let Some(follower) = self.follower(kind) {
+            let need = follower.learn(head);
+            return load(kind, need, effects);
+        }
+        self.own = Some(Follower::at(kind, head));
+        for (socket, identity, expires_at) in std::mem::take(&mut self.newcomers) {
+            self.welcome(socket, identity, expires_at, effects);
+        }
+    }
+
+    fn welcome(
+        &mut self,
+        socket: SocketKey,
+        identity: Arc<Identity>,
+        expires_at: Option<Timestamp>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let positions = self.positions();
+        let app_id = match &*identity {
+            Identity::App { app, .. } | Identity::User { scope: Scope::App(app), .. } => Some(app),
+            Identity::User { scope: Scope::AllApps, .. } => None,
+        };
+        let frame = ServerFrame::Welcome {
+            connection_id: ConnectionId::generate(),
+            user_id: identity.user(),
+            app_id,
+            offset: positions.own,
+            broadcast_offset: positions.broadcast,
+            epoch: &self.epoch,
+            heartbeat_interval: self.heartbeat_seconds,
+            expires_at,
+        };
+        effects.push(Effect::Open { socket });
+        push(socket, &frame, effects);
+        self.members.push((socket, Member { identity, subscriptions: Vec::new(), positions, replay: None }));
+    }
+
+    fn deliver(&mut self, kind: StreamKind, ready: Vec<Arc<Published>>, effects: &mut Vec<Effect>) {
+        let replaying = self.members.iter().any(|(_, member)| member.replay.is_some());
+        for event in ready {
+            for (socket, member) in &mut self.members {
+                if member.takes(kind, &event) {
+                    effects.push(Effect::Push { socket: *socket, frame: event.frame(kind) });
+                }
+            }
+            if replaying {
+                if self.recent.len() == RECENT {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back((kind, event));
+            }
+        }
+    }
+
+    fn forget_recent(&mut self) {
+        if self.members.iter().all(|(_, member)| member.replay.is_none()) {
+            self.recent = VecDeque::new();
+        }
+    }
+
+    fn on_frame(&mut self, socket: SocketKey, frame: ClientFrame, effects: &mut Vec<Effect>) {
+        let Some(member) = self.member(socket) else { return };
+        match frame {
+            ClientFrame::Subscribe { patterns, after, after_broadcast, epoch, id } => {
+                let resume = Resume { after, after_broadcast, epoch };
+                self.subscribe(socket, patterns, resume, id, effects);
+            }
+            ClientFrame::Unsubscribe { patterns, id } => {
+                member.unsubscribe(&patterns);
+                let event_types = pattern_texts(member.subscriptions.iter().map(|held| &held.pattern));
+                push(socket, &ServerFrame::Unsubscribed { event_types, id: id.as_ref() }, effects);
+            }
+            ClientFrame::Refresh { token, id } => {
+                let identity = member.identity.clone();
+                effects.push(Effect::Refresh { socket, identity, token, id });
+            }
+            // Answered by the pump already.
+            ClientFrame::Ping { id } => push(socket, &ServerFrame::Pong { id: id.as_ref() }, effects),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        socket: SocketKey,
+        patterns: Vec<EventPattern>,
+        resume: Resume,
+        id: Option<FrameId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut refuse = |code, message: &str| push(socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
+        let resumes = resume.after.is_some() || resume.after_broadcast.is_some();
+        if resume.after_broadcast.is_some() && !self.follows_broadcasts() {
+            return refuse(
+                "validation_failed",
+                "after_broadcast is for users' sockets: an app's stream holds its broadcasts too, so after is enough",
+            );
+        }
+        let (now, epoch, turn) = (self.positions(), self.epoch.clone(), self.turns);
+        let Some(member) = self.member(socket) else { return };
+        if resumes && member.replay.is_some() {
+            return refuse("conflict", "a replay is under way on this socket; wait for its resumed");
+        }
+        let previously = member.subscriptions.clone();
+        if let Err(TooManyPatterns) = member.subscribe(patterns) {
+            return refuse("validation_failed", "event_types: a socket holds at most 100 patterns");
+        }
+        let event_types = pattern_texts(member.subscriptions.iter().map(|held| &held.pattern));
+        push(socket, &ServerFrame::Subscribed { event_types, id: id.as_ref() }, effects);
+        if !resumes {
+            return;
+        }
+        let served = member.positions;
+        let after = Positions {
+            own: resume.after.unwrap_or(served.own),
+            broadcast: resume.after_broadcast.unwrap_or(served.broadcast),
+        };
+        let mut unchecked = Vec::new();
+        for (kind, asked) in [(self.stream.kind(), resume.after), (StreamKind::Broadcast, resume.after_broadcast)] {
+            // Where nothing was missed the store need not be asked.
+            if asked.is_some_and(|asked| asked != now.of(kind)) {
+                unchecked.push(kind);
+            }
+        }
+        let replay = Replay {
+            id,
+            turn,
+            after,
+            served,
+            previously,
+            unchecked,
+            queue: VecDeque::new(),
+            waiting: None,
+            replayed: 0,
+        };
+        self.turns = turn.wrapping_add(1);
+        let Some(member) = self.member(socket) else { return };
+        member.positions = after;
+        member.replay = Some(Box::new(replay));
+        if resume.epoch.is_some_and(|theirs| *theirs != *epoch) {
+            self.end_replay(socket, false, effects);
+        } else {
+            self.advance(socket, effects);
+        }
+    }
+
+    fn on_replay_page(
+        &mut self,
+        socket: SocketKey,
+        turn: u32,
+        kind: StreamKind,
+        page: Page,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(member) = self.member(socket) else { return };
+        let after = member.positions.of(kind);
+        let Some(mut replay) = member.replay.take() else { return };
+        if replay.turn != turn {
+            member.replay = Some(replay);
+            return;
+        }
+        replay.waiting = None;
+        // An event may be archived between two pages as well as before the first.
+        if !reaches_back(&page, kind, after) {
+            // Once events were sent the way back is closed: what follows is still in order, and the client learns
+            // from the gap in the offsets.
+            if replay.replayed == 0 {
+                member.replay = Some(replay);
+                return self.end_replay(socket, false, effects);
+            }
+        }
+        replay.unchecked.retain(|unchecked| *unchecked != kind);
+        for event in page.events {
+            take_into(&mut replay, member, kind, event);
+        }
+        member.replay = Some(replay);
+        self.advance(socket, effects);
+    }
+
+    /// Takes a replay as far as it goes now: pushes what is read, asks for what is not, ends where the session is.
+    fn advance(&mut self, socket: SocketKey, effects: &mut Vec<Effect>) {
+        let (goal, own_kind, burst) = (self.positions(), self.stream.kind(), self.replay_burst_bytes);
+        let recent = std::mem::take(&mut self.recent);
+        let done = self.member(socket).is_some_and(|member| {
+            let Some(mut replay) = member.replay.take() else { return false };
+            let done = advance_member(socket, member, &mut replay, goal, own_kind, &recent, burst, effects);
+            member.replay = Some(replay);
+            done
+        });
+        self.recent = recent;
+        if done {
+            self.end_replay(socket, true, effects);
+        }
+    }
+
+    fn end_replay(&mut self, socket: SocketKey, recovered: bool, effects: &mut Vec<Effect>) {
+        let now = self.positions();
+        let Some(member) = self.member(socket) else { return };
+        let Some(replay) = member.replay.take() else { return };
+        if !recovered {
+            // The client reloads its state; from here on it is served live.
+            member.positions = now;
+        }
+        let frame = ServerFrame::Resumed {
+            after: replay.after.own,
+            offset: member.positions.own,
+            after_broadcast: replay.after.broadcast,
+            broadcast_offset: member.positions.broadcast,
+            recovered,
+            replayed: replay.replayed,
+            id: replay.id.as_ref(),
+        };
+        push(socket, &frame, effects);
+        self.forget_recent();
+    }
+}
+
+/// What a `subscribe` says of where the client was.
+struct Resume {
+    after: Option<Offset>,
+    after_broadcast: Option<Offset>,
+    epoch: Option<String>,
+}
+
+/// Whether the replay is complete.
+#[expect(clippy::too_many_arguments, reason = "the parts of a session that a replay needs, borrowed one by one")]
+fn advance_member(
+    socket: SocketKey,
+    member: &mut Member,
+    replay: &mut Replay,
+    goal: Positions,
+    own_kind: StreamKind,
+    recent: &VecDeque<(StreamKind, Arc<Published>)>,
+    burst: usize,
+    effects: &mut Vec<Effect>,
+) -> bool {
+    if replay.waiting.is_some() {
+        return false;
+    }
+    let ask = |replay: &mut Replay, kind, after, effects: &mut Vec<Effect>| {
+        replay.waiting = Some(Waiting::Page(kind));
+        effects.push(Effect::LoadReplay { socket, turn: replay.turn, kind, after });
+        false
+    };
+    // Nothing is sent before every stream is known to reach back: recovery is never partial.
+    if let Some(&kind) = replay.unchecked.first() {
+        return ask(replay, kind, member.positions.of(kind), effects);
+    }
+    loop {
+        let mut pushed = 0;
+        while let Some((kind, event)) = replay.queue.pop_front() {
+            let frame = event.frame(kind);
+            pushed += frame.len();
+            replay.replayed += 1;
+            effects.push(Effect::Push { socket, frame });
+            if pushed > burst {
+                replay.waiting = Some(Waiting::Drained);
+                effects.push(Effect::TellWhenDrained { socket });
+                return false;
+            }
+        }
+        let behind = [own_kind, StreamKind::Broadcast].into_iter().find(|kind| member.positions.of(*kind) < goal.of(*kind));
+        let Some(kind) = behind else { return true };
+        let position = member.positions.of(kind);
+        let mut of_kind = recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event).peekable();
+        if of_kind.peek().is_none_or(|first| first.offset_in(kind) > position + 1) {
+            return ask(replay, kind, position, effects);
+        }
+        for event in of_kind {
+            take_into(replay, member, kind, event.clone());
+        }
+        if member.positions.of(kind) == position {
+            return ask(replay, kind, position, effects);
+        }
+    }
+}
+
+/// Moves a member past an event, which is queued where the member wants it and was not sent it before.
+fn take_into(replay: &mut Replay, member: &mut Member, kind: StreamKind, event: Arc<Published>) {
+    let offset = event.offset_in(kind);
+    let position = member.positions.of_mut(kind);
+    if offset <= *position {
+        return;
+    }
+    *position = offset;
+    if member.wants(&event) && !replay.sent_before(kind, &event) {
+        replay.queue.push_back((kind, event));
+    }
+}
+
+fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
+    if let Need::Page { after } = need {
+        effects.push(Effect::LoadPage { kind, after });
+    }
+}
+
+fn push(socket: SocketKey, frame: &ServerFrame<'_>, effects: &mut Vec<Effect>) {
+    effects.push(Effect::Push { socket, frame: frame.encode() });
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

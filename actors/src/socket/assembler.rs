@@ -1,0 +1,210 @@
+//! Messages out of bytes, by the rules of RFC 6455: masking, fragments, control frames between them, UTF-8, close codes.
+
+use actix_http::ws::{OpCode, Parser};
+use actix_web_actors::ws::{CloseReason, ProtocolError};
+use bytes::{Bytes, BytesMut};
+
+use crate::protocol::Close;
+
+/// A whole message, or a control frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    /// Valid UTF-8.
+    Text(Bytes),
+    Binary(Bytes),
+    Ping(Bytes),
+    Pong,
+    Close(Option<CloseReason>),
+}
+
+/// What has come of a fragmented message; nothing at rest.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    partial: Option<Box<Partial>>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    is_text: bool,
+    data: BytesMut,
+    /// How much of `data` is known to be whole, valid UTF-8.
+    valid: usize,
+}
+
+impl Assembler {
+    /// Takes the next message or control frame off `src`.
+    ///
+    /// # Errors
+    /// The close code to answer a violation with.
+    pub(crate) fn next(&mut self, src: &mut BytesMut, max_bytes: usize) -> Result<Option<Incoming>, Close> {
+        loop {
+            // The parser judges a length only when the whole frame is there: by then it would be in memory.
+            let sofar = self.partial.as_ref().map_or(0, |partial| partial.data.len());
+            if declared_length(src).is_some_and(|length| length > (max_bytes - sofar) as u64) {
+                return Err(Close::TooBig);
+            }
+            let Some((finished, opcode, payload)) = Parser::parse(src, true, max_bytes).map_err(violation)? else {
+                return Ok(None);
+            };
+            let payload = payload.unwrap_or_default();
+            let incoming = match opcode {
+                OpCode::Ping | OpCode::Pong | OpCode::Close if !finished => return Err(Close::Protocol),
+                OpCode::Ping => Incoming::Ping(payload.freeze()),
+                OpCode::Pong => Incoming::Pong,
+                OpCode::Close => Incoming::Close(close_reason(&payload)?),
+                OpCode::Text | OpCode::Binary if self.partial.is_some() => return Err(Close::Protocol),
+                OpCode::Text | OpCode::Binary => {
+                    let mut partial = Partial { is_text: opcode == OpCode::Text, data: payload, valid: 0 };
+                    partial.check_text(finished)?;
+                    if finished {
+                        partial.into_message()
+                    } else {
+                        self.partial = Some(Box::new(partial));
+                        continue;
+                    }
+                }
+                OpCode::Continue => {
+                    let partial = self.partial.as_mut().ok_or(Close::Protocol)?;
+                    partial.data.extend_from_slice(&payload);
+                    partial.check_text(finished)?;
+                    if !finished {
+                        continue;
+                    }
+                    match self.partial.take() {
+                        Some(partial) => partial.into_message(),
+                        None => return Err(Close::Protocol),
+                    }
+                }
+                OpCode::Bad => return Err(Close::Protocol),
+            };
+            return Ok(Some(incoming));
+        }
+    }
+}
+
+impl Partial {
+    /// Fails as soon as the text cannot become valid UTF-8 any more, not at its end alone.
+    fn check_text(&mut self, finished: bool) -> Result<(), Close> {
+        if !self.is_text {
+            return Ok(());
+        }
+        match std::str::from_utf8(&self.data[self.valid..]) {
+            Ok(_) => self.valid = self.data.len(),
+            Err(error) if error.error_len().is_none() && !finished => self.valid += error.valid_up_to(),
+            Err(_) => return Err(Close::InvalidData),
+        }
+        Ok(())
+    }
+
+    fn into_message(self) -> Incoming {
+        let data = self.data.freeze();
+        if self.is_text { Incoming::Text(data) } else { Incoming::Binary(data) }
+    }
+}
+
+/// The payload length that a frame's header declares, once the header is there (RFC 6455 §5.2).
+fn declared_length(src: &[u8]) -> Option<u64> {
+    match *src.get(1)? & 0x7F {
+        126 => Some(u64::from(u16::from_be_bytes(src.get(2..4)?.try_into().ok()?))),
+        127 => Some(u64::from_be_bytes(src.get(2..10)?.try_into().ok()?)),
+        short => Some(u64::from(short)),
+    }
+}
+
+fn close_reason(payload: &[u8]) -> Result<Option<CloseReason>, Close> {
+    Parser::try_parse_close_payload(payload).map_err(|_| {
+        let bad_text = payload.len() > 2 && std::str::from_utf8(&payload[2..]).is_err();
+        if bad_text { Close::InvalidData } else { Close::Protocol }
+    })
+}
+
+fn violation(error: ProtocolError) -> Close {
+    match error {
+        ProtocolError::Overflow => Close::TooBig,
+        _ => Close::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 1024;
+
+    /// A client's frame, masked with zeros so that the bytes stay readable.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![first];
+        if payload.len() < 126 {
+            out.push(0x80 | payload.len() as u8);
+        } else {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+        }
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(payload);
+        out
+    }
+
+    fn all(bytes: &[u8]) -> (Vec<Incoming>, Option<Close>) {
+        let (mut assembler, mut src, mut out) = (Assembler::default(), BytesMut::from(bytes), Vec::new());
+        loop {
+            match assembler.next(&mut src, MAX) {
+                Ok(Some(incoming)) => out.push(incoming),
+                Ok(None) => return (out, None),
+                Err(close) => return (out, Some(close)),
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_become_one_message_with_a_ping_between_them() {
+        let bytes = [frame(0x01, b"he"), frame(0x89, b"p"), frame(0x80, b"llo")].concat();
+        let (messages, close) = all(&bytes);
+        assert_eq!(messages, [Incoming::Ping(Bytes::from_static(b"p")), Incoming::Text(Bytes::from_static(b"hello"))]);
+        assert_eq!(close, None);
+    }
+
+    #[test]
+    fn a_character_may_be_split_over_fragments() {
+        let euro = "€".as_bytes();
+        let (messages, close) = all(&[frame(0x01, &euro[..1]), frame(0x80, &euro[1..])].concat());
+        assert_eq!((messages, close), (vec![Incoming::Text(Bytes::from_static("€".as_bytes()))], None));
+    }
+
+    #[test]
+    fn violations_have_their_code() {
+        let big = vec![b'x'; MAX + 1];
+        let half = vec![b'x'; MAX / 2 + 1];
+        for (name, bytes, expected) in [
+            ("unmasked", vec![0x81, 0x01, b'x'], Close::Protocol),
+            ("reserved bit", frame(0xC1, b"x"), Close::Protocol),
+            ("unknown opcode", frame(0x83, b"x"), Close::Protocol),
+            ("fragmented ping", frame(0x09, b""), Close::Protocol),
+            ("long ping", frame(0x89, &[0; 126]), Close::Protocol),
+            ("continuation of nothing", frame(0x80, b"x"), Close::Protocol),
+            ("text inside a message", [frame(0x01, b"a"), frame(0x81, b"b")].concat(), Close::Protocol),
+            ("one-byte close", frame(0x88, &[3]), Close::Protocol),
+            ("close code 1005", frame(0x88, &1005_u16.to_be_bytes()), Close::Protocol),
+            ("close with bad text", frame(0x88, &[0x03, 0xE8, 0xFF]), Close::InvalidData),
+            ("bad text", frame(0x81, &[0xFF]), Close::InvalidData),
+            ("bad text in a fragment", frame(0x01, &[0xFF]), Close::InvalidData),
+            ("cut text", frame(0x81, &[0xE2, 0x82]), Close::InvalidData),
+            ("too big", frame(0x81, &big), Close::TooBig),
+            ("too big in sum", [frame(0x01, &half), frame(0x80, &half)].concat(), Close::TooBig),
+            ("too big, declared only", vec![0x81, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0], Close::TooBig),
+        ] {
+            assert_eq!(all(&bytes).1, Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn bytes_may_come_one_by_one() {
+        let (mut assembler, mut src) = (Assembler::default(), BytesMut::new());
+        let bytes = frame(0x81, &[b'x'; 200]);
+        for (index, byte) in bytes.iter().enumerate() {
+            src.extend_from_slice(&[*byte]);
+            let incoming = assembler.next(&mut src, MAX).unwrap();
+            assert_eq!(incoming.is_some(), index == bytes.len() - 1, "byte {index}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The byte stream under a WebSocket: TCP, or TLS over it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+
+/// A connection on its way from the HTTP server to a pump.
+#[derive(Debug)]
+pub enum Transport {
+    /// Off every reactor; the pump's thread puts it on its own.
+    Plain(std::net::TcpStream),
+    /// A TLS session cannot be taken apart: it stays on the reactor where it was accepted and wakes the pump from
+    /// there. Boxed, because it is large and most hubs have their proxy do it.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    /// Takes a plain connection off its thread's reactor.
+    ///
+    /// # Errors
+    /// Where the reactor will not let go of it.
+    pub fn plain(stream: TcpStream) -> io::Result<Self> {
+        stream.into_std().map(Self::Plain)
+    }
+
+    #[must_use]
+    pub fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(stream))
+    }
+
+    /// Puts it on this thread's reactor.
+    pub(super) fn settle(self) -> io::Result<Wire> {
+        Ok(match self {
+            Self::Plain(stream) => Wire::Plain(TcpStream::from_std(stream)?),
+            Self::Tls(stream) => Wire::Tls(stream),
+        })
+    }
+}
+
+/// A connection that a pump polls.
+#[derive(Debug)]
+pub(super) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// TLS keeps records of its own that a write may leave behind.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    /// Half-closes. Best effort: the peer sees the end either way when the socket is dropped.
+    pub(super) fn shutdown(&mut self, cx: &mut Context<'_>) {
+        let _ = match self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        };
+    }
+}

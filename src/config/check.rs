@@ -1,0 +1,99 @@
+//! Rules that a type alone does not keep.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Config, ConfigError, secrets};
+
+/// # Errors
+/// The first setting that breaks its rule, and the rule.
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let rule = |holds: bool, text: &str| if holds { Ok(()) } else { Err(ConfigError(text.to_owned())) };
+    let server = &config.server;
+    rule(server.workers <= 1024, "server.workers must be at most 1024 (0: one a core)")?;
+    rule(
+        (1024..=64 * 1024 * 1024).contains(&server.max_body_bytes),
+        "server.max_body_bytes must be between 1024 and 67108864",
+    )?;
+    rule(server.shutdown_timeout_seconds <= 3600, "server.shutdown_timeout_seconds must be at most 3600")?;
+    rule(server.tls.cert.is_some() == server.tls.key.is_some(), "server.tls.cert and server.tls.key go together")?;
+    for origin in &server.cors.allowed_origins {
+        let is_origin = origin == "*"
+            || origin.split_once("://").is_some_and(|(scheme, host)| {
+                ["http", "https"].contains(&scheme) && !host.is_empty() && !host.contains('/')
+            });
+        rule(is_origin, &format!("server.cors.allowed_origins: {origin:?} must be an origin such as https://app.example.org, or *"))?;
+    }
+
+    let url = &config.database.url;
+    let known = url.starts_with("sqlite:") || url.starts_with("postgres://") || url.starts_with("postgresql://");
+    rule(known, "database.url must begin with sqlite: or postgres://")?;
+    rule(!url.contains(":memory:") && !url.contains("mode=memory"), "database.url must name a file: a store in memory loses what was acknowledged")?;
+    rule((1..=1000).contains(&config.database.max_connections), "database.max_connections must be between 1 and 1000")?;
+    rule(
+        config.redis.url.is_none(),
+        "redis.url must stay unset: this version runs as one node, and nodes that share a Redis come with a later one",
+    )?;
+
+    if !config.is_embedded() {
+        for (name, value) in [
+            ("auth.token_secret", &config.auth.token_secret),
+            ("auth.admin_key", &config.auth.admin_key),
+            ("auth.encryption_key", &config.auth.encryption_key),
+        ] {
+            rule(value.is_some(), &format!("{name} must be set: with PostgreSQL the hub cannot keep it by itself"))?;
+        }
+    }
+    let long = |secret: &Option<SecretString>| secret.as_ref().is_none_or(|secret| secret.expose_secret().len() >= 32);
+    rule(long(&config.auth.token_secret), "auth.token_secret must be at least 32 characters")?;
+    rule(long(&config.auth.admin_key), "auth.admin_key must be at least 32 characters")?;
+    let key_is_good = config.auth.encryption_key.as_ref().is_none_or(|key| secrets::is_encryption_key(key.expose_secret()));
+    rule(key_is_good, "auth.encryption_key must be base64 of 32 bytes")?;
+
+    let limits = &config.rate_limits;
+    for (name, limit) in [
+        ("publish", limits.publish),
+        ("read", limits.read),
+        ("notify", limits.notify),
+        ("webhooks", limits.webhooks),
+    ] {
+        rule(limit.limit >= 1, &format!("rate_limits.{name}.limit must be at least 1"))?;
+        rule((1..=86_400).contains(&limit.window_seconds), &format!("rate_limits.{name}.window_seconds must be between 1 and 86400"))?;
+    }
+
+    let stream = &config.stream;
+    rule((1..=100_000).contains(&stream.max_connections), "stream.max_connections must be between 1 and 100000")?;
+    rule((1..=3600).contains(&stream.heartbeat_seconds), "stream.heartbeat_seconds must be between 1 and 3600")?;
+    rule(
+        (1024..=16 * 1024 * 1024).contains(&stream.max_frame_bytes),
+        "stream.max_frame_bytes must be between 1024 and 16777216",
+    )?;
+    // Two of the largest events, so that one that waits does not close the socket.
+    rule(
+        (163_840..=1024 * 1024 * 1024).contains(&stream.max_backlog_bytes),
+        "stream.max_backlog_bytes must be between 163840 and 1073741824",
+    )?;
+
+    let webhooks = &config.webhooks;
+    rule((1..=60).contains(&webhooks.timeout_seconds), "webhooks.timeout_seconds must be between 1 and 60")?;
+    rule(webhooks.disable_after_failures >= 1, "webhooks.disable_after_failures must be at least 1")?;
+    rule((1..=1000).contains(&webhooks.concurrency_per_endpoint), "webhooks.concurrency_per_endpoint must be between 1 and 1000")?;
+    for network in &webhooks.allowed_networks {
+        rule(is_network(network), &format!("webhooks.allowed_networks: {network:?} must be an address with a prefix length, such as 10.1.0.0/16"))?;
+    }
+    rule((1..=86_400).contains(&config.expiry.max_interval_seconds), "expiry.max_interval_seconds must be between 1 and 86400")?;
+    rule((1..=100_000).contains(&config.expiry.batch), "expiry.batch must be between 1 and 100000")?;
+    rule(config.retention.days >= 1, "retention.days must be at least 1")?;
+    rule(config.retention.delivery_log_days >= 1, "retention.delivery_log_days must be at least 1")?;
+    rule((1..=1_000_000).contains(&config.retention.batch), "retention.batch must be between 1 and 1000000")?;
+    let level = tracing_subscriber::EnvFilter::try_new(&config.log.level);
+    rule(level.is_ok(), "log.level must be error, warn, info, debug, trace or a filter such as info,oriva_hub=debug")
+}
+
+fn is_network(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else { return false };
+    match (address.parse::<std::net::IpAddr>(), length.parse::<u8>()) {
+        (Ok(std::net::IpAddr::V4(_)), Ok(length)) => length <= 32,
+        (Ok(std::net::IpAddr::V6(_)), Ok(length)) => length <= 128,
+        _ => false,
+    }
+}

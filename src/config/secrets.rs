@@ -1,0 +1,114 @@
+//! The secrets a node needs, taken from the settings or, beside an embedded store, made once and kept in a file that
+//! only its owner can read.
+
+use std::{
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::{Config, ConfigError};
+
+/// Everything of section `auth`, present.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    pub token_secret: SecretString,
+    pub admin_key: SecretString,
+    /// Base64 of 32 bytes.
+    pub encryption_key: SecretString,
+}
+
+/// What the file holds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    token_secret: Option<SecretString>,
+    admin_key: Option<SecretString>,
+    encryption_key: Option<SecretString>,
+}
+
+impl Secrets {
+    /// Takes them from the settings; what an embedded store's settings leave out comes from its file, which is made
+    /// where it is missing.
+    ///
+    /// # Errors
+    /// Where a secret is required and not set, or the file cannot be read or written.
+    pub fn resolve(config: &Config) -> Result<Self, ConfigError> {
+        let auth = &config.auth;
+        let kept = match (auth.token_secret.clone(), auth.admin_key.clone(), auth.encryption_key.clone()) {
+            (Some(token_secret), Some(admin_key), Some(encryption_key)) => {
+                return Ok(Self { token_secret, admin_key, encryption_key });
+            }
+            _ if config.is_embedded() => keep(&secrets_path(&config.database.url))?,
+            _ => Kept::default(),
+        };
+        let pick = |set: &Option<SecretString>, kept: Option<SecretString>, name: &str| {
+            set.clone().or(kept).ok_or_else(|| ConfigError(format!("auth.{name} must be set")))
+        };
+        Ok(Self {
+            token_secret: pick(&auth.token_secret, kept.token_secret, "token_secret")?,
+            admin_key: pick(&auth.admin_key, kept.admin_key, "admin_key")?,
+            encryption_key: pick(&auth.encryption_key, kept.encryption_key, "encryption_key")?,
+        })
+    }
+}
+
+/// Beside the database file: `hub.db` has `hub.secrets.toml`.
+fn secrets_path(database_url: &str) -> PathBuf {
+    let path = database_url.trim_start_matches("sqlite:").trim_start_matches("//");
+    let path = path.split('?').next().unwrap_or(path);
+    Path::new(path).with_extension("secrets.toml")
+}
+
+fn keep(path: &Path) -> Result<Kept, ConfigError> {
+    let failed = |error: &dyn std::fmt::Display| ConfigError(format!("{}: {error}", path.display()));
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    }
+    // Written whole under another name first, then linked: two commands that start at once end with one file.
+    let mut fresh = tempfile_beside(path).map_err(|error| failed(&error))?;
+    let random = |bytes: usize| {
+        let mut buffer = vec![0_u8; bytes];
+        rand::fill(&mut buffer[..]);
+        BASE64_STANDARD.encode(buffer)
+    };
+    let linked = write!(
+        fresh.1,
+        "# Made by oriva-hub for the store beside it. Keep it as safe as the store, and back it up with it.\n\
+         token_secret = \"{}\"\nadmin_key = \"{}\"\nencryption_key = \"{}\"\n",
+        random(48),
+        random(48),
+        random(32)
+    )
+    .and_then(|()| fresh.1.sync_all())
+    .and_then(|()| match std::fs::hard_link(&fresh.0, path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    let _ = std::fs::remove_file(&fresh.0);
+    linked.map_err(|error| failed(&error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+    toml::from_str(&text).map_err(|_| failed(&"must hold token_secret, admin_key and encryption_key, and nothing else"))
+}
+
+fn tempfile_beside(path: &Path) -> std::io::Result<(PathBuf, std::fs::File)> {
+    let name = path.with_extension(format!("toml.{:08x}", rand::random::<u32>()));
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name)?;
+    Ok((name, file))
+}
+
+/// Whether text is base64 of 32 bytes.
+pub(super) fn is_encryption_key(text: &str) -> bool {
+    BASE64_STANDARD.decode(text).is_ok_and(|bytes| bytes.len() == 32)
+}
+
+/// Whether a presented secret is this one, in time that does not depend on where they differ.
+#[must_use]
+pub fn matches(secret: &SecretString, presented: &str) -> bool {
+    use subtle::ConstantTimeEq as _;
+    secret.expose_secret().as_bytes().ct_eq(presented.as_bytes()).into()
+}

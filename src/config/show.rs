@@ -1,0 +1,81 @@
+//! The effective settings as a list, secrets masked.
+
+use figment::value::Value;
+use serde::Serialize;
+
+use super::{ConfigError, Loaded};
+
+/// One setting: its value as it counts now, and where that came from.
+#[derive(Debug, Serialize)]
+pub struct Setting {
+    pub key: String,
+    pub value: String,
+    pub source: String,
+}
+
+impl Loaded {
+    /// Every setting that has a value, by key.
+    ///
+    /// # Errors
+    /// Where the sources cannot be read again.
+    pub fn settings(&self) -> Result<Vec<Setting>, ConfigError> {
+        let value: Value = self.figment.extract().map_err(|error| ConfigError(error.to_string()))?;
+        let mut settings = Vec::new();
+        self.collect(String::new(), &value, &mut settings);
+        Ok(settings)
+    }
+
+    fn collect(&self, key: String, value: &Value, settings: &mut Vec<Setting>) {
+        if let Some(dict) = value.as_dict() {
+            for (name, inner) in dict {
+                let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                self.collect(path, inner, settings);
+            }
+            return;
+        }
+        let source = self.figment.find_metadata(&key).map_or_else(String::new, |metadata| match &metadata.source {
+            Some(source) => source.to_string(),
+            None => metadata.name.to_string(),
+        });
+        let value = masked(&key, &plain(value));
+        settings.push(Setting { key, value, source });
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Array(_, items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Bool(_, flag) => flag.to_string(),
+        Value::Num(_, number) => {
+            number.to_u128().map(|n| n.to_string()).or_else(|| number.to_i128().map(|n| n.to_string())).unwrap_or_default()
+        }
+        _ => String::new(),
+    }
+}
+
+/// Nothing of a secret, and a URL without its password.
+fn masked(key: &str, value: &str) -> String {
+    if key.starts_with("auth.") {
+        return "********".to_owned();
+    }
+    match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (login, host))) => {
+            let user = login.split_once(':').map_or(login, |(user, _)| user);
+            format!("{scheme}://{user}:********@{host}")
+        }
+        None => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_and_passwords_are_masked() {
+        assert_eq!(masked("auth.admin_key", "abc"), "********");
+        assert_eq!(masked("database.url", "postgres://hub:p@ss@db/hub"), "postgres://hub:********@db/hub");
+        assert_eq!(masked("database.url", "sqlite://./data/hub.db"), "sqlite://./data/hub.db");
+    }
+}

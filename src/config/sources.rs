@@ -1,0 +1,136 @@
+//! Where settings come from, in order of precedence: flag, environment, file, built-in default.
+
+use std::path::{Path, PathBuf};
+
+use figment::{
+    Error, Figment, Metadata, Profile, Provider,
+    providers::{Env, Format, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{Config, ConfigError, check::check};
+
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+const PREFIX: &str = "ORIVA_HUB__";
+
+/// Settings whose value is text however much it looks like a number.
+const TEXT: [&str; 8] = [
+    "database.url",
+    "redis.url",
+    "auth.token_secret",
+    "auth.admin_key",
+    "auth.encryption_key",
+    "retention.archive_url",
+    "log.level",
+    "telemetry.otlp_endpoint",
+];
+/// Variables that other programs know too.
+const PLAIN: [(&str, &str); 3] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url"), ("RUST_LOG", "log.level")];
+
+/// Settings given on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    pub config: Option<PathBuf>,
+    pub database_url: Option<String>,
+    pub redis_url: Option<String>,
+    pub bind: Option<String>,
+}
+
+/// Checked settings, and where each came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    pub(super) figment: Figment,
+}
+
+impl Loaded {
+    /// Reads all sources and checks the result.
+    ///
+    /// # Errors
+    /// One line that names the setting and what it must be.
+    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let figment = sources(flags)?;
+        let config: Config = figment.extract().map_err(|error| one_line(&error))?;
+        check(&config)?;
+        Ok(Self { config, figment })
+    }
+}
+
+fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
+    let mut figment = Figment::from(Named { name: "default", inner: Toml::string(DEFAULTS) });
+    if let Some(path) = &flags.config {
+        must_be_readable(path)?;
+        figment = figment.merge(Toml::file_exact(path));
+    }
+    let set = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
+    for (variable, key) in PLAIN {
+        figment = figment.merge(Text::new(variable, key, set(variable)));
+    }
+    let is_text = |key: &str| TEXT.contains(&key.replace("__", ".").to_lowercase().as_str());
+    figment = figment.merge(Env::prefixed(PREFIX).filter(move |key| !is_text(key.as_str())).split("__"));
+    for key in TEXT {
+        let variable = format!("{PREFIX}{}", key.replace('.', "__").to_uppercase());
+        let value = set(&variable);
+        figment = figment.merge(Text::new(&variable, key, value));
+    }
+    for (flag, key, value) in [
+        ("--database-url", "database.url", &flags.database_url),
+        ("--redis-url", "redis.url", &flags.redis_url),
+        ("--bind", "server.bind", &flags.bind),
+    ] {
+        figment = figment.merge(Text::new(flag, key, value.clone()));
+    }
+    Ok(figment)
+}
+
+fn must_be_readable(path: &Path) -> Result<(), ConfigError> {
+    std::fs::File::open(path).map(drop).map_err(|error| ConfigError(format!("--config {}: {error}", path.display())))
+}
+
+fn one_line(error: &Error) -> ConfigError {
+    let key = error.path.join(".");
+    let from = error.metadata.as_ref().map(|metadata| format!(" (from {})", metadata.name)).unwrap_or_default();
+    let text = error.kind.to_string().replace('\n', " ");
+    ConfigError(if key.is_empty() { format!("{text}{from}") } else { format!("{key}: {text}{from}") })
+}
+
+/// One value that is text, named after what it was read from.
+struct Text {
+    source: String,
+    key: &'static str,
+    value: Option<String>,
+}
+
+impl Text {
+    fn new(source: &str, key: &'static str, value: Option<String>) -> Self {
+        Self { source: source.to_owned(), key, value }
+    }
+}
+
+impl Provider for Text {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.source.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        let Some(value) = &self.value else { return Ok(Map::new()) };
+        let nested = figment::util::nest(self.key, Value::from(value.clone()));
+        Ok(Profile::Default.collect(nested.into_dict().unwrap_or_default()))
+    }
+}
+
+/// A provider under another name.
+struct Named<P> {
+    name: &'static str,
+    inner: P,
+}
+
+impl<P: Provider> Provider for Named<P> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        self.inner.data()
+    }
+}

@@ -1,0 +1,176 @@
+//! The truth: what the hub needs of a database, as traits, with PostgreSQL and SQLite behind them. One conformance
+//! suite runs against both (`tests/it/store.rs`).
+
+mod append;
+mod model;
+pub mod postgres;
+pub mod sqlite;
+
+use std::{net::IpAddr, sync::Arc};
+
+use async_trait::async_trait;
+use oriva_hub_actors::{
+    model::{AppId, KeyId, Offset, StreamKey, Timestamp},
+    ports::Page,
+};
+
+pub use append::{Appended, IdempotencyClaim, NewEvent, Receipt, Submission};
+pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, RefusedSince};
+
+/// Past this many, a listing's `total` is capped (contract §4).
+pub const TOTAL_CAP: u64 = 10_000;
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The thing is there already.
+    #[error("already exists")]
+    Duplicate,
+    /// Other rows still need it.
+    #[error("still in use")]
+    InUse,
+    /// The database cannot be reached or cannot take more now; the same call may go through later.
+    #[error("database unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// The schema is not the one this binary was built for.
+    #[error("schema is not up to date: run `oriva-hub migrate`")]
+    Outdated,
+    /// Anything else: a defect of the hub's, or a database that was tampered with.
+    #[error("database error")]
+    Failed(#[source] sqlx::Error),
+    #[error("migration failed")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::error::ErrorKind;
+        match &error {
+            sqlx::Error::Database(cause) => match cause.kind() {
+                ErrorKind::UniqueViolation => Self::Duplicate,
+                ErrorKind::ForeignKeyViolation => Self::InUse,
+                // PostgreSQL classes 08 connection, 40 rollback, 53 resources, 57 operator intervention;
+                // SQLite 5 busy, 6 locked, 10 I/O, 13 full.
+                _ => match cause.code().as_deref() {
+                    Some(code) if code.len() == 5 && ["08", "40", "53", "57"].contains(&&code[..2]) => {
+                        Self::Unavailable(error)
+                    }
+                    Some("5" | "6" | "10" | "13" | "261" | "517") => Self::Unavailable(error),
+                    _ => Self::Failed(error),
+                },
+            },
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// Events and the streams that number them.
+#[async_trait]
+pub trait EventStore: Send + Sync {
+    /// Writes all submissions in one transaction: claims, offsets, events, answers. One outcome a submission, in
+    /// order. When it returns, what it says is durable.
+    ///
+    /// # Errors
+    /// Nothing was written.
+    async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError>;
+
+    /// An app's events, newest first. Runs with the app as its tenant.
+    async fn events(&self, app: &AppId, filter: &EventFilter) -> Result<EventPage, StoreError>;
+
+    /// The offset of a stream's last event; 0 where it has none.
+    async fn head(&self, stream: &StreamKey) -> Result<Offset, StoreError>;
+
+    /// At most `limit` of a stream's events later than `after`, in order. Runs with the stream's holder as its tenant.
+    async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, StoreError>;
+
+    /// Deletes answers whose time is over, at most `limit`; how many.
+    async fn purge_idempotency_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
+}
+
+/// Apps and their keys. Every change raises the identity revision in its own transaction.
+#[async_trait]
+pub trait AppStore: Send + Sync {
+    /// Makes an app, and its first key with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] where the app exists.
+    async fn create_app(&self, app: &NewApp, key: Option<&NewKey>, audit: &Audit) -> Result<App, StoreError>;
+
+    async fn app(&self, app: &AppId) -> Result<Option<App>, StoreError>;
+
+    /// All apps, by id.
+    async fn apps(&self) -> Result<Vec<App>, StoreError>;
+
+    /// `None` where there is no such app.
+    async fn update_app(&self, app: &AppId, change: &AppChange, audit: &Audit) -> Result<Option<App>, StoreError>;
+
+    /// Deletes an app that has no data, its keys with it. False where there is no such app.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where it has data.
+    async fn delete_app(&self, app: &AppId, audit: &Audit) -> Result<bool, StoreError>;
+
+    /// # Errors
+    /// [`StoreError::InUse`] where there is no such app.
+    async fn add_key(&self, key: &NewKey, audit: &Audit) -> Result<ApiKey, StoreError>;
+
+    /// An app's keys, oldest first, revoked ones included.
+    async fn keys(&self, app: &AppId) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// The key with this hash and its app, whatever their state.
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<(ApiKey, App)>, StoreError>;
+
+    /// Revokes a key; `None` where there is no such key. Revoking again changes nothing.
+    async fn revoke_key(&self, key: KeyId, audit: &Audit) -> Result<Option<ApiKey>, StoreError>;
+
+    /// Notes when keys were last used.
+    async fn touch_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError>;
+
+    /// A number that rises with every change of an app or key, on whichever node or by whichever command.
+    async fn identity_revision(&self) -> Result<u64, StoreError>;
+
+    /// Apps that are not active, and keys revoked since a moment.
+    async fn refused(&self, since: Timestamp) -> Result<RefusedSince, StoreError>;
+}
+
+/// The store as a whole.
+#[async_trait]
+pub trait Store: EventStore + AppStore {
+    /// Brings the schema up to date. Names of what was applied.
+    async fn migrate(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Whether the schema is the one this binary was built for.
+    ///
+    /// # Errors
+    /// [`StoreError::Outdated`] where it is not.
+    async fn check_schema(&self) -> Result<(), StoreError>;
+
+    /// The store's own id, the same for as long as its offsets mean the same.
+    async fn epoch(&self) -> Result<Arc<str>, StoreError>;
+
+    /// Takes a new epoch: for a store that was put back from a backup.
+    async fn renew_epoch(&self) -> Result<Arc<str>, StoreError>;
+
+    /// Answers when the database does.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Ends all connections.
+    async fn close(&self);
+}
+
+/// A short random id for a store: base 36, 8 characters.
+fn new_epoch() -> String {
+    const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    (0..8).map(|_| char::from(DIGITS[rand::random_range(0..DIGITS.len())])).collect()
+}
+
+/// An address as the databases take it.
+fn ip_text(ip: Option<IpAddr>) -> Option<String> {
+    ip.map(|ip| ip.to_string())
+}

@@ -1,0 +1,151 @@
+//! The production store: PostgreSQL 14 or newer, row level security in force.
+//!
+//! Every connection takes on `oriva_hub_service` as soon as it is made; a request made for an app or a user runs in a
+//! transaction that takes on `oriva_hub_tenant` with that tenant set (see migrations/postgres).
+
+mod apps;
+mod events;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::StreamKey;
+use sqlx::{
+    Executor, PgConnection, PgPool, Postgres, Row, Transaction,
+    migrate::Migrate,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{Store, StoreError, new_epoch};
+
+/// Where sqlx notes what it applied.
+const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a request waits for a free connection before it is told that the database is unavailable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// PostgreSQL behind the store traits.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+    options: PgConnectOptions,
+}
+
+impl PostgresStore {
+    /// Prepares a pool; connects when first used.
+    ///
+    /// # Errors
+    /// Where `url` is no PostgreSQL URL.
+    pub fn new(url: &str, max_connections: u32) -> Result<Self, StoreError> {
+        let options: PgConnectOptions = url.parse()?;
+        let options = options.application_name("oriva-hub");
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute("set role oriva_hub_service").await.map(drop) })
+            })
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, options })
+    }
+
+    /// A transaction that sees this stream's holder's rows and no others.
+    async fn as_tenant(&self, stream: &StreamKey) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let (app, user) = match stream {
+            StreamKey::App(app) => (app.as_str(), ""),
+            StreamKey::User(user) => ("", user.as_str()),
+            // Work of the hub itself: broadcasts belong to nobody.
+            StreamKey::Broadcast => return Ok(self.pool.begin().await?),
+        };
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query(
+            "select set_config('role', 'oriva_hub_tenant', true), \
+             set_config('oriva.app_id', $1, true), set_config('oriva.user_id', $2, true)",
+        )
+        .bind(app)
+        .bind(user)
+        .execute(&mut *transaction)
+        .await?;
+        Ok(transaction)
+    }
+
+    async fn set_meta(connection: &mut PgConnection, key: &str, value: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "insert into hub_meta (key, value) values ($1, $2) \
+             on conflict (key) do update set value = excluded.value",
+        )
+        .bind(key)
+        .bind(value)
+        .execute(connection)
+        .await
+        .map(drop)
+    }
+
+    /// Tells every node, by its next look, that a credential changed.
+    async fn raise_identity_revision(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("update hub_meta set value = (value::bigint + 1)::text where key = 'identity_revision'")
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        // As the login role itself, which owns the schema.
+        let owner = PgPoolOptions::new().max_connections(1).connect_with(self.options.clone()).await?;
+        let before = {
+            let mut connection = owner.acquire().await?;
+            connection.ensure_migrations_table(MIGRATIONS_TABLE).await?;
+            connection.list_applied_migrations(MIGRATIONS_TABLE).await?.len()
+        };
+        MIGRATIONS.run(&owner).await?;
+        let names = MIGRATIONS.iter().skip(before).map(|migration| migration.description.to_string()).collect();
+        owner.execute("grant select on _sqlx_migrations to oriva_hub_service").await?;
+        sqlx::query("insert into hub_meta (key, value) values ('epoch', $1), ('identity_revision', '1') on conflict do nothing")
+            .bind(new_epoch())
+            .execute(&owner)
+            .await?;
+        owner.close().await;
+        Ok(names)
+    }
+
+    async fn check_schema(&self) -> Result<(), StoreError> {
+        let applied: Result<i64, sqlx::Error> =
+            sqlx::query_scalar("select count(*) from _sqlx_migrations where success").fetch_one(&self.pool).await;
+        match applied.map_err(StoreError::from) {
+            Ok(count) if count >= 0 && count.unsigned_abs() as usize >= MIGRATIONS.iter().count() => Ok(()),
+            Err(error @ StoreError::Unavailable(_)) if !role_is_missing(&error) => Err(error),
+            Ok(_) | Err(_) => Err(StoreError::Outdated),
+        }
+    }
+
+    async fn epoch(&self) -> Result<Arc<str>, StoreError> {
+        let row = sqlx::query("select value from hub_meta where key = 'epoch'").fetch_one(&self.pool).await?;
+        Ok(row.try_get::<String, _>(0)?.into())
+    }
+
+    async fn renew_epoch(&self) -> Result<Arc<str>, StoreError> {
+        let epoch = new_epoch();
+        Self::set_meta(&mut *self.pool.acquire().await?, "epoch", &epoch).await?;
+        Ok(epoch.into())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Whether a connection failed because the migrations never made the hub's roles (`invalid_parameter_value` or
+/// `undefined_object`).
+fn role_is_missing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(sqlx::Error::Database(cause))
+        if matches!(cause.code().as_deref(), Some("22023" | "42704")))
+}

@@ -1,0 +1,127 @@
+//! The embedded store: one SQLite file, nothing else to run.
+//!
+//! Write-ahead log with `synchronous = full`: a commit is on the disk before it is answered, so an acknowledged event
+//! survives a crash of the process and a power cut alike (`normal` would lose the last commits in the latter). One
+//! connection writes; its commits are shared by the batches that form while the one before is under way.
+
+mod apps;
+mod events;
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{
+    Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::Migrate,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{Store, StoreError, new_epoch};
+
+/// Where sqlx notes what it applied.
+const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// How long a write waits for another process's, such as a command's beside a running hub.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// SQLite behind the store traits.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, making it and its folder where they are missing.
+    ///
+    /// # Errors
+    /// Where `url` is no SQLite URL or the file cannot be opened.
+    pub async fn open(url: &str, max_connections: u32) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::from_str(url)?
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        if let Some(folder) = options.get_filename().parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(sqlx::Error::Io)?;
+        }
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
+        let writer = pool(1).connect_with(options.clone()).await?;
+        let readers = pool(max_connections).connect_lazy_with(options.pragma("query_only", "on"));
+        Ok(Self { writer, readers })
+    }
+
+    /// A transaction that holds the write lock from its beginning: one that took it later could find it gone.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("begin immediate").await?)
+    }
+
+    async fn meta(&self, key: &str) -> Result<String, StoreError> {
+        let row = sqlx::query("select value from hub_meta where key = ?1").bind(key).fetch_one(&self.readers).await?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// Tells the node, by its next look, that a credential changed.
+    async fn raise_identity_revision(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("update hub_meta set value = cast(value as integer) + 1 where key = 'identity_revision'")
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        let before = {
+            let mut connection = self.writer.acquire().await?;
+            connection.ensure_migrations_table(MIGRATIONS_TABLE).await?;
+            connection.list_applied_migrations(MIGRATIONS_TABLE).await?.len()
+        };
+        MIGRATIONS.run(&self.writer).await?;
+        let names = MIGRATIONS.iter().skip(before).map(|migration| migration.description.to_string()).collect();
+        sqlx::query("insert into hub_meta (key, value) values ('epoch', ?1), ('identity_revision', '1') on conflict do nothing")
+            .bind(new_epoch())
+            .execute(&self.writer)
+            .await?;
+        Ok(names)
+    }
+
+    async fn check_schema(&self) -> Result<(), StoreError> {
+        let applied: Result<i64, sqlx::Error> =
+            sqlx::query_scalar("select count(*) from _sqlx_migrations where success").fetch_one(&self.readers).await;
+        match applied {
+            Ok(count) if count.unsigned_abs() as usize >= MIGRATIONS.iter().count() => Ok(()),
+            _ => Err(StoreError::Outdated),
+        }
+    }
+
+    async fn epoch(&self) -> Result<Arc<str>, StoreError> {
+        Ok(self.meta("epoch").await?.into())
+    }
+
+    async fn renew_epoch(&self) -> Result<Arc<str>, StoreError> {
+        let epoch = new_epoch();
+        sqlx::query("update hub_meta set value = ?1 where key = 'epoch'").bind(&epoch).execute(&self.writer).await?;
+        Ok(epoch.into())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.readers).await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
