@@ -1,1 +1,7 @@
-fn main(){}
+//! Parses the command line and runs it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oriva_hub::cli::main()
+}

@@ -11,7 +11,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
-pub use secrets::Secrets;
+pub use secrets::{Secrets, matches as secret_matches};
 pub use show::Setting;
 pub use sources::{Flags, Loaded};
 

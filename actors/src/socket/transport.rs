@@ -1,6 +1,7 @@
 //! The byte stream under a WebSocket: TCP, or TLS over it.
 
 use std::{
+    fmt,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
@@ -10,7 +11,17 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
+
+/// What a TLS session is to a pump.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl fmt::Debug for dyn Duplex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Duplex")
+    }
+}
 
 /// A connection on its way from the HTTP server to a pump.
 #[derive(Debug)]
@@ -19,7 +30,7 @@ pub enum Transport {
     Plain(std::net::TcpStream),
     /// A TLS session cannot be taken apart: it stays on the reactor where it was accepted and wakes the pump from
     /// there. Boxed, because it is large and most hubs have their proxy do it.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<dyn Duplex>),
 }
 
 impl Transport {
@@ -32,7 +43,7 @@ impl Transport {
     }
 
     #[must_use]
-    pub fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub fn tls(stream: impl Duplex + 'static) -> Self {
         Self::Tls(Box::new(stream))
     }
 
@@ -49,7 +60,7 @@ impl Transport {
 #[derive(Debug)]
 pub(super) enum Wire {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<dyn Duplex>),
 }
 
 impl Wire {

@@ -1,0 +1,205 @@
+//! From a presented credential to a caller.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use moka::sync::Cache;
+use oriva_hub_actors::{
+    model::{AppId, Identity, KeyId, Scope, Timestamp, UserId},
+    ports::{Credentials, Expiry, RefreshRefused},
+};
+use secrecy::SecretString;
+
+use super::{ApiKeySecret, TokenError, Tokens};
+use crate::{
+    config::{Secrets, secret_matches},
+    store::{App, Store, StoreError},
+};
+
+/// Keys and apps remembered.
+const CACHED: u64 = 10_000;
+/// How long, where nothing says that they changed.
+const CACHED_FOR: Duration = Duration::from_secs(60);
+
+/// An app's server, with a key that is good.
+#[derive(Debug, Clone)]
+pub struct KeyHolder {
+    pub app: Arc<App>,
+    pub key: KeyId,
+}
+
+/// A user, with a token that is good.
+#[derive(Debug, Clone)]
+pub struct TokenHolder {
+    pub user: UserId,
+    pub issuer: Arc<App>,
+    pub expires_at: Timestamp,
+}
+
+/// Who presented a credential.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    App(KeyHolder),
+    User(TokenHolder),
+    Admin,
+}
+
+/// Why a credential does not make a caller.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("the credential is not known")]
+    Unknown,
+    #[error("the key was revoked")]
+    Revoked,
+    #[error("the token has expired")]
+    Expired,
+    #[error("the app is not active")]
+    Inactive,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Verifies credentials.
+pub struct Authenticator {
+    store: Arc<dyn Store>,
+    tokens: Tokens,
+    admin_key: SecretString,
+    keys: Cache<[u8; 32], Arc<(KeyId, bool, Arc<App>)>>,
+    apps: Cache<AppId, Arc<App>>,
+    /// When keys were last used, until a worker writes it down: no write a request.
+    used: Mutex<HashMap<KeyId, Timestamp>>,
+}
+
+impl Authenticator {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, secrets: &Secrets) -> Self {
+        Self {
+            store,
+            tokens: Tokens::new(&secrets.token_secret),
+            admin_key: secrets.admin_key.clone(),
+            keys: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
+            apps: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
+            used: Mutex::default(),
+        }
+    }
+
+    /// Who presents `credential`: an API key, a user token or the admin key.
+    ///
+    /// # Errors
+    /// [`AuthError`], whose variants but `Store` are all a refusal.
+    pub async fn authenticate(&self, credential: &str) -> Result<Caller, AuthError> {
+        if let Some(key) = ApiKeySecret::parse(credential) {
+            return self.key_holder(&key).await.map(Caller::App);
+        }
+        if secret_matches(&self.admin_key, credential) {
+            return Ok(Caller::Admin);
+        }
+        self.token_holder(credential).await.map(Caller::User)
+    }
+
+    async fn key_holder(&self, key: &ApiKeySecret) -> Result<KeyHolder, AuthError> {
+        let hash = key.hash();
+        let known = match self.keys.get(&hash) {
+            Some(known) => known,
+            None => {
+                let (key, app) = self.store.key_by_hash(&hash).await?.ok_or(AuthError::Unknown)?;
+                let known = Arc::new((key.id, key.revoked_at.is_some(), Arc::new(app)));
+                self.keys.insert(hash, known.clone());
+                known
+            }
+        };
+        let (key, is_revoked, app) = &*known;
+        if *is_revoked {
+            return Err(AuthError::Revoked);
+        }
+        if !app.is_active {
+            return Err(AuthError::Inactive);
+        }
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, Timestamp::now());
+        Ok(KeyHolder { app: app.clone(), key: *key })
+    }
+
+    async fn token_holder(&self, token: &str) -> Result<TokenHolder, AuthError> {
+        let token = self.tokens.verify(token).map_err(|error| match error {
+            TokenError::Expired => AuthError::Expired,
+            TokenError::Invalid => AuthError::Unknown,
+        })?;
+        let issuer = self.app(&token.app).await?.ok_or(AuthError::Unknown)?;
+        if !issuer.is_active {
+            return Err(AuthError::Inactive);
+        }
+        Ok(TokenHolder { user: token.user, issuer, expires_at: token.expires_at })
+    }
+
+    /// An app, from the cache where it is there.
+    ///
+    /// # Errors
+    /// Where the store cannot be asked.
+    pub async fn app(&self, id: &AppId) -> Result<Option<Arc<App>>, StoreError> {
+        if let Some(app) = self.apps.get(id) {
+            return Ok(Some(app));
+        }
+        let Some(app) = self.store.app(id).await?.map(Arc::new) else { return Ok(None) };
+        self.apps.insert(id.clone(), app.clone());
+        Ok(Some(app))
+    }
+
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Forgets everything remembered of apps and keys.
+    pub fn forget(&self) {
+        self.keys.invalidate_all();
+        self.apps.invalidate_all();
+    }
+
+    /// Takes what there is to write down of keys' use.
+    #[must_use]
+    pub fn take_used(&self) -> Vec<(KeyId, Timestamp)> {
+        std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    }
+}
+
+impl KeyHolder {
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity::App { app: self.app.id.clone(), key: self.key }
+    }
+}
+
+impl TokenHolder {
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let scope = if self.issuer.is_platform { Scope::AllApps } else { Scope::App(self.issuer.id.clone()) };
+        Identity::User { user: self.user.clone(), issuer: self.issuer.id.clone(), scope }
+    }
+
+    #[must_use]
+    pub fn expiry(&self) -> Expiry {
+        let remaining = self.expires_at.unix_ms().saturating_sub(Timestamp::now().unix_ms());
+        Expiry { at: self.expires_at, remaining: Duration::from_millis(u64::try_from(remaining).unwrap_or(0)) }
+    }
+}
+
+#[async_trait]
+impl Credentials for Authenticator {
+    async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshRefused> {
+        let refused = |code, message: &str| RefreshRefused { code, message: message.to_owned() };
+        if matches!(holder, Identity::App { .. }) {
+            return Err(refused("validation_failed", "an app's key does not run out: there is nothing to refresh"));
+        }
+        match self.token_holder(token).await {
+            Ok(new) if new.identity() == *holder => Ok(new.expiry()),
+            Ok(_) => Err(refused("forbidden", "the token is another user's, or another app's")),
+            Err(AuthError::Expired) => Err(refused("token_expired", "the token has expired")),
+            Err(AuthError::Store(_)) => Err(refused("overloaded", "tokens cannot be verified now; try again")),
+            Err(_) => Err(refused("unauthenticated", "the token is not valid")),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Who is calling (contract §1): API keys, user tokens, the operator's key. Verification is cached, and the cache is
+//! emptied when a credential changes.
+
+mod api_key;
+mod authenticator;
+mod token;
+
+pub use api_key::ApiKeySecret;
+pub use authenticator::{AuthError, Authenticator, Caller, KeyHolder, TokenHolder};
+pub use token::{TokenError, Tokens, UserToken};

@@ -1,0 +1,148 @@
+//! `app` and `key`.
+
+use clap::Subcommand;
+use oriva_hub_actors::model::{AppId, Invalid, KeyId};
+use serde_json::json;
+
+use super::{CliError, audit, store_of};
+use crate::{
+    config::Config,
+    hub::{Apps, HubError, display_name, icon_url},
+    store::{AppChange, NewApp},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AppCommand {
+    /// Make an app and print its first key, this once
+    Create {
+        #[arg(value_parser = |text: &str| AppId::parse(text))]
+        app_id: AppId,
+        #[arg(long, value_parser = |text: &str| display_name(text))]
+        name: String,
+        #[arg(long, value_name = "URL", value_parser = |text: &str| icon_url(text))]
+        icon_url: Option<String>,
+        /// A platform app: its users' tokens open all apps
+        #[arg(long)]
+        platform: bool,
+    },
+    /// Print all apps
+    List,
+    /// Let an app in again
+    Enable {
+        #[arg(value_parser = |text: &str| AppId::parse(text))]
+        app_id: AppId,
+    },
+    /// Refuse an app everywhere, and close its sockets
+    Disable {
+        #[arg(value_parser = |text: &str| AppId::parse(text))]
+        app_id: AppId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a further key and print it, this once
+    Create {
+        #[arg(value_parser = |text: &str| AppId::parse(text))]
+        app_id: AppId,
+    },
+    /// Print an app's keys
+    List {
+        #[arg(value_parser = |text: &str| AppId::parse(text))]
+        app_id: AppId,
+    },
+    /// Revoke a key, and close its sockets
+    Revoke {
+        #[arg(value_parser = parse_key_id)]
+        key_id: KeyId,
+    },
+}
+
+pub(super) async fn run_app(command: AppCommand, config: &Config, as_json: bool) -> Result<(), CliError> {
+    let apps = Apps::new(store_of(config).await?);
+    match command {
+        AppCommand::Create { app_id, name, icon_url, platform } => {
+            let app = NewApp { id: app_id, name, icon_url, is_platform: platform, limits: Default::default() };
+            let (app, key) = apps.create(app, &audit()).await?;
+            if as_json {
+                println!("{}", json!({"app_id": app.id, "name": app.name, "is_platform": app.is_platform, "api_key": key.expose()}));
+            } else {
+                println!("{}", key.expose());
+            }
+        }
+        AppCommand::List => {
+            let apps = apps.list().await?;
+            if as_json {
+                let rows: Vec<_> = apps.iter().map(|app| {
+                    json!({"app_id": app.id, "name": app.name, "icon_url": app.icon_url, "is_active": app.is_active, "is_platform": app.is_platform, "created_at": app.created_at})
+                }).collect();
+                println!("{}", json!({"apps": rows}));
+            } else {
+                for app in apps {
+                    let state = if app.is_active { "active" } else { "disabled" };
+                    let kind = if app.is_platform { "platform" } else { "app" };
+                    println!("{}\t{kind}\t{state}\t{}", app.id, app.name);
+                }
+            }
+        }
+        AppCommand::Enable { app_id } => set_active(&apps, &app_id, true, as_json).await?,
+        AppCommand::Disable { app_id } => set_active(&apps, &app_id, false, as_json).await?,
+    }
+    Ok(())
+}
+
+async fn set_active(apps: &Apps, app: &AppId, is_active: bool, as_json: bool) -> Result<(), CliError> {
+    let change = AppChange { is_active: Some(is_active), ..AppChange::default() };
+    apps.update(app, &change, &audit()).await.map_err(|error| no_such("app", app, error))?;
+    if as_json {
+        println!("{}", json!({"app_id": app, "is_active": is_active}));
+    }
+    Ok(())
+}
+
+pub(super) async fn run_key(command: KeyCommand, config: &Config, as_json: bool) -> Result<(), CliError> {
+    let apps = Apps::new(store_of(config).await?);
+    match command {
+        KeyCommand::Create { app_id } => {
+            let made = apps.create_key(&app_id, &audit()).await.map_err(|error| no_such("app", &app_id, error))?;
+            if as_json {
+                println!("{}", json!({"key_id": made.key.id, "app_id": app_id, "api_key": made.secret.expose()}));
+            } else {
+                println!("{}", made.secret.expose());
+            }
+        }
+        KeyCommand::List { app_id } => {
+            let keys = apps.keys(&app_id).await.map_err(|error| no_such("app", &app_id, error))?;
+            if as_json {
+                let rows: Vec<_> = keys.iter().map(|key| {
+                    json!({"key_id": key.id, "prefix": key.prefix, "created_at": key.created_at, "last_used_at": key.last_used_at, "revoked_at": key.revoked_at})
+                }).collect();
+                println!("{}", json!({"keys": rows}));
+            } else {
+                for key in keys {
+                    let state = if key.revoked_at.is_some() { "revoked" } else { "active" };
+                    let used = key.last_used_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+                    println!("{}\t{}…\t{state}\tlast used {used}", key.id, key.prefix);
+                }
+            }
+        }
+        KeyCommand::Revoke { key_id } => {
+            apps.revoke_key(key_id, &audit()).await.map_err(|error| no_such("key", &key_id, error))?;
+            if as_json {
+                println!("{}", json!({"key_id": key_id, "revoked": true}));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn no_such(what: &str, id: &dyn std::fmt::Display, error: HubError) -> CliError {
+    match error {
+        HubError::NotFound => CliError::Failed(format!("there is no {what} {id}")),
+        other => other.into(),
+    }
+}
+
+fn parse_key_id(text: &str) -> Result<KeyId, Invalid> {
+    text.parse().map(KeyId).map_err(|_| Invalid("must be a key's id, as key list prints it".to_owned()))
+}

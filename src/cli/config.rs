@@ -1,0 +1,38 @@
+//! `config show` and `config check`.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::CliError;
+use crate::config::{Loaded, Secrets};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print the effective settings and where each came from, secrets masked
+    Show,
+    /// Check the settings: silent and 0, or one line and 2
+    Check,
+}
+
+pub(super) fn run(command: &ConfigCommand, loaded: &Loaded, as_json: bool) -> Result<(), CliError> {
+    match command {
+        // Reading them checked them; what is left is whether the secrets are there.
+        ConfigCommand::Check => {
+            Secrets::resolve(&loaded.config)?;
+            if as_json {
+                println!("{}", json!({"ok": true}));
+            }
+        }
+        ConfigCommand::Show => {
+            let settings = loaded.settings()?;
+            if as_json {
+                println!("{}", json!({"settings": settings}));
+            } else {
+                for setting in settings {
+                    println!("{} = {}  # {}", setting.key, setting.value, setting.source);
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! The command line (contract §9). Exit status 0, 1 for a failure at run time, 2 for wrong usage or configuration.
+
+mod apps;
+mod config;
+mod serve;
+mod tokens;
+mod watch;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Config, ConfigError, Flags, Loaded},
+    hub::HubError,
+    server::{ServeError, open_store},
+    store::{Audit, Store, StoreError},
+    telemetry,
+};
+
+/// The realtime hub that a platform of many apps runs for its users.
+#[derive(Debug, Parser)]
+#[command(name = "oriva-hub", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    serve: serve::ServeArgs,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Read settings from this file too
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// What several nodes find each other by
+    #[arg(long, global = true, value_name = "URL")]
+    redis_url: Option<String>,
+    /// Print JSON, for machines
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node (the default)
+    Serve(serve::ServeArgs),
+    /// Bring the store up to date
+    Migrate(serve::MigrateArgs),
+    /// Apps
+    #[command(subcommand)]
+    App(apps::AppCommand),
+    /// API keys
+    #[command(subcommand)]
+    Key(apps::KeyCommand),
+    /// User tokens
+    #[command(subcommand)]
+    Token(tokens::TokenCommand),
+    /// Print a stream's frames, one JSON a line; reconnects and resumes by itself
+    Watch(watch::WatchArgs),
+    /// Settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// Why a command failed, and with it the exit status.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(chain(&error))
+    }
+}
+
+impl From<HubError> for CliError {
+    fn from(error: HubError) -> Self {
+        Self::Failed(chain(&error))
+    }
+}
+
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Config(error) => Self::Config(error),
+            other => Self::Failed(chain(&other)),
+        }
+    }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = actix_rt::System::new().block_on(run(cli));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oriva-hub: {error}");
+            match error {
+                CliError::Config(_) | CliError::Usage(_) => ExitCode::from(2),
+                CliError::Failed(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), CliError> {
+    let Cli { command, global, serve } = cli;
+    let command = command.unwrap_or(Command::Serve(serve));
+    if let Command::Watch(args) = command {
+        return watch::run(args).await;
+    }
+    let bind = match &command {
+        Command::Serve(args) => args.bind.clone(),
+        _ => None,
+    };
+    let loaded = Loaded::load(&Flags {
+        config: global.config,
+        database_url: global.database_url,
+        redis_url: global.redis_url,
+        bind,
+    })?;
+    let json = global.json;
+    match command {
+        Command::Serve(args) => {
+            telemetry::init(&loaded.config.log);
+            serve::run(&loaded.config, &args).await
+        }
+        Command::Migrate(args) => serve::migrate(&loaded.config, &args, json).await,
+        Command::App(command) => apps::run_app(command, &loaded.config, json).await,
+        Command::Key(command) => apps::run_key(command, &loaded.config, json).await,
+        Command::Token(command) => tokens::run(command, &loaded.config, json).await,
+        Command::Config(command) => config::run(&command, &loaded, json),
+        Command::Watch(_) => Ok(()),
+    }
+}
+
+/// The store a command works on, its schema up to date.
+async fn store_of(config: &Config) -> Result<Arc<dyn Store>, CliError> {
+    let store = open_store(config).await?;
+    store.check_schema().await?;
+    Ok(store)
+}
+
+/// Who an audit row names for a command.
+fn audit() -> Audit {
+    Audit { actor: "cli".to_owned(), ip: None }
+}

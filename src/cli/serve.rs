@@ -1,0 +1,60 @@
+//! `serve` and `migrate`.
+
+use actix_rt::signal::unix::{SignalKind, signal};
+use clap::Args;
+use serde_json::json;
+
+use super::CliError;
+use crate::{
+    config::Config,
+    server::{Server, open_store},
+};
+
+#[derive(Debug, Default, Args)]
+pub(super) struct ServeArgs {
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Option<String>,
+    /// Bring a PostgreSQL store up to date first (an embedded one always is)
+    #[arg(long)]
+    migrate: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MigrateArgs {
+    /// Take a new epoch, for a store put back from a backup: clients that resume are told to reload instead
+    #[arg(long)]
+    new_epoch: bool,
+}
+
+/// Runs a node until it is told to stop.
+pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliError> {
+    let server = Server::build(config, args.migrate).await?;
+    let listen = |kind| signal(kind).map_err(|error| CliError::Failed(format!("signals: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        actix_rt::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            // What is committed is on the disk; what is not was not acknowledged.
+            eprintln!("oriva-hub: second signal, ending at once");
+            std::process::exit(1);
+        });
+    };
+    Ok(server.run_until_stopped(stop).await?)
+}
+
+/// Brings the store up to date and prints what was applied.
+pub(super) async fn migrate(config: &Config, args: &MigrateArgs, as_json: bool) -> Result<(), CliError> {
+    let store = open_store(config).await?;
+    let applied = store.migrate().await?;
+    let epoch = if args.new_epoch { store.renew_epoch().await? } else { store.epoch().await? };
+    if as_json {
+        println!("{}", json!({"applied": applied, "epoch": epoch}));
+    } else if applied.is_empty() {
+        println!("up to date, epoch {epoch}");
+    } else {
+        println!("applied {}, epoch {epoch}", applied.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `/admin/apps`: apps, made, listed, changed, deleted.
+
+use actix_web::{
+    HttpResponse,
+    web::{Data, Path},
+};
+use oriva_hub_actors::model::{AppId, Timestamp};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    http::{
+        Problem,
+        body::{Body, Fields},
+        caller::Admin,
+    },
+    hub::{Hub, display_name, icon_url},
+    store::{App, AppChange, LimitOverrides, NewApp},
+};
+
+/// An app as operators see it.
+#[derive(Serialize)]
+pub struct AppView<'a> {
+    app_id: &'a AppId,
+    name: &'a str,
+    icon_url: Option<&'a str>,
+    is_active: bool,
+    is_platform: bool,
+    limits: &'a LimitOverrides,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl<'a> From<&'a App> for AppView<'a> {
+    fn from(app: &'a App) -> Self {
+        Self {
+            app_id: &app.id,
+            name: &app.name,
+            icon_url: app.icon_url.as_deref(),
+            is_active: app.is_active,
+            is_platform: app.is_platform,
+            limits: &app.limits,
+            created_at: app.created_at,
+            updated_at: app.updated_at,
+        }
+    }
+}
+
+/// # Errors
+/// 401, 403.
+pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
+    let apps = hub.apps().list().await?;
+    Ok(HttpResponse::Ok().json(json!({"apps": apps.iter().map(AppView::from).collect::<Vec<_>>()})))
+}
+
+/// Answers with the app and, this once, its first key.
+///
+/// # Errors
+/// 401, 403, 400, 409.
+pub async fn create(admin: Admin, hub: Data<Hub>, body: Body) -> Result<HttpResponse, Problem> {
+    let (_, map) = body.object().await?;
+    let mut fields = Fields::new(map);
+    let id = fields.required("app_id", AppId::parse);
+    let name = fields.required("name", display_name);
+    let icon_url = fields.optional("icon_url", icon_url);
+    let is_platform = fields.boolean("is_platform").unwrap_or(false);
+    let limits = limits(&mut fields).unwrap_or_default();
+    fields.finish().map_err(Problem::invalid)?;
+    let (Some(id), Some(name)) = (id, name) else { return Err(Problem::invalid(Vec::new())) };
+    let (app, key) = hub.apps().create(NewApp { id, name, icon_url, is_platform, limits }, &admin.audit()).await?;
+    let mut answer = json!(AppView::from(&app));
+    answer["api_key"] = json!(key.expose());
+    Ok(HttpResponse::Created().json(answer))
+}
+
+/// # Errors
+/// 401, 403, 404.
+pub async fn get(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
+    let app = hub.apps().get(&app_id(&path)?).await?;
+    Ok(HttpResponse::Ok().json(AppView::from(&app)))
+}
+
+/// # Errors
+/// 401, 403, 404, 400.
+pub async fn update(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body) -> Result<HttpResponse, Problem> {
+    let id = app_id(&path)?;
+    let (_, map) = body.object().await?;
+    let mut fields = Fields::new(map);
+    let takes_icon_away = fields.has("icon_url");
+    let icon = fields.optional("icon_url", icon_url);
+    let change = AppChange {
+        name: fields.optional("name", display_name),
+        icon_url: takes_icon_away.then_some(icon),
+        is_active: fields.boolean("is_active"),
+        is_platform: fields.boolean("is_platform"),
+        limits: limits(&mut fields),
+    };
+    fields.finish().map_err(Problem::invalid)?;
+    let app = hub.update_app(&id, &change, &admin.audit()).await?;
+    Ok(HttpResponse::Ok().json(AppView::from(&app)))
+}
+
+/// # Errors
+/// 401, 403, 404, 409 where it has data.
+pub async fn delete(admin: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
+    hub.delete_app(&app_id(&path)?, &admin.audit()).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+pub(super) fn app_id(text: &str) -> Result<AppId, Problem> {
+    AppId::parse(text).map_err(|_| Problem::not_found())
+}
+
+/// `{"publish": 5000}`: requests a window, by class.
+fn limits(fields: &mut Fields) -> Option<LimitOverrides> {
+    let map: Map<String, Value> = fields.object("limits", 1024)?;
+    let mut limits = LimitOverrides::new();
+    for (class, value) in map {
+        let name = format!("limits.{class}");
+        if !["publish", "read", "notify", "webhooks"].contains(&class.as_str()) {
+            fields.fault(&name, "is not a class: publish, read, notify, webhooks");
+        } else if let Some(limit) = value.as_u64().and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0) {
+            limits.insert(class, limit);
+        } else {
+            fields.fault(&name, "must be a whole number from 1 to 4294967295");
+        }
+    }
+    Some(limits)
+}

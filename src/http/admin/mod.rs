@@ -1,0 +1,4 @@
+//! `/api/v1/admin`: what the operator does, as the command line does it.
+
+pub mod apps;
+pub mod keys;

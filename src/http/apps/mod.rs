@@ -1,0 +1,4 @@
+//! `/api/v1/apps/{app_id}`: what an app's server does.
+
+pub mod events;
+pub mod tokens;

@@ -1,0 +1,40 @@
+//! `POST /apps/{app_id}/users/{user_id}/tokens` (contract §1).
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse,
+    web::{Data, Path},
+};
+use oriva_hub_actors::model::UserId;
+use serde_json::json;
+
+use crate::{
+    http::{
+        Problem,
+        body::{Body, Fields},
+        caller::{AppKey, Unlimited},
+    },
+    hub::Hub,
+};
+
+const DEFAULT_TTL_SECONDS: u64 = 60 * 60;
+const MAX_TTL_SECONDS: u64 = 24 * 60 * 60;
+
+/// Issues a token for one of the app's users.
+///
+/// # Errors
+/// 401, 403, 404, 400.
+pub async fn issue(
+    app: AppKey<Unlimited>,
+    hub: Data<Hub>,
+    path: Path<(String, String)>,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    let user = UserId::parse(&path.1).map_err(|_| Problem::not_found())?;
+    let mut fields = Fields::new(body.object_or_nothing().await?);
+    let ttl = fields.integer("ttl_seconds", 1..=MAX_TTL_SECONDS).unwrap_or(DEFAULT_TTL_SECONDS);
+    fields.finish().map_err(Problem::invalid)?;
+    let (token, expires_at) = hub.issue_token(app.holder(), &user, Duration::from_secs(ttl))?;
+    Ok(HttpResponse::Created().json(json!({"token": token, "expires_at": expires_at})))
+}

@@ -1,0 +1,223 @@
+//! Request bodies: read within the bound, and taken apart field by field so that every faulty one is named.
+
+use std::pin::Pin;
+
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::header,
+    web::{Bytes, BytesMut, Data},
+};
+use futures_util::StreamExt as _;
+use oriva_hub_actors::model::Invalid;
+use serde_json::{Map, Value};
+
+use super::problem::{Code, Problem};
+use crate::hub::Field;
+
+/// The bound on bodies, in bytes (`server.max_body_bytes`).
+#[derive(Debug, Clone, Copy)]
+pub struct MaxBodyBytes(pub usize);
+
+/// A body that is read only when the handler asks: after the caller is known and the budget spent.
+pub struct Body {
+    request: HttpRequest,
+    payload: Payload,
+}
+
+impl FromRequest for Body {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = Self { request: request.clone(), payload: payload.take() };
+        Box::pin(std::future::ready(Ok(body)))
+    }
+}
+
+impl Body {
+    /// Reads it as a JSON object; its bytes come with it.
+    ///
+    /// # Errors
+    /// 413, 415, or 400 `malformed_json`.
+    pub async fn object(self) -> Result<(Bytes, Map<String, Value>), Problem> {
+        self.must_be_json()?;
+        let bytes = self.read().await?;
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(map)) => Ok((bytes, map)),
+            Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
+            Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
+        }
+    }
+
+    /// The same where no body stands for an empty object.
+    ///
+    /// # Errors
+    /// As [`Body::object`].
+    pub async fn object_or_nothing(self) -> Result<Map<String, Value>, Problem> {
+        let has_type = self.request.headers().contains_key(header::CONTENT_TYPE);
+        if has_type {
+            self.must_be_json()?;
+        }
+        let bytes = self.read().await?;
+        if bytes.is_empty() {
+            return Ok(Map::new());
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
+            Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
+        }
+    }
+
+    fn must_be_json(&self) -> Result<(), Problem> {
+        let headers = self.request.headers();
+        let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let essence = media_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        let is_json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
+        let is_plain = headers.get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+        if is_json && is_plain {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::UnsupportedMediaType, "send Content-Type: application/json, not compressed"))
+        }
+    }
+
+    async fn read(mut self) -> Result<Bytes, Problem> {
+        let max = self.request.app_data::<Data<MaxBodyBytes>>().map_or(1024 * 1024, |max| max.0);
+        let too_large = || Problem::new(Code::PayloadTooLarge, format!("the body must be at most {max} bytes"));
+        let declared = self.request.headers().get(header::CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if declared.is_some_and(|length| length > max) {
+            return Err(too_large());
+        }
+        let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0));
+        while let Some(chunk) = self.payload.next().await {
+            let chunk = chunk.map_err(|_| Problem::new(Code::MalformedJson, "the body ended early"))?;
+            if bytes.len() + chunk.len() > max {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+/// An object being taken apart. What is not taken is unknown; what is faulty is noted, and the rest goes on.
+pub struct Fields {
+    map: Map<String, Value>,
+    faults: Vec<Field>,
+}
+
+impl Fields {
+    #[must_use]
+    pub fn new(map: Map<String, Value>) -> Self {
+        Self { map, faults: Vec::new() }
+    }
+
+    /// Notes that a field broke a rule.
+    pub fn fault(&mut self, name: &str, rule: &str) {
+        self.faults.push(Field { name: name.to_owned(), message: format!("{name} {rule}") });
+    }
+
+    /// Takes a field that may be absent or null.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.map.remove(name).filter(|value| !value.is_null())
+    }
+
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    /// A string, parsed.
+    pub fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+        match self.take(name)? {
+            Value::String(text) if text.contains('\0') => self.fault(name, "must not contain the character U+0000"),
+            Value::String(text) => match parse(&text) {
+                Ok(value) => return Some(value),
+                Err(Invalid(rule)) => self.fault(name, &rule),
+            },
+            _ => self.fault(name, "must be a string"),
+        }
+        None
+    }
+
+    /// A string that must be there, parsed.
+    pub fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+        if self.map.get(name).is_none_or(Value::is_null) {
+            self.map.remove(name);
+            self.fault(name, "is required");
+            return None;
+        }
+        self.optional(name, parse)
+    }
+
+    /// An object of at most `max_bytes` encoded.
+    pub fn object(&mut self, name: &str, max_bytes: usize) -> Option<Map<String, Value>> {
+        match self.take(name)? {
+            Value::Object(map) => {
+                let value = Value::Object(map);
+                if value.to_string().len() > max_bytes {
+                    self.fault(name, &format!("must be at most {max_bytes} bytes of JSON"));
+                } else if has_nul(&value) {
+                    self.fault(name, "must not contain the character U+0000");
+                } else if let Value::Object(map) = value {
+                    return Some(map);
+                }
+            }
+            _ => self.fault(name, "must be an object"),
+        }
+        None
+    }
+
+    pub fn boolean(&mut self, name: &str) -> Option<bool> {
+        match self.take(name)? {
+            Value::Bool(flag) => return Some(flag),
+            _ => self.fault(name, "must be true or false"),
+        }
+        None
+    }
+
+    pub fn integer(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        match self.take(name)?.as_u64().filter(|number| range.contains(number)) {
+            Some(number) => Some(number),
+            None => {
+                self.fault(name, &format!("must be a whole number from {} to {}", range.start(), range.end()));
+                None
+            }
+        }
+    }
+
+    /// Ends the taking apart: whatever is left is not known here.
+    ///
+    /// # Errors
+    /// Every faulty field.
+    pub fn finish(mut self) -> Result<(), Vec<Field>> {
+        for name in std::mem::take(&mut self.map).keys() {
+            self.fault(name, "is not a field of this request");
+        }
+        if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
+    }
+}
+
+/// PostgreSQL can store neither text nor jsonb with it.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(map) => map.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+/// A rule for text of so many characters.
+pub fn text(characters: std::ops::RangeInclusive<usize>) -> impl FnOnce(&str) -> Result<String, Invalid> {
+    move |text| {
+        if characters.contains(&text.chars().count()) {
+            Ok(text.to_owned())
+        } else {
+            Err(Invalid(format!("must be {} to {} characters", characters.start(), characters.end())))
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What surrounds every request: its id, its log line, security headers, rate-limit headers, and the refusal of new
+//! work while the hub drains.
+
+use std::{cell::RefCell, time::Instant};
+
+use actix_web::{
+    Error, HttpMessage, ResponseError as _,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::{self, HeaderMap, HeaderName, HeaderValue},
+    middleware::Next,
+    web::Data,
+};
+use uuid::Uuid;
+
+use super::problem::Problem;
+use crate::{hub::Hub, limits::Budget};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+tokio::task_local! {
+    static CURRENT: RefCell<String>;
+}
+
+/// The id of the request that is being worked on.
+#[must_use]
+pub fn request_id() -> String {
+    CURRENT.try_with(|id| id.borrow().clone()).unwrap_or_default()
+}
+
+/// Runs something under a request's id.
+pub(super) async fn with_request_id<F: Future>(id: String, work: F) -> F::Output {
+    CURRENT.scope(RefCell::new(id), work).await
+}
+
+/// The client's own id where it is one that a log can hold, otherwise a new one.
+pub(super) fn choose_request_id(headers: &HeaderMap) -> String {
+    let theirs = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+    let fits = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    theirs.filter(fits).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// The outermost layer.
+///
+/// # Errors
+/// None of its own.
+pub async fn surround(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let id = choose_request_id(request.headers());
+    let began = Instant::now();
+    let (method, path) = (request.method().clone(), request.path().to_owned());
+    let is_probe = path == "/healthz" || path == "/readyz";
+    let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
+    let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
+    let mut response = if is_draining && !is_probe {
+        let problem = Problem::overloaded("the hub is stopping; ask again");
+        let answer = with_request_id(id.clone(), async { problem.error_response() }).await;
+        request.into_response(answer).map_into_right_body()
+    } else {
+        with_request_id(id.clone(), next.call(request)).await?.map_into_left_body()
+    };
+    let budget = response.request().extensions().get::<Budget>().copied();
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    add_security_headers(headers, secure);
+    if let Some(budget) = budget {
+        add_rate_limit_headers(headers, &budget);
+    }
+    if !is_probe {
+        // The path and never the query, which may hold a token.
+        tracing::info!(
+            request_id = id,
+            %method,
+            path,
+            status = response.status().as_u16(),
+            duration_ms = began.elapsed().as_secs_f64() * 1000.0,
+            "request"
+        );
+    }
+    Ok(response)
+}
+
+/// What every answer says to browsers: it is data, not a page.
+pub(super) fn add_security_headers(headers: &mut HeaderMap, secure: bool) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    if secure {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+}
+
+/// Both families: the ones in use everywhere, and draft-ietf-httpapi-ratelimit-headers.
+fn add_rate_limit_headers(headers: &mut HeaderMap, budget: &Budget) {
+    let (limit, window) = (budget.quota.limit, budget.quota.window.as_secs());
+    let left = budget.reset_in.as_secs() + u64::from(budget.reset_in.subsec_nanos() > 0);
+    let reset = chrono::Utc::now().timestamp().unsigned_abs() + left;
+    let class = budget.class.as_str();
+    for (name, value) in [
+        ("x-ratelimit-limit", limit.to_string()),
+        ("x-ratelimit-remaining", budget.remaining.to_string()),
+        ("x-ratelimit-reset", reset.to_string()),
+        ("ratelimit-policy", format!(r#""{class}";q={limit};w={window}"#)),
+        ("ratelimit", format!(r#""{class}";r={};t={left}"#, budget.remaining)),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The HTTP edge: routes and wire types. Folders follow the URLs; this is the table of contents.
+
+mod admin;
+mod apps;
+mod body;
+mod caller;
+mod context;
+mod ops;
+mod problem;
+pub mod stream;
+
+use actix_web::{
+    HttpRequest, Responder, Route,
+    http::Method,
+    web::{self, ServiceConfig},
+};
+
+pub use body::MaxBodyBytes;
+pub use context::surround;
+pub use problem::{Code, Problem};
+
+/// Every route but the stream's, whose requests never come here: they leave HTTP before (see `stream`).
+pub fn routes(config: &mut ServiceConfig) {
+    config
+        .service(resource("/healthz", [(Method::GET, web::to(ops::healthz))]))
+        .service(resource("/readyz", [(Method::GET, web::to(ops::readyz))]))
+        .service(
+            web::scope("/api/v1")
+                .service(resource("/events/stream", [(Method::GET, web::to(stream::not_an_upgrade))]))
+                .service(resource(
+                    "/apps/{app_id}/events",
+                    [(Method::GET, web::to(apps::events::query)), (Method::POST, web::to(apps::events::publish))],
+                ))
+                .service(resource("/apps/{app_id}/events/batch", [(Method::POST, web::to(apps::events::publish_batch))]))
+                .service(resource("/apps/{app_id}/users/{user_id}/tokens", [(Method::POST, web::to(apps::tokens::issue))]))
+                .service(resource(
+                    "/admin/apps",
+                    [(Method::GET, web::to(admin::apps::list)), (Method::POST, web::to(admin::apps::create))],
+                ))
+                .service(resource(
+                    "/admin/apps/{app_id}",
+                    [
+                        (Method::GET, web::to(admin::apps::get)),
+                        (Method::PATCH, web::to(admin::apps::update)),
+                        (Method::DELETE, web::to(admin::apps::delete)),
+                    ],
+                ))
+                .service(resource(
+                    "/admin/apps/{app_id}/keys",
+                    [(Method::GET, web::to(admin::keys::list)), (Method::POST, web::to(admin::keys::create))],
+                ))
+                .service(resource("/admin/keys/{key_id}", [(Method::DELETE, web::to(admin::keys::revoke))])),
+        )
+        .default_service(web::to(unknown_route));
+}
+
+/// A path with its methods; any other method is answered 405 with the list.
+fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> actix_web::Resource {
+    let names: Vec<String> = routes.iter().map(|(method, _)| method.to_string()).collect();
+    let allow = names.join(", ");
+    let mut resource = web::resource(path);
+    for (method, route) in routes {
+        resource = resource.route(route.method(method));
+    }
+    resource.default_service(web::to(move |request: HttpRequest| {
+        let allow = allow.clone();
+        async move { method_not_allowed(&request, allow) }
+    }))
+}
+
+async fn unknown_route() -> Problem {
+    Problem::not_found()
+}
+
+fn method_not_allowed(request: &HttpRequest, allow: String) -> Problem {
+    let detail = format!("{} is not among {allow}", request.method());
+    Problem { allow: Some(allow), ..Problem::new(Code::MethodNotAllowed, detail) }
+}
+
+impl Responder for Problem {
+    type Body = actix_web::body::BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> actix_web::HttpResponse {
+        actix_web::ResponseError::error_response(&self)
+    }
+}

@@ -1,0 +1,21 @@
+//! Probes (contract §8).
+
+use actix_web::{HttpResponse, http::header, web::Data};
+use serde_json::json;
+
+use crate::hub::Hub;
+
+/// The process is up.
+pub async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "ok"}))
+}
+
+/// Requests can be served; 503 with the failing part while not, and while draining.
+pub async fn readyz(hub: Data<Hub>) -> HttpResponse {
+    match hub.ready().await {
+        Ok(()) => HttpResponse::Ok().json(json!({"status": "ready"})),
+        Err(part) => HttpResponse::ServiceUnavailable()
+            .insert_header((header::RETRY_AFTER, "1"))
+            .json(json!({"status": "unavailable", "failing": part})),
+    }
+}

@@ -1,0 +1,231 @@
+//! Errors on the wire: RFC 9457 problems, and the one table of error codes (contract §2).
+
+use actix_web::{
+    HttpResponse, HttpResponseBuilder, ResponseError,
+    http::{StatusCode, header},
+};
+use serde::Serialize;
+
+use super::context;
+use crate::{
+    auth::AuthError,
+    hub::{Field, HubError},
+    limits::Exhausted,
+    store::StoreError,
+};
+
+/// Where the codes' pages stand.
+const TYPE_BASE: &str = "https://oriva-hub.example/errors/";
+/// Seconds after which an overloaded hub is worth another try.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// An error code: slug, status, title.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    ValidationFailed,
+    MalformedJson,
+    Unauthenticated,
+    TokenExpired,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    Conflict,
+    IdempotencyMismatch,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    RateLimited,
+    ConnectionLimit,
+    Overloaded,
+    Internal,
+}
+
+impl Code {
+    const fn row(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::ValidationFailed => ("validation_failed", 400, "Validation failed"),
+            Self::MalformedJson => ("malformed_json", 400, "Malformed JSON"),
+            Self::Unauthenticated => ("unauthenticated", 401, "Not authenticated"),
+            Self::TokenExpired => ("token_expired", 401, "Token expired"),
+            Self::Forbidden => ("forbidden", 403, "Forbidden"),
+            Self::NotFound => ("not_found", 404, "Not found"),
+            Self::MethodNotAllowed => ("method_not_allowed", 405, "Method not allowed"),
+            Self::Conflict => ("conflict", 409, "Conflict"),
+            Self::IdempotencyMismatch => ("idempotency_mismatch", 422, "Idempotency key reused"),
+            Self::PayloadTooLarge => ("payload_too_large", 413, "Payload too large"),
+            Self::UnsupportedMediaType => ("unsupported_media_type", 415, "Unsupported media type"),
+            Self::RateLimited => ("rate_limited", 429, "Too many requests"),
+            Self::ConnectionLimit => ("connection_limit", 429, "Too many connections"),
+            Self::Overloaded => ("overloaded", 503, "Overloaded"),
+            Self::Internal => ("internal", 500, "Internal error"),
+        }
+    }
+
+    #[must_use]
+    pub const fn slug(self) -> &'static str {
+        self.row().0
+    }
+
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.row().1).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// An error as the client sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    pub code: Code,
+    pub detail: String,
+    pub fields: Vec<Field>,
+    /// Seconds.
+    pub retry_after: Option<u64>,
+    /// The methods that a 405 allows.
+    pub allow: Option<String>,
+}
+
+impl Problem {
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), fields: Vec::new(), retry_after: None, allow: None }
+    }
+
+    /// All faulty fields at once.
+    #[must_use]
+    pub fn invalid(fields: Vec<Field>) -> Self {
+        let detail = fields.iter().map(|field| field.message.as_str()).collect::<Vec<_>>().join("; ");
+        Self { fields, ..Self::new(Code::ValidationFailed, detail) }
+    }
+
+    #[must_use]
+    pub fn not_found() -> Self {
+        Self::new(Code::NotFound, "there is nothing at this address")
+    }
+
+    #[must_use]
+    pub fn overloaded(detail: &str) -> Self {
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(Code::Overloaded, detail) }
+    }
+
+    /// What is shown of a failure whose cause is for the log alone.
+    #[must_use]
+    pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(request_id = %context::request_id(), error = cause, "request failed");
+        Self::new(Code::Internal, "the hub failed; its log has the cause under this request id")
+    }
+
+    /// The body, as it is sent in a batch for one item.
+    #[must_use]
+    pub fn item(&self) -> String {
+        #[derive(Serialize)]
+        struct Item<'a> {
+            error: &'a str,
+            code: &'a str,
+            details: Vec<Detail<'a>>,
+        }
+        let item = Item { error: &self.detail, code: self.code.slug(), details: self.details() };
+        serde_json::to_string(&item).unwrap_or_default()
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> String {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+            error: &'a str,
+            code: &'a str,
+            details: Vec<Detail<'a>>,
+            request_id: String,
+        }
+        let (slug, status, title) = self.code.row();
+        let body = Body {
+            r#type: format!("{TYPE_BASE}{slug}"),
+            title,
+            status,
+            detail: &self.detail,
+            error: &self.detail,
+            code: slug,
+            details: self.details(),
+            request_id: context::request_id(),
+        };
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+
+    fn details(&self) -> Vec<Detail<'_>> {
+        self.fields.iter().map(|field| Detail { field: &field.name, message: &field.message }).collect()
+    }
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    field: &'a str,
+    message: &'a str,
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponseBuilder::new(self.status_code());
+        response.content_type("application/problem+json");
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if let Some(methods) = &self.allow {
+            response.insert_header((header::ALLOW, methods.as_str()));
+        }
+        if self.status_code() == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, r#"Bearer realm="oriva-hub""#));
+        }
+        response.body(self.body())
+    }
+}
+
+impl From<HubError> for Problem {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::Invalid(fields) => Self::invalid(fields),
+            HubError::NotFound => Self::not_found(),
+            HubError::Conflict(detail) => Self::new(Code::Conflict, detail),
+            HubError::IdempotencyMismatch => {
+                Self::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request")
+            }
+            HubError::Overloaded => Self::overloaded("the hub cannot take this now; nothing was written"),
+            HubError::Store(cause) => Self::internal(&*cause),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        HubError::from(error).into()
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Store(cause) => cause.into(),
+            AuthError::Expired => Self::new(Code::TokenExpired, "the token has expired"),
+            refused => Self::new(Code::Unauthenticated, refused.to_string()),
+        }
+    }
+}
+
+impl From<Exhausted> for Problem {
+    fn from(Exhausted(budget): Exhausted) -> Self {
+        let detail = format!(
+            "{} requests in {} seconds are allowed for {}",
+            budget.quota.limit,
+            budget.quota.window.as_secs(),
+            budget.class.as_str()
+        );
+        Self { retry_after: Some(budget.reset_in.as_secs() + 1), ..Self::new(Code::RateLimited, detail) }
+    }
+}

@@ -1,0 +1,216 @@
+//! `GET /events/stream` (contract §5): from an upgrade request to a socket in a pump, or to a refusal.
+//!
+//! Upgrade requests never reach the routes: the HTTP server hands them over with the connection itself, which leaves
+//! its dispatcher here and with it 12 KiB of buffers.
+
+mod handshake;
+
+use std::sync::Arc;
+
+use actix_codec::{AsyncRead, AsyncWrite, Framed};
+use actix_http::{
+    HttpMessage as _, Request, Response, ResponseBuilder,
+    body::BodySize,
+    h1::{Codec, Message},
+    ws,
+};
+use actix_web::http::header::{self, HeaderValue};
+use futures_util::SinkExt as _;
+use oriva_hub_actors::{
+    NoPlace, Transport,
+    model::{AppId, Identity},
+    ports::Expiry,
+    protocol::Close,
+};
+
+use self::handshake::Offer;
+use super::{
+    context::{add_security_headers, choose_request_id, with_request_id},
+    problem::{Code, Problem},
+};
+use crate::{
+    auth::{AuthError, Caller},
+    hub::Hub,
+};
+
+const PATH: &str = "/api/v1/events/stream";
+/// Echo for the Autobahn cases; in test builds alone.
+#[cfg(feature = "echo")]
+const ECHO_PATH: &str = "/test/echo";
+
+/// A connection that can become a socket's transport.
+pub trait IntoTransport: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// # Errors
+    /// Where its reactor will not let go of it.
+    fn into_transport(self) -> std::io::Result<Transport>;
+}
+
+impl IntoTransport for actix_rt::net::TcpStream {
+    fn into_transport(self) -> std::io::Result<Transport> {
+        Transport::plain(self)
+    }
+}
+
+impl IntoTransport for actix_tls::accept::rustls_0_23::TlsStream<actix_rt::net::TcpStream> {
+    fn into_transport(self) -> std::io::Result<Transport> {
+        Ok(Transport::tls(self))
+    }
+}
+
+/// Why a request does not become a stream: as HTTP, and as the close code for who cannot read HTTP.
+struct Refusal {
+    problem: Problem,
+    close: Close,
+}
+
+impl Refusal {
+    fn new(code: Code, detail: &str, close: Close) -> Self {
+        Self { problem: Problem::new(code, detail), close }
+    }
+}
+
+/// The answer to a request for the stream that asks for no upgrade.
+pub async fn not_an_upgrade() -> Problem {
+    Problem::new(Code::ValidationFailed, "ask for this address with Upgrade: websocket (RFC 6455)")
+}
+
+/// Serves one upgrade request. Whatever goes wrong is answered to the client; an error here is of the connection.
+///
+/// # Errors
+/// Where the connection fails.
+pub async fn upgrade<T: IntoTransport>(
+    hub: Arc<Hub>,
+    (request, framed): (Request, Framed<T, Codec>),
+) -> Result<(), std::io::Error> {
+    let id = choose_request_id(request.headers());
+    with_request_id(id.clone(), serve(hub, id, request, framed)).await
+}
+
+async fn serve<T: IntoTransport>(
+    hub: Arc<Hub>,
+    id: String,
+    request: Request,
+    mut framed: Framed<T, Codec>,
+) -> Result<(), std::io::Error> {
+    #[cfg(feature = "echo")]
+    if request.path() == ECHO_PATH {
+        accept(&mut framed, &request, &id, false).await?;
+        let parts = framed.into_parts();
+        hub.online().echo(parts.io.into_transport()?, parts.read_buf);
+        return Ok(());
+    }
+    if request.path() != PATH {
+        return refuse(&mut framed, &id, &Problem::not_found()).await;
+    }
+    if let Err(error) = ws::verify_handshake(request.head()) {
+        return refuse(&mut framed, &id, &Problem::new(Code::ValidationFailed, error.to_string())).await;
+    }
+    let offer = Offer::read(&request);
+    let admitted = admit(&hub, &offer).await;
+    match admitted {
+        Ok(Admitted { identity, expiry, seat }) => {
+            accept(&mut framed, &request, &id, offer.speaks_v1).await?;
+            tracing::info!(
+                request_id = id,
+                app_id = %identity.app(),
+                user_id = identity.user().map(tracing::field::display),
+                "stream opened"
+            );
+            let parts = framed.into_parts();
+            seat.sit(parts.io.into_transport()?, parts.read_buf, Arc::new(identity), expiry);
+            Ok(())
+        }
+        Err(Refusal { problem, close }) => {
+            tracing::info!(request_id = id, code = problem.code.slug(), "stream refused");
+            if !offer.speaks_v1 {
+                return refuse(&mut framed, &id, &problem).await;
+            }
+            // A browser shows its page nothing of an answer to an upgrade but that it failed.
+            accept(&mut framed, &request, &id, true).await?;
+            hub.online().turn_away(framed.into_parts().io.into_transport()?, close);
+            Ok(())
+        }
+    }
+}
+
+struct Admitted {
+    identity: Identity,
+    expiry: Option<Expiry>,
+    seat: oriva_hub_actors::Seat,
+}
+
+async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Refusal> {
+    if hub.is_draining() {
+        return Err(Refusal { problem: Problem::overloaded("the hub is stopping; ask again"), close: Close::GoingAway });
+    }
+    let Some(credential) = &offer.credential else {
+        let detail = "send a credential: ?token=, Authorization: Bearer, or the subprotocols oriva.v1, bearer.TOKEN";
+        return Err(Refusal::new(Code::Unauthenticated, detail, Close::TokenExpired));
+    };
+    let caller = hub.auth().authenticate(credential).await.map_err(|error| match error {
+        AuthError::Inactive => Refusal::new(Code::Forbidden, "the app is not active", Close::Revoked),
+        AuthError::Revoked => Refusal { problem: error.into(), close: Close::Revoked },
+        AuthError::Store(_) => Refusal { problem: error.into(), close: Close::Internal },
+        AuthError::Unknown | AuthError::Expired => Refusal { problem: error.into(), close: Close::TokenExpired },
+    })?;
+    let (identity, expiry) = match caller {
+        Caller::App(holder) => (holder.identity(), None),
+        Caller::User(holder) => (holder.identity(), Some(holder.expiry())),
+        Caller::Admin => {
+            return Err(Refusal::new(Code::Forbidden, "the admin key opens no stream", Close::Revoked));
+        }
+    };
+    if let Some(asked) = &offer.app_id
+        && AppId::parse(asked).as_ref() != Ok(identity.app())
+    {
+        return Err(Refusal::new(Code::Forbidden, "app_id is not the credential's own app", Close::Revoked));
+    }
+    let seat = hub.online().reserve(&identity).await.map_err(|no_place| match no_place {
+        NoPlace::Full { limit } => {
+            let detail = format!("{limit} connections are open already");
+            Refusal::new(Code::ConnectionLimit, &detail, Close::TooManyConnections)
+        }
+        NoPlace::Closed => Refusal { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway },
+    })?;
+    Ok(Admitted { identity, expiry, seat })
+}
+
+async fn accept<T: IntoTransport>(
+    framed: &mut Framed<T, Codec>,
+    request: &Request,
+    id: &str,
+    speaks_v1: bool,
+) -> Result<(), std::io::Error> {
+    let mut response = ws::handshake_response(request.head());
+    if speaks_v1 {
+        response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, handshake::V1));
+    }
+    response.insert_header(("x-request-id", id));
+    let response: Response<()> = response.message_body(()).map_err(|error| std::io::Error::other(error.to_string()))?;
+    framed.send(Message::Item((response, BodySize::None))).await
+}
+
+async fn refuse<T: IntoTransport>(
+    framed: &mut Framed<T, Codec>,
+    id: &str,
+    problem: &Problem,
+) -> Result<(), std::io::Error> {
+    let body = problem.body();
+    let mut response = ResponseBuilder::new(problem.code.status());
+    response.insert_header((header::CONTENT_TYPE, "application/problem+json"));
+    response.insert_header(("x-request-id", id));
+    if let Some(seconds) = problem.retry_after {
+        response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+    }
+    if problem.code == Code::Unauthenticated || problem.code == Code::TokenExpired {
+        response.insert_header((header::WWW_AUTHENTICATE, r#"Bearer realm="oriva-hub""#));
+    }
+    response.force_close();
+    let mut response: Response<()> = response.message_body(()).map_err(|error| std::io::Error::other(error.to_string()))?;
+    add_security_headers(response.headers_mut(), false);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    framed.send(Message::Item((response, BodySize::Sized(body.len() as u64)))).await?;
+    framed.send(Message::Chunk(Some(body.into()))).await?;
+    framed.send(Message::Chunk(None)).await?;
+    framed.close().await
+}

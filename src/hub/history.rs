@@ -1,0 +1,47 @@
+//! The store as the realtime core's event history.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use oriva_hub_actors::{
+    model::{Offset, StreamKey},
+    ports::{EventHistory, Page, Unavailable},
+};
+use tokio::sync::Semaphore;
+
+use crate::store::{Store, StoreError};
+
+/// Pages read at once: a storm of reconnects must leave connections for publishing.
+const AT_ONCE: usize = 4;
+
+/// Reads pages, a few at a time; the rest wait their turn.
+pub struct StoreHistory {
+    store: Arc<dyn Store>,
+    turns: Semaphore,
+}
+
+impl StoreHistory {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, turns: Semaphore::new(AT_ONCE) }
+    }
+
+    async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unavailable> {
+        let _turn = self.turns.acquire().await.map_err(|_| Unavailable)?;
+        question.await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "event history unavailable");
+            Unavailable
+        })
+    }
+}
+
+#[async_trait]
+impl EventHistory for StoreHistory {
+    async fn head(&self, stream: &StreamKey) -> Result<Offset, Unavailable> {
+        self.ask(self.store.head(stream)).await
+    }
+
+    async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable> {
+        self.ask(self.store.page(stream, after, limit)).await
+    }
+}

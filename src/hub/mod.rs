@@ -1,0 +1,94 @@
+//! What the product does, in the words of the contract. No HTTP, no SQL.
+
+mod apps;
+mod error;
+mod events;
+mod history;
+mod writer;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use oriva_hub_actors::{Partitions, model::Refused};
+
+pub use apps::{Apps, NewKeyShown, display_name, icon_url};
+pub use error::{Field, HubError};
+pub use events::{BatchItem, Idempotency, Listing, MAX_BATCH, Written};
+pub use history::StoreHistory;
+pub use writer::Writer;
+
+use crate::{auth::Authenticator, limits::Limits, store::Store};
+
+/// The hub of one node: everything a handler may ask for, and nothing of how it is done.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    apps: Apps,
+    auth: Arc<Authenticator>,
+    limits: Limits,
+    writer: Writer,
+    online: Partitions,
+    in_flight: events::InFlight,
+    draining: AtomicBool,
+}
+
+impl Hub {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, auth: Arc<Authenticator>, limits: Limits, writer: Writer, online: Partitions) -> Self {
+        let in_flight = events::InFlight::default();
+        Self { apps: Apps::new(store.clone()), store, auth, limits, writer, online, in_flight, draining: AtomicBool::new(false) }
+    }
+
+    #[must_use]
+    pub fn auth(&self) -> &Authenticator {
+        &self.auth
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Who is online on this node.
+    #[must_use]
+    pub fn online(&self) -> &Partitions {
+        &self.online
+    }
+
+    /// Forgets what was cached of credentials, and closes the sockets of those that are not good any more.
+    pub fn credentials_changed(&self, refused: Refused) {
+        self.auth.forget();
+        if !refused.is_empty() {
+            self.online.refuse(&Arc::new(refused));
+        }
+    }
+
+    /// Answers when every part that requests need does.
+    ///
+    /// # Errors
+    /// The name of the part that does not.
+    pub async fn ready(&self) -> Result<(), &'static str> {
+        if self.is_draining() {
+            return Err("draining");
+        }
+        match tokio::time::timeout(Duration::from_secs(2), self.store.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err("store"),
+        }
+    }
+
+    /// Takes no new work from now on, and closes every socket at a random moment within `over`.
+    pub fn drain(&self, over: Duration) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.online.drain(over);
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,103 @@
+//! The one way into the event tables. Batches form by themselves: while a transaction runs, what arrives waits and goes
+//! with the next, so an idle hub adds no delay and a busy one shares its commits.
+
+use std::sync::Arc;
+
+use oriva_hub_actors::{Partitions, model::Published};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::HubError;
+use crate::store::{Appended, Store, StoreError, Submission};
+
+/// Events that may wait, those being written included; past that a request is told to come back.
+const WAITING_EVENTS: usize = 16 * 1024;
+/// Events of one transaction; a single batch request may be as large.
+const TRANSACTION_EVENTS: usize = 1000;
+
+struct Job {
+    submission: Submission,
+    answer: oneshot::Sender<Result<Appended, HubError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The writer's handle.
+#[derive(Clone)]
+pub struct Writer {
+    queue: mpsc::UnboundedSender<Job>,
+    /// Bounds the queue by events, not by requests.
+    room: Arc<Semaphore>,
+}
+
+impl Writer {
+    /// Starts the writer, which ends when its last handle is gone. What is committed is told to `online`.
+    #[must_use]
+    pub fn start(store: Arc<dyn Store>, online: Partitions) -> Self {
+        let (queue, jobs) = mpsc::unbounded_channel();
+        actix_rt::spawn(run(store, online, jobs));
+        Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)) }
+    }
+
+    /// Writes a submission; when it returns, the outcome is durable.
+    ///
+    /// # Errors
+    /// [`HubError::Overloaded`] where too much waits already or the database is away; nothing was written then.
+    pub async fn write(&self, submission: Submission) -> Result<Appended, HubError> {
+        let count = u32::try_from(submission.events.len().max(1)).unwrap_or(u32::MAX);
+        let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
+        answered.await.map_err(|_| HubError::Overloaded)?
+    }
+}
+
+async fn run(store: Arc<dyn Store>, online: Partitions, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let mut next = None;
+    while let Some(first) = match next.take() {
+        Some(job) => Some(job),
+        None => jobs.recv().await,
+    } {
+        let mut events = first.submission.events.len();
+        let mut batch = vec![first];
+        while let Ok(job) = jobs.try_recv() {
+            events += job.submission.events.len();
+            if events > TRANSACTION_EVENTS {
+                next = Some(job);
+                break;
+            }
+            batch.push(job);
+        }
+        write_batch(&*store, &online, batch).await;
+    }
+}
+
+async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
+    let (submissions, waiting): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
+    let outcomes = match store.append(&submissions).await {
+        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+        // One that cannot be written must not take the others with it.
+        Err(StoreError::Failed(_)) if submissions.len() > 1 => one_by_one(store, &submissions).await,
+        Err(error) => {
+            let error = HubError::from(error);
+            submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
+        }
+    };
+    let mut committed: Vec<Arc<Published>> = Vec::new();
+    for (outcome, (answer, _room)) in outcomes.into_iter().zip(waiting) {
+        if let Ok(Appended::Written { events, .. }) = &outcome {
+            committed.extend_from_slice(events);
+        }
+        // Nobody waits any more where the client went away; what is written is written.
+        let _ = answer.send(outcome);
+    }
+    online.publish(&committed);
+}
+
+async fn one_by_one(store: &dyn Store, submissions: &[Submission]) -> Vec<Result<Appended, HubError>> {
+    let mut outcomes = Vec::with_capacity(submissions.len());
+    for submission in submissions {
+        let outcome = store.append(std::slice::from_ref(submission)).await;
+        outcomes.push(outcome.map_err(HubError::from).and_then(|mut all| all.pop().ok_or(HubError::Overloaded)));
+    }
+    outcomes
+}

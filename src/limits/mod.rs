@@ -1,0 +1,100 @@
+//! Rate limits (contract §3): a budget of requests a window, for each caller and class of route.
+//!
+//! The window is fixed and begins with the caller's first request: "the first N pass, request N + 1 is 429, and at
+//! `-Reset` the budget is whole again" is what the contract says, and no leaky bucket does that. One backend so far:
+
+mod local;
+
+use std::time::Duration;
+
+use oriva_hub_actors::model::{AppId, UserId};
+
+pub use local::LocalLimits;
+
+use crate::config::RateLimits;
+
+/// A class of routes, with its own budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    Publish,
+    Read,
+    Notify,
+    Webhooks,
+}
+
+impl Class {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Read => "read",
+            Self::Notify => "notify",
+            Self::Webhooks => "webhooks",
+        }
+    }
+}
+
+/// Whose budget.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Spender {
+    App(AppId),
+    /// A user, under the app that issued the token.
+    User(AppId, UserId),
+}
+
+/// How much may be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    pub limit: u32,
+    pub window: Duration,
+}
+
+/// What is left of a budget after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    pub class: Class,
+    pub quota: Quota,
+    pub remaining: u32,
+    /// Until the budget is whole again.
+    pub reset_in: Duration,
+}
+
+/// The request must not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exhausted(pub Budget);
+
+/// The configured quotas and what has been spent of them.
+pub struct Limits {
+    config: RateLimits,
+    spent: LocalLimits,
+}
+
+impl Limits {
+    #[must_use]
+    pub fn new(config: RateLimits) -> Self {
+        Self { config, spent: LocalLimits::default() }
+    }
+
+    /// The quota of a class, where an app has none of its own.
+    #[must_use]
+    pub fn quota(&self, class: Class, own: Option<u32>) -> Quota {
+        let limit = match class {
+            Class::Publish => self.config.publish,
+            Class::Read => self.config.read,
+            Class::Notify => self.config.notify,
+            Class::Webhooks => self.config.webhooks,
+        };
+        Quota { limit: own.unwrap_or(limit.limit), window: Duration::from_secs(limit.window_seconds) }
+    }
+
+    /// Spends `cost` requests, or none where there are not so many left. `None` where limits are off.
+    ///
+    /// # Errors
+    /// [`Exhausted`], with the budget as it stays.
+    pub fn spend(&self, spender: &Spender, class: Class, own: Option<u32>, cost: u32) -> Result<Option<Budget>, Exhausted> {
+        if !self.config.enabled {
+            return Ok(None);
+        }
+        self.spent.spend(spender, class, self.quota(class, own), cost).map(Some)
+    }
+}

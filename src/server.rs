@@ -1,0 +1,265 @@
+//! The composition root: the only place that names concrete adapters. `Server::build(config)` → `.addr()` →
+//! `.run_until_stopped(stop)`.
+
+mod first_run;
+mod tls;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_cors::Cors;
+use actix_http::HttpService;
+use actix_server::ServerHandle;
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::{
+    App, Error,
+    dev::AppConfig,
+    middleware::{Condition, from_fn},
+    web::Data,
+};
+use oriva_hub_actors::{Partitions, RealtimeConfig, ports::Credentials, ports::EventHistory};
+use tokio::time::Instant;
+
+use crate::{
+    auth::Authenticator,
+    config::{Config, ConfigError, Secrets},
+    http::{MaxBodyBytes, routes, stream, surround},
+    hub::{Hub, HubError, StoreHistory, Writer},
+    limits::Limits,
+    store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
+    workers::{self, IdempotencyPurge, IdentityWatch, KeyUsage, Worker as _},
+};
+
+/// Connections that the kernel holds for a hub that is busy: a storm of reconnects.
+const ACCEPT_BACKLOG: i32 = 4096;
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Closes a draining hub spreads a second: fewer sockets need less than the whole window.
+const CLOSES_A_SECOND: f64 = 200.0;
+/// What of the window is left for answers to the closes and for requests in flight.
+const DRAIN_SHARE: f64 = 0.8;
+
+/// Why a hub did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("store")]
+    Store(#[from] StoreError),
+    #[error("first run")]
+    FirstRun(#[from] HubError),
+    #[error("cannot listen on {0}")]
+    Bind(SocketAddr, #[source] std::io::Error),
+    #[error("server")]
+    Http(#[from] std::io::Error),
+}
+
+/// Opens the configured store. An embedded one brings its schema up to date by itself.
+///
+/// # Errors
+/// Where it cannot be opened.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+    let database = &config.database;
+    if config.is_embedded() {
+        let store = SqliteStore::open(&database.url, database.max_connections).await?;
+        store.migrate().await?;
+        Ok(Arc::new(store))
+    } else {
+        Ok(Arc::new(PostgresStore::new(&database.url, database.max_connections)?))
+    }
+}
+
+/// A node, built and listening, not yet serving.
+pub struct Server {
+    hub: Arc<Hub>,
+    store: Arc<dyn Store>,
+    auth: Arc<Authenticator>,
+    http: actix_server::Server,
+    addr: SocketAddr,
+    window: Duration,
+}
+
+impl Server {
+    /// Builds every part. Must be called within a running actix `System`.
+    ///
+    /// # Errors
+    /// [`ServeError`], by part.
+    pub async fn build(config: &Config, migrate: bool) -> Result<Self, ServeError> {
+        raise_file_limit();
+        let secrets = Secrets::resolve(config)?;
+        let store = open_store(config).await?;
+        if migrate {
+            store.migrate().await?;
+        }
+        store.check_schema().await?;
+        let auth = Arc::new(Authenticator::new(store.clone(), &secrets));
+        let online = start_partitions(config, &store, &auth).await?;
+        let writer = Writer::start(store.clone(), online.clone());
+        let limits = Limits::new(config.rate_limits.clone());
+        let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online));
+        workers::spawn(IdentityWatch::new(store.clone(), hub.clone()));
+        workers::spawn(KeyUsage::new(store.clone(), auth.clone()));
+        workers::spawn(IdempotencyPurge::new(store.clone()));
+
+        let listener = listen(config.server.bind)?;
+        let addr = listener.local_addr()?;
+        if config.is_embedded() {
+            first_run::greet(&hub, config, addr).await?;
+        }
+        let http = serve_http(config, hub.clone(), listener)?;
+        tracing::info!(%addr, tls = config.server.tls.cert.is_some(), embedded = config.is_embedded(), "listening");
+        let window = Duration::from_secs(config.server.shutdown_timeout_seconds);
+        Ok(Self { hub, store, auth, http, addr, window })
+    }
+
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    #[must_use]
+    pub fn hub(&self) -> Arc<Hub> {
+        self.hub.clone()
+    }
+
+    /// Serves until `stop` completes; then refuses new work, closes the sockets spread over the window, lets requests
+    /// in flight finish, and returns.
+    ///
+    /// # Errors
+    /// Where the HTTP server ends by itself.
+    pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let handle = self.http.handle();
+        let serving = actix_rt::spawn(self.http);
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => {
+                return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(ServeError::Http);
+            }
+            () = stop => {}
+        }
+        tracing::info!(sockets = self.hub.online().open_sockets(), "stopping");
+        drain(&self.hub, self.window).await;
+        stop_http(&handle).await;
+        let _ = serving.await;
+        if let Err(error) = KeyUsage::new(self.store.clone(), self.auth).run_once().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "use of keys not written down");
+        }
+        self.store.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn start_partitions(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    auth: &Arc<Authenticator>,
+) -> Result<Partitions, StoreError> {
+    let realtime = RealtimeConfig {
+        epoch: store.epoch().await?,
+        partitions: config.threads(),
+        max_connections: config.stream.max_connections,
+        heartbeat: Duration::from_secs(config.stream.heartbeat_seconds),
+        max_frame_bytes: config.stream.max_frame_bytes,
+        max_backlog_bytes: config.stream.max_backlog_bytes,
+    };
+    let history: Arc<dyn EventHistory> = Arc::new(StoreHistory::new(store.clone()));
+    let credentials: Arc<dyn Credentials> = auth.clone();
+    Ok(Partitions::start(&realtime, &history, &credentials))
+}
+
+fn listen(addr: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bind = || {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(ACCEPT_BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    };
+    bind().map_err(|error| ServeError::Bind(addr, error))
+}
+
+/// The HTTP server, its routes for requests and the stream for upgrades, over TCP or TLS.
+macro_rules! http_service {
+    ($config:expr, $hub:expr) => {{
+        let (hub, config): (Arc<Hub>, Config) = ($hub.clone(), $config.clone());
+        let upgrade = hub.clone();
+        let app = App::new()
+            .app_data(Data::from(hub))
+            .app_data(Data::new(MaxBodyBytes(config.server.max_body_bytes)))
+            .configure(routes)
+            .wrap(Condition::new(!config.server.cors.allowed_origins.is_empty(), cors(&config)))
+            .wrap(from_fn(surround));
+        HttpService::build()
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+            .client_disconnect_timeout(Duration::from_secs(1))
+            .tcp_nodelay(true)
+            .upgrade(fn_service(move |pair| {
+                let served = stream::upgrade(upgrade.clone(), pair);
+                async move { served.await.map_err(Error::from) }
+            }))
+            .finish(map_config(
+                app.into_factory().map_err(|error: Error| error.error_response()),
+                |_| AppConfig::default(),
+            ))
+    }};
+}
+
+fn serve_http(config: &Config, hub: Arc<Hub>, listener: TcpListener) -> Result<actix_server::Server, ServeError> {
+    let builder = actix_server::Server::build()
+        .workers(config.threads())
+        .max_concurrent_connections(100_000)
+        .shutdown_timeout(config.server.shutdown_timeout_seconds)
+        .disable_signals();
+    let config = config.clone();
+    let builder = match tls::load(&config.server.tls)? {
+        None => builder.listen("http", listener, move || http_service!(config, hub).tcp())?,
+        Some(tls) => builder.listen("https", listener, move || http_service!(config, hub).rustls_0_23(tls.clone()))?,
+    };
+    Ok(builder.run())
+}
+
+fn cors(config: &Config) -> Cors {
+    let cors = Cors::default()
+        .allow_any_method()
+        .allow_any_header()
+        .expose_any_header()
+        .max_age(3600);
+    config.server.cors.allowed_origins.iter().fold(cors, |cors, origin| match origin.as_str() {
+        "*" => cors.allow_any_origin(),
+        origin => cors.allowed_origin(origin),
+    })
+}
+
+/// Closes the sockets, spread so that their clients do not all come to the next node at once.
+async fn drain(hub: &Hub, window: Duration) {
+    let sockets = hub.online().open_sockets();
+    let needed = Duration::from_secs_f64(sockets as f64 / CLOSES_A_SECOND);
+    hub.drain(needed.min(window.mul_f64(DRAIN_SHARE)));
+    let end = Instant::now() + window;
+    while hub.online().open_sockets() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn stop_http(handle: &ServerHandle) {
+    handle.stop(true).await;
+}
+
+/// Every socket is an open file. Where the system allows fewer, the operator is told what to set.
+fn raise_file_limit() {
+    const WANTED: u64 = 1_048_576;
+    match rlimit::increase_nofile_limit(WANTED) {
+        Ok(limit) if limit < 65_536 => tracing::warn!(
+            limit,
+            "few open files allowed, and every socket is one: raise it (ulimit -n, or LimitNOFILE= of the service)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "limit of open files could not be raised"),
+    }
+}

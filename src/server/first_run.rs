@@ -1,0 +1,46 @@
+//! A first start on an empty embedded store: an app to try, and commands to paste (contract §9).
+
+use std::net::SocketAddr;
+
+use oriva_hub_actors::model::AppId;
+
+use crate::{
+    config::Config,
+    hub::{Hub, HubError},
+    store::{Audit, NewApp},
+};
+
+/// Makes the platform app `demo` where there is no app at all, and prints its key this once.
+pub(super) async fn greet(hub: &Hub, config: &Config, addr: SocketAddr) -> Result<(), HubError> {
+    if !hub.apps().list().await?.is_empty() {
+        return Ok(());
+    }
+    let Ok(id) = AppId::parse("demo") else { return Ok(()) };
+    let app = NewApp { id, name: "Demo".to_owned(), icon_url: None, is_platform: true, limits: Default::default() };
+    let (_, key) = hub.apps().create(app, &Audit { actor: "first-run".to_owned(), ip: None }).await?;
+    let key = key.expose();
+    let program = std::env::current_exe().map_or_else(|_| "oriva-hub".to_owned(), |path| path.display().to_string());
+    let scheme = if config.server.tls.cert.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{addr}");
+    let store = &config.database.url;
+    println!(
+        r#"
+  oriva-hub is new here: {store} is empty, so it made the app "demo".
+
+  Its API key, shown this once:
+
+      {key}
+
+  1. In a second terminal, watch the app's stream:
+
+      {program} watch --url {url} --token {key} '**'
+
+  2. In a third, publish an event and see it arrive:
+
+      curl -sS -X POST {url}/api/v1/apps/demo/events \
+        -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \
+        -d '{{"user_id": "alice", "event_category": "session", "event_type": "started", "entity_type": "session", "entity_id": "s-1"}}'
+"#
+    );
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Deletes answers whose 24 hours are over. They mean nothing any more even where this never runs.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::Timestamp;
+
+use super::{Progress, Worker};
+use crate::store::{Store, StoreError};
+
+/// Rows of one run: no long lock.
+const BATCH: u32 = 1000;
+
+pub struct IdempotencyPurge {
+    store: Arc<dyn Store>,
+}
+
+impl IdempotencyPurge {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+}
+
+#[async_trait(?Send)]
+impl Worker for IdempotencyPurge {
+    fn name(&self) -> &'static str {
+        "idempotency_purge"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(60 * 60)
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+        let deleted = self.store.purge_idempotency_keys(Timestamp::now(), BATCH).await?;
+        Ok(if deleted == u64::from(BATCH) { Progress::More } else { Progress::Done })
+    }
+}

@@ -1,0 +1,42 @@
+//! Writes down when keys were last used: once a minute for all, not once a request.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{Progress, Worker};
+use crate::{
+    auth::Authenticator,
+    store::{Store, StoreError},
+};
+
+pub struct KeyUsage {
+    store: Arc<dyn Store>,
+    auth: Arc<Authenticator>,
+}
+
+impl KeyUsage {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, auth: Arc<Authenticator>) -> Self {
+        Self { store, auth }
+    }
+}
+
+#[async_trait(?Send)]
+impl Worker for KeyUsage {
+    fn name(&self) -> &'static str {
+        "key_usage"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+        let used = self.auth.take_used();
+        if !used.is_empty() {
+            self.store.touch_keys(&used).await?;
+        }
+        Ok(Progress::Done)
+    }
+}
