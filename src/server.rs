@@ -203,10 +203,9 @@ macro_rules! http_service {
                 let served = stream::upgrade(upgrade.clone(), pair);
                 async move { served.await.map_err(Error::from) }
             }))
-            .finish(map_config(
-                app.into_factory().map_err(|error: Error| error.error_response()),
-                |_| AppConfig::default(),
-            ))
+            .finish(map_config(app.into_factory().map_err(|error: Error| error.error_response()), |_| {
+                AppConfig::default()
+            }))
     }};
 }
 
@@ -225,11 +224,7 @@ fn serve_http(config: &Config, hub: Arc<Hub>, listener: TcpListener) -> Result<a
 }
 
 fn cors(config: &Config) -> Cors {
-    let cors = Cors::default()
-        .allow_any_method()
-        .allow_any_header()
-        .expose_any_header()
-        .max_age(3600);
+    let cors = Cors::default().allow_any_method().allow_any_header().expose_any_header().max_age(3600);
     config.server.cors.allowed_origins.iter().fold(cors, |cors, origin| match origin.as_str() {
         "*" => cors.allow_any_origin(),
         origin => cors.allowed_origin(origin),

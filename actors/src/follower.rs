@@ -43,7 +43,6 @@ impl Follower {
         self.position
     }
 
-
     /// Takes an event from a hint (registry, bus) and appends to `ready` what may be delivered now.
     pub(crate) fn offer(&mut self, event: Arc<Published>, ready: &mut Vec<Arc<Published>>) -> Need {
         let offset = event.offset_in(self.kind);

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, Addr, Arbiter, dev::SendError};
 use crate::{
     model::{Identity, Published, Refused, StreamKey},
     ports::{Credentials, EventHistory, Expiry},
@@ -21,6 +20,7 @@ use crate::{
     socket::{Handed, Purpose, Transport},
     supervise::keep_running,
 };
+use actix::{Actor, Addr, Arbiter, dev::SendError};
 
 /// How often a partition looks after its registry.
 const MENDING: Duration = Duration::from_millis(250);
@@ -70,11 +70,7 @@ pub struct Seat {
 impl Partitions {
     /// Starts the threads. Must be called within a running actix `System`.
     #[must_use]
-    pub fn start(
-        config: &RealtimeConfig,
-        history: &Arc<dyn EventHistory>,
-        credentials: &Arc<dyn Credentials>,
-    ) -> Self {
+    pub fn start(config: &RealtimeConfig, history: &Arc<dyn EventHistory>, credentials: &Arc<dyn Credentials>) -> Self {
         let partitions = (0..config.partitions.max(1)).map(|_| {
             let pump = PumpHandle::default();
             let wiring = Arc::new(Wiring {
@@ -114,7 +110,10 @@ impl Partitions {
                 let event = event.event();
                 event.offsets.broadcast.is_some()
                     || std::ptr::eq(self.of(&StreamKey::App(event.app_id.clone())), partition)
-                    || event.user_id.clone().is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), partition))
+                    || event
+                        .user_id
+                        .clone()
+                        .is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), partition))
             });
             partition.route(concerned.cloned().collect());
         }
@@ -204,7 +203,7 @@ impl Partition {
         };
         let (registry, open) = (partition.registry.clone(), partition.open.clone());
         let bounds = SocketBounds::of(&wiring.config);
-        let handle = pump.clone();
+        let handle = pump;
         arbiter.spawn(keep_running("pump", move || Pump::new(&handle, registry.clone(), bounds, open.clone()).run()));
         arbiter.spawn(partition.mend(wiring));
         partition

@@ -26,7 +26,9 @@ use wheel::{Deadlines, Due, Heartbeats};
 
 use crate::{
     partitions::RealtimeConfig,
-    protocol::{ClientFrame, Close, ServerFrame, bare_close_frame, close_frame, parse_client_frame, ping_frame, pong_frame},
+    protocol::{
+        ClientFrame, Close, ServerFrame, bare_close_frame, close_frame, parse_client_frame, ping_frame, pong_frame,
+    },
     registry::{Join, Registry},
     session::ToSession,
     socket::{Handed, Incoming, Phase, Read, Socket},
@@ -166,8 +168,10 @@ impl Pump {
                 }
             }
             Command::Refuse(refused) => {
-                let covered = |socket: &Socket| socket.identity.as_deref().is_some_and(|identity| refused.covers(identity));
-                let keys: Vec<_> = self.sockets.iter().filter(|(_, socket)| covered(socket)).map(|(key, _)| key).collect();
+                let covered =
+                    |socket: &Socket| socket.identity.as_deref().is_some_and(|identity| refused.covers(identity));
+                let keys: Vec<_> =
+                    self.sockets.iter().filter(|(_, socket)| covered(socket)).map(|(key, _)| key).collect();
                 for key in keys {
                     self.close(key, Close::Revoked);
                 }
@@ -278,9 +282,8 @@ impl Pump {
             }
             (_, Phase::Closing { .. } | Phase::Joining) | (Incoming::Pong, _) => {}
             (Incoming::Close(reason), _) => {
-                let frame = reason.map_or_else(bare_close_frame, |reason| {
-                    crate::protocol::close_frame_with(reason.code.into(), "")
-                });
+                let frame = reason
+                    .map_or_else(bare_close_frame, |reason| crate::protocol::close_frame_with(reason.code.into(), ""));
                 socket.begin_close(Close::Normal, frame);
                 socket.finish_after_flush();
                 self.deadlines.add(Instant::now() + LINGER, key, Due::Linger);

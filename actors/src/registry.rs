@@ -150,14 +150,7 @@ impl Registry {
 
     pub(crate) fn new(wiring: Arc<Wiring>, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
-        Self {
-            wiring,
-            entries: HashMap::new(),
-            broadcast: None,
-            waiting: Vec::new(),
-            next_serial: 0,
-            closed: false,
-        }
+        Self { wiring, entries: HashMap::new(), broadcast: None, waiting: Vec::new(), next_serial: 0, closed: false }
     }
 
     fn load_broadcast_head(&self, ctx: &mut Context<Self>) {

@@ -22,14 +22,7 @@ use backlog::Backlog;
 pub use transport::Transport;
 use transport::Wire;
 
-use crate::{
-    model::Identity,
-    ports::Expiry,
-    protocol::Close,
-    pump::SocketSignal,
-    registry::Place,
-    session::Session,
-};
+use crate::{model::Identity, ports::Expiry, protocol::Close, pump::SocketSignal, registry::Place, session::Session};
 
 /// A socket as the HTTP side hands it over: upgraded, authenticated, with a place taken.
 #[derive(Debug)]

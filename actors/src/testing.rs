@@ -6,7 +6,8 @@ use async_trait::async_trait;
 
 use crate::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp, UserId,
+        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
+        UserId,
     },
     ports::{EventHistory, Page, Unavailable},
 };
@@ -72,7 +73,8 @@ impl MemoryHistory {
             StreamKey::App(app) => event.event().app_id == *app,
             StreamKey::Broadcast => event.event().user_id.is_none(),
         };
-        let mut events: Vec<_> = self.events.lock().expect("no thread panicked").iter().filter(holds).cloned().collect();
+        let mut events: Vec<_> =
+            self.events.lock().expect("no thread panicked").iter().filter(holds).cloned().collect();
         events.sort_by_key(|event| event.offset_in(stream.kind()));
         Ok(events)
     }

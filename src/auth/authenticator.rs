@@ -63,12 +63,19 @@ pub enum AuthError {
     Store(#[from] StoreError),
 }
 
+/// What is remembered of a key.
+struct KnownKey {
+    id: KeyId,
+    is_revoked: bool,
+    app: Arc<App>,
+}
+
 /// Verifies credentials.
 pub struct Authenticator {
     store: Arc<dyn Store>,
     tokens: Tokens,
     admin_key: SecretString,
-    keys: Cache<[u8; 32], Arc<(KeyId, bool, Arc<App>)>>,
+    keys: Cache<[u8; 32], Arc<KnownKey>>,
     apps: Cache<AppId, Arc<App>>,
     /// When keys were last used, until a worker writes it down: no write a request.
     used: Mutex<HashMap<KeyId, Timestamp>>,
@@ -107,20 +114,21 @@ impl Authenticator {
             Some(known) => known,
             None => {
                 let (key, app) = self.store.key_by_hash(&hash).await?.ok_or(AuthError::Unknown)?;
-                let known = Arc::new((key.id, key.revoked_at.is_some(), Arc::new(app)));
+                let is_revoked = key.revoked_at.is_some();
+                let known = Arc::new(KnownKey { id: key.id, is_revoked, app: Arc::new(app) });
                 self.keys.insert(hash, known.clone());
                 known
             }
         };
-        let (key, is_revoked, app) = &*known;
+        let KnownKey { id, is_revoked, app } = &*known;
         if *is_revoked {
             return Err(AuthError::Revoked);
         }
         if !app.is_active {
             return Err(AuthError::Inactive);
         }
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, Timestamp::now());
-        Ok(KeyHolder { app: app.clone(), key: *key })
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, Timestamp::now());
+        Ok(KeyHolder { app: app.clone(), key: *id })
     }
 
     async fn token_holder(&self, token: &str) -> Result<TokenHolder, AuthError> {

@@ -65,7 +65,10 @@ pub(super) async fn run_app(command: AppCommand, config: &Config, as_json: bool)
             let app = NewApp { id: app_id, name, icon_url, is_platform: platform, limits: Default::default() };
             let (app, key) = apps.create(app, &audit()).await?;
             if as_json {
-                println!("{}", json!({"app_id": app.id, "name": app.name, "is_platform": app.is_platform, "api_key": key.expose()}));
+                println!(
+                    "{}",
+                    json!({"app_id": app.id, "name": app.name, "is_platform": app.is_platform, "api_key": key.expose()})
+                );
             } else {
                 println!("{}", key.expose());
             }

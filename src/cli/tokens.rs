@@ -29,10 +29,14 @@ pub(super) enum TokenCommand {
 
 pub(super) async fn run(command: TokenCommand, config: &Config, as_json: bool) -> Result<(), CliError> {
     let TokenCommand::Create { app_id, user_id, ttl } = command;
-    Apps::new(store_of(config).await?).get(&app_id).await.map_err(|_| CliError::Failed(format!("there is no app {app_id}")))?;
+    Apps::new(store_of(config).await?)
+        .get(&app_id)
+        .await
+        .map_err(|_| CliError::Failed(format!("there is no app {app_id}")))?;
     let tokens = Tokens::new(&Secrets::resolve(config)?.token_secret);
-    let (token, expires_at) =
-        tokens.issue(&app_id, &user_id, Duration::from_secs(ttl)).map_err(|error| CliError::Failed(error.to_string()))?;
+    let (token, expires_at) = tokens
+        .issue(&app_id, &user_id, Duration::from_secs(ttl))
+        .map_err(|error| CliError::Failed(error.to_string()))?;
     if as_json {
         println!("{}", json!({"token": token, "expires_at": expires_at}));
     } else {

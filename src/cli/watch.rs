@@ -54,7 +54,9 @@ enum End {
 pub(super) async fn run(args: WatchArgs) -> Result<(), CliError> {
     let request = request(&args)?;
     let mut position = Position { after: args.after, ..Position::default() };
-    let pauses = || ExponentialBuilder::default().with_jitter().with_max_delay(Duration::from_secs(20)).without_max_times().build();
+    let pauses = || {
+        ExponentialBuilder::default().with_jitter().with_max_delay(Duration::from_secs(20)).without_max_times().build()
+    };
     let mut backoff = pauses();
     loop {
         let (end, was_open) = watch_once(&args, request.clone(), &mut position).await;
@@ -126,7 +128,8 @@ async fn watch_once(
                 }
             }
             Message::Close(reason) => {
-                let (code, text) = reason.map_or((1005, String::new()), |reason| (reason.code.into(), reason.reason.to_string()));
+                let (code, text) =
+                    reason.map_or((1005, String::new()), |reason| (reason.code.into(), reason.reason.to_string()));
                 let why = format!("closed with {code} {text}");
                 // A token cannot be renewed from here.
                 let is_final = Close::after_code(code) != AfterClose::Reconnect;

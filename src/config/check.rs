@@ -21,13 +21,19 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             || origin.split_once("://").is_some_and(|(scheme, host)| {
                 ["http", "https"].contains(&scheme) && !host.is_empty() && !host.contains('/')
             });
-        rule(is_origin, &format!("server.cors.allowed_origins: {origin:?} must be an origin such as https://app.example.org, or *"))?;
+        rule(
+            is_origin,
+            &format!("server.cors.allowed_origins: {origin:?} must be an origin such as https://app.example.org, or *"),
+        )?;
     }
 
     let url = &config.database.url;
     let known = url.starts_with("sqlite:") || url.starts_with("postgres://") || url.starts_with("postgresql://");
     rule(known, "database.url must begin with sqlite: or postgres://")?;
-    rule(!url.contains(":memory:") && !url.contains("mode=memory"), "database.url must name a file: a store in memory loses what was acknowledged")?;
+    rule(
+        !url.contains(":memory:") && !url.contains("mode=memory"),
+        "database.url must name a file: a store in memory loses what was acknowledged",
+    )?;
     rule((1..=1000).contains(&config.database.max_connections), "database.max_connections must be between 1 and 1000")?;
     rule(
         config.redis.url.is_none(),
@@ -46,18 +52,19 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let long = |secret: &Option<SecretString>| secret.as_ref().is_none_or(|secret| secret.expose_secret().len() >= 32);
     rule(long(&config.auth.token_secret), "auth.token_secret must be at least 32 characters")?;
     rule(long(&config.auth.admin_key), "auth.admin_key must be at least 32 characters")?;
-    let key_is_good = config.auth.encryption_key.as_ref().is_none_or(|key| secrets::is_encryption_key(key.expose_secret()));
+    let key_is_good =
+        config.auth.encryption_key.as_ref().is_none_or(|key| secrets::is_encryption_key(key.expose_secret()));
     rule(key_is_good, "auth.encryption_key must be base64 of 32 bytes")?;
 
     let limits = &config.rate_limits;
-    for (name, limit) in [
-        ("publish", limits.publish),
-        ("read", limits.read),
-        ("notify", limits.notify),
-        ("webhooks", limits.webhooks),
-    ] {
+    for (name, limit) in
+        [("publish", limits.publish), ("read", limits.read), ("notify", limits.notify), ("webhooks", limits.webhooks)]
+    {
         rule(limit.limit >= 1, &format!("rate_limits.{name}.limit must be at least 1"))?;
-        rule((1..=86_400).contains(&limit.window_seconds), &format!("rate_limits.{name}.window_seconds must be between 1 and 86400"))?;
+        rule(
+            (1..=86_400).contains(&limit.window_seconds),
+            &format!("rate_limits.{name}.window_seconds must be between 1 and 86400"),
+        )?;
     }
 
     let stream = &config.stream;
@@ -76,11 +83,22 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let webhooks = &config.webhooks;
     rule((1..=60).contains(&webhooks.timeout_seconds), "webhooks.timeout_seconds must be between 1 and 60")?;
     rule(webhooks.disable_after_failures >= 1, "webhooks.disable_after_failures must be at least 1")?;
-    rule((1..=1000).contains(&webhooks.concurrency_per_endpoint), "webhooks.concurrency_per_endpoint must be between 1 and 1000")?;
+    rule(
+        (1..=1000).contains(&webhooks.concurrency_per_endpoint),
+        "webhooks.concurrency_per_endpoint must be between 1 and 1000",
+    )?;
     for network in &webhooks.allowed_networks {
-        rule(is_network(network), &format!("webhooks.allowed_networks: {network:?} must be an address with a prefix length, such as 10.1.0.0/16"))?;
+        rule(
+            is_network(network),
+            &format!(
+                "webhooks.allowed_networks: {network:?} must be an address with a prefix length, such as 10.1.0.0/16"
+            ),
+        )?;
     }
-    rule((1..=86_400).contains(&config.expiry.max_interval_seconds), "expiry.max_interval_seconds must be between 1 and 86400")?;
+    rule(
+        (1..=86_400).contains(&config.expiry.max_interval_seconds),
+        "expiry.max_interval_seconds must be between 1 and 86400",
+    )?;
     rule((1..=100_000).contains(&config.expiry.batch), "expiry.batch must be between 1 and 100000")?;
     rule(config.retention.days >= 1, "retention.days must be at least 1")?;
     rule(config.retention.delivery_log_days >= 1, "retention.delivery_log_days must be at least 1")?;

@@ -47,9 +47,11 @@ fn plain(value: &Value) -> String {
         Value::String(_, text) => text.clone(),
         Value::Array(_, items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
         Value::Bool(_, flag) => flag.to_string(),
-        Value::Num(_, number) => {
-            number.to_u128().map(|n| n.to_string()).or_else(|| number.to_i128().map(|n| n.to_string())).unwrap_or_default()
-        }
+        Value::Num(_, number) => number
+            .to_u128()
+            .map(|n| n.to_string())
+            .or_else(|| number.to_i128().map(|n| n.to_string()))
+            .unwrap_or_default(),
         _ => String::new(),
     }
 }

@@ -25,7 +25,8 @@ const TEXT: [&str; 8] = [
     "telemetry.otlp_endpoint",
 ];
 /// Variables that other programs know too.
-const PLAIN: [(&str, &str); 3] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url"), ("RUST_LOG", "log.level")];
+const PLAIN: [(&str, &str); 3] =
+    [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url"), ("RUST_LOG", "log.level")];
 
 /// Settings given on the command line.
 #[derive(Debug, Clone, Default)]

@@ -120,7 +120,9 @@ impl FromRequest for Admin {
             let hub = hub_of(&request)?;
             match authenticate(&request, &hub).await? {
                 Caller::Admin => Ok(Self { ip: request.peer_addr().map(|address| address.ip()) }),
-                Caller::App(_) | Caller::User(_) => Err(Problem::new(Code::Forbidden, "this route wants the admin key")),
+                Caller::App(_) | Caller::User(_) => {
+                    Err(Problem::new(Code::Forbidden, "this route wants the admin key"))
+                }
             }
         })
     }

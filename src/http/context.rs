@@ -1,13 +1,19 @@
 //! What surrounds every request: its id, its log line, security headers, rate-limit headers, and the refusal of new
 //! work while the hub drains.
 
-use std::{cell::RefCell, time::Instant};
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     Error, HttpMessage, ResponseError as _,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{self, HeaderMap, HeaderName, HeaderValue},
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
     middleware::Next,
     web::Data,
 };
@@ -36,7 +42,9 @@ pub(super) async fn with_request_id<F: Future>(id: String, work: F) -> F::Output
 /// The client's own id where it is one that a log can hold, otherwise a new one.
 pub(super) fn choose_request_id(headers: &HeaderMap) -> String {
     let theirs = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
-    let fits = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    let fits = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
     theirs.filter(fits).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
 }
 
@@ -70,18 +78,19 @@ pub async fn surround(
     if let Some(budget) = budget {
         add_rate_limit_headers(headers, &budget);
     }
-    if !is_probe {
-        // The path and never the query, which may hold a token.
-        tracing::info!(
-            request_id = id,
-            %method,
-            path,
-            status = response.status().as_u16(),
-            duration_ms = began.elapsed().as_secs_f64() * 1000.0,
-            "request"
-        );
-    }
+    log(&id, &method, &path, response.status(), began.elapsed());
     Ok(response)
+}
+
+/// One line a request: quiet for what went well, so that a busy hub's log is not its bottleneck.
+fn log(id: &str, method: &Method, path: &str, status: StatusCode, took: Duration) {
+    let (status, duration_ms) = (status.as_u16(), took.as_secs_f64() * 1000.0);
+    // The path and never the query, which may hold a token.
+    match status {
+        500.. => tracing::warn!(request_id = id, %method, path, status, duration_ms, "request"),
+        400.. => tracing::info!(request_id = id, %method, path, status, duration_ms, "request"),
+        _ => tracing::debug!(request_id = id, %method, path, status, duration_ms, "request"),
+    }
 }
 
 /// What every answer says to browsers: it is data, not a page.

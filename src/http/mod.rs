@@ -31,8 +31,14 @@ pub fn routes(config: &mut ServiceConfig) {
                     "/apps/{app_id}/events",
                     [(Method::GET, web::to(apps::events::query)), (Method::POST, web::to(apps::events::publish))],
                 ))
-                .service(resource("/apps/{app_id}/events/batch", [(Method::POST, web::to(apps::events::publish_batch))]))
-                .service(resource("/apps/{app_id}/users/{user_id}/tokens", [(Method::POST, web::to(apps::tokens::issue))]))
+                .service(resource(
+                    "/apps/{app_id}/events/batch",
+                    [(Method::POST, web::to(apps::events::publish_batch))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/users/{user_id}/tokens",
+                    [(Method::POST, web::to(apps::tokens::issue))],
+                ))
                 .service(resource(
                     "/admin/apps",
                     [(Method::GET, web::to(admin::apps::list)), (Method::POST, web::to(admin::apps::create))],

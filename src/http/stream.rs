@@ -141,7 +141,10 @@ struct Admitted {
 
 async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Refusal> {
     if hub.is_draining() {
-        return Err(Refusal { problem: Problem::overloaded("the hub is stopping; ask again"), close: Close::GoingAway });
+        return Err(Refusal {
+            problem: Problem::overloaded("the hub is stopping; ask again"),
+            close: Close::GoingAway,
+        });
     }
     let Some(credential) = &offer.credential else {
         let detail = "send a credential: ?token=, Authorization: Bearer, or the subprotocols oriva.v1, bearer.TOKEN";
@@ -206,7 +209,8 @@ async fn refuse<T: IntoTransport>(
         response.insert_header((header::WWW_AUTHENTICATE, r#"Bearer realm="oriva-hub""#));
     }
     response.force_close();
-    let mut response: Response<()> = response.message_body(()).map_err(|error| std::io::Error::other(error.to_string()))?;
+    let mut response: Response<()> =
+        response.message_body(()).map_err(|error| std::io::Error::other(error.to_string()))?;
     add_security_headers(response.headers_mut(), false);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     framed.send(Message::Item((response, BodySize::Sized(body.len() as u64)))).await?;

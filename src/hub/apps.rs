@@ -161,7 +161,12 @@ impl Hub {
     ///
     /// # Errors
     /// Where signing fails.
-    pub fn issue_token(&self, caller: &KeyHolder, user: &UserId, ttl: Duration) -> Result<(String, Timestamp), HubError> {
+    pub fn issue_token(
+        &self,
+        caller: &KeyHolder,
+        user: &UserId,
+        ttl: Duration,
+    ) -> Result<(String, Timestamp), HubError> {
         self.auth.tokens().issue(&caller.app.id, user, ttl).map_err(|_| HubError::Overloaded)
     }
 }

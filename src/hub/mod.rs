@@ -38,9 +38,24 @@ pub struct Hub {
 
 impl Hub {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, auth: Arc<Authenticator>, limits: Limits, writer: Writer, online: Partitions) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        auth: Arc<Authenticator>,
+        limits: Limits,
+        writer: Writer,
+        online: Partitions,
+    ) -> Self {
         let in_flight = events::InFlight::default();
-        Self { apps: Apps::new(store.clone()), store, auth, limits, writer, online, in_flight, draining: AtomicBool::new(false) }
+        Self {
+            apps: Apps::new(store.clone()),
+            store,
+            auth,
+            limits,
+            writer,
+            online,
+            in_flight,
+            draining: AtomicBool::new(false),
+        }
     }
 
     #[must_use]

@@ -91,7 +91,13 @@ impl Limits {
     ///
     /// # Errors
     /// [`Exhausted`], with the budget as it stays.
-    pub fn spend(&self, spender: &Spender, class: Class, own: Option<u32>, cost: u32) -> Result<Option<Budget>, Exhausted> {
+    pub fn spend(
+        &self,
+        spender: &Spender,
+        class: Class,
+        own: Option<u32>,
+        cost: u32,
+    ) -> Result<Option<Budget>, Exhausted> {
         if !self.config.enabled {
             return Ok(None);
         }

@@ -12,9 +12,8 @@ use crate::config::{ConfigError, Tls};
 pub(super) fn load(tls: &Tls) -> Result<Option<ServerConfig>, ConfigError> {
     let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
     let fault = |name: &str, error: &dyn std::fmt::Display| ConfigError(format!("server.tls.{name}: {error}"));
-    let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect)
-        .map_err(|error| fault("cert", &error))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|error| fault("cert", &error))?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| fault("key", &error))?;
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     ServerConfig::builder_with_provider(provider)

@@ -1,7 +1,7 @@
 //! Work of the hub's own, on a period. Each worker is idempotent, takes no input and does one bounded run.
 
-mod identity_watch;
 mod idempotency_purge;
+mod identity_watch;
 mod key_usage;
 
 use std::time::Duration;
@@ -44,7 +44,11 @@ pub fn spawn(mut worker: impl Worker + 'static) {
                     Ok(Progress::More) => tokio::task::yield_now().await,
                     Ok(Progress::Done) => break,
                     Err(error) => {
-                        tracing::warn!(worker = worker.name(), error = &error as &dyn std::error::Error, "worker failed");
+                        tracing::warn!(
+                            worker = worker.name(),
+                            error = &error as &dyn std::error::Error,
+                            "worker failed"
+                        );
                         break;
                     }
                 }
@@ -52,4 +56,3 @@ pub fn spawn(mut worker: impl Worker + 'static) {
         }
     });
 }
-

@@ -58,7 +58,8 @@ impl EventType {
     /// # Errors
     /// [`Invalid`] with the rule.
     pub fn parse(text: &str, category: Category) -> Result<Self, Invalid> {
-        let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let word =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         if text.len() > 100 || !text.starts_with(|c: char| c.is_ascii_lowercase()) || !text.split('.').all(word) {
             return Err(Invalid::new(
                 "must be 1 to 100 characters: lower-case words of a-z, 0-9 and _, joined by dots, the first beginning with a letter",

@@ -17,7 +17,8 @@ impl AppId {
     /// # Errors
     /// [`Invalid`] with the rule, when `text` is not a slug.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let rest_is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+        let rest_is_fine =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
         let bytes = text.as_bytes();
         let first_is_fine = bytes.first().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if first_is_fine && bytes.len() <= 63 && bytes.iter().copied().all(rest_is_fine) {

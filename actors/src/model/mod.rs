@@ -1,8 +1,8 @@
 //! The words everything else is said in: ids, events, streams, patterns, and who holds a socket.
 
 mod event;
-mod ids;
 mod identity;
+mod ids;
 mod pattern;
 mod stream;
 mod timestamp;

@@ -35,7 +35,8 @@ impl EventPattern {
                 "must be an event type such as notification.dismissed, in which * stands for one segment, or ** for everything",
             )
         };
-        let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let word =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         let shape = if text == "*" || text == "**" {
             Shape::All
         } else if text.len() > MAX_LENGTH {
@@ -68,7 +69,8 @@ impl EventPattern {
             Shape::Segments { open_ended } => {
                 let body = if open_ended { &self.text[..self.text.len() - 3] } else { &self.text };
                 let mut segments = full_type.split('.');
-                let matched = body.split('.').all(|want| segments.next().is_some_and(|have| want == "*" || want == have));
+                let matched =
+                    body.split('.').all(|want| segments.next().is_some_and(|have| want == "*" || want == have));
                 matched && segments.next().is_some() == open_ended
             }
         }

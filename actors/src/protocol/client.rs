@@ -91,14 +91,18 @@ pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, Mistake> {
         }
         event_types
             .iter()
-            .map(|text| EventPattern::parse(text).map_err(|rule| invalid(format!("event_types: {text:?} {rule}"), id.clone())))
+            .map(|text| {
+                EventPattern::parse(text).map_err(|rule| invalid(format!("event_types: {text:?} {rule}"), id.clone()))
+            })
             .collect::<Result<Vec<_>, _>>()
     };
     Ok(match raw {
         Raw::Subscribe { event_types, after, after_broadcast, epoch } => {
             ClientFrame::Subscribe { patterns: parse_patterns(event_types, &id)?, after, after_broadcast, epoch, id }
         }
-        Raw::Unsubscribe { event_types } => ClientFrame::Unsubscribe { patterns: parse_patterns(event_types, &id)?, id },
+        Raw::Unsubscribe { event_types } => {
+            ClientFrame::Unsubscribe { patterns: parse_patterns(event_types, &id)?, id }
+        }
         Raw::Refresh { token } => ClientFrame::Refresh { token, id },
         Raw::Ping {} => ClientFrame::Ping { id },
     })
@@ -113,7 +117,9 @@ mod tests {
         let frame = parse_client_frame(
             br#"{"action":"subscribe","event_types":["notification.*"],"after":41,"after_broadcast":7,"epoch":"k3v9","id":"1"}"#,
         );
-        let Ok(ClientFrame::Subscribe { patterns, after, after_broadcast, epoch, id }) = frame else { panic!("{frame:?}") };
+        let Ok(ClientFrame::Subscribe { patterns, after, after_broadcast, epoch, id }) = frame else {
+            panic!("{frame:?}")
+        };
         assert_eq!(patterns[0].as_str(), "notification.*");
         assert_eq!((after, after_broadcast, epoch.as_deref()), (Some(41), Some(7), Some("k3v9")));
         assert_eq!(id, Some(FrameId("1".into())));

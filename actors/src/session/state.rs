@@ -39,13 +39,35 @@ pub(super) enum Input {
 #[derive(Debug)]
 pub(super) enum Effect {
     /// The socket may be read from now on.
-    Open { socket: SocketKey },
-    Push { socket: SocketKey, frame: Bytes },
-    TellWhenDrained { socket: SocketKey },
-    LoadHead { kind: StreamKind },
-    LoadPage { kind: StreamKind, after: Offset },
-    LoadReplay { socket: SocketKey, turn: u32, kind: StreamKind, after: Offset },
-    Refresh { socket: SocketKey, identity: Arc<Identity>, token: String, id: Option<FrameId> },
+    Open {
+        socket: SocketKey,
+    },
+    Push {
+        socket: SocketKey,
+        frame: Bytes,
+    },
+    TellWhenDrained {
+        socket: SocketKey,
+    },
+    LoadHead {
+        kind: StreamKind,
+    },
+    LoadPage {
+        kind: StreamKind,
+        after: Offset,
+    },
+    LoadReplay {
+        socket: SocketKey,
+        turn: u32,
+        kind: StreamKind,
+        after: Offset,
+    },
+    Refresh {
+        socket: SocketKey,
+        identity: Arc<Identity>,
+        token: String,
+        id: Option<FrameId>,
+    },
 }
 
 /// A session's whole state.
@@ -262,7 +284,8 @@ impl State {
         id: Option<FrameId>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut refuse = |code, message: &str| push(socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
+        let mut refuse =
+            |code, message: &str| push(socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
         let resumes = resume.after.is_some() || resume.after_broadcast.is_some();
         if resume.after_broadcast.is_some() && !self.follows_broadcasts() {
             return refuse(
@@ -433,10 +456,12 @@ fn advance_member(
                 return false;
             }
         }
-        let behind = [own_kind, StreamKind::Broadcast].into_iter().find(|kind| member.positions.of(*kind) < goal.of(*kind));
+        let behind =
+            [own_kind, StreamKind::Broadcast].into_iter().find(|kind| member.positions.of(*kind) < goal.of(*kind));
         let Some(kind) = behind else { return true };
         let position = member.positions.of(kind);
-        let mut of_kind = recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event).peekable();
+        let mut of_kind =
+            recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event).peekable();
         if of_kind.peek().is_none_or(|first| first.offset_in(kind) > position + 1) {
             return ask(replay, kind, position, effects);
         }

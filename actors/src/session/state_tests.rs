@@ -1,1 +1,204 @@
+//! Sessions as pure functions: inputs in, effects out.
 
+use serde_json::{Value, json};
+use slotmap::SlotMap;
+
+use super::*;
+use crate::{
+    model::{AppId, KeyId, UserId},
+    protocol::parse_client_frame,
+    testing::{broadcast, event},
+};
+
+/// A session with some sockets, and what it did.
+struct Bench {
+    state: State,
+    keys: SlotMap<SocketKey, ()>,
+    effects: Vec<Effect>,
+}
+
+impl Bench {
+    fn user() -> Self {
+        Self::new(StreamKey::User(UserId::parse("alice").unwrap()))
+    }
+
+    fn new(stream: StreamKey) -> Self {
+        let config = RealtimeConfig {
+            epoch: "e1".into(),
+            partitions: 1,
+            max_connections: 10,
+            heartbeat: std::time::Duration::from_secs(30),
+            max_frame_bytes: 65_536,
+            max_backlog_bytes: 2000,
+        };
+        Self { state: State::new(stream, 0, &config), keys: SlotMap::with_key(), effects: Vec::new() }
+    }
+
+    fn input(&mut self, input: Input) -> &mut Self {
+        self.state.on(input, &mut self.effects);
+        self
+    }
+
+    fn join(&mut self) -> SocketKey {
+        let socket = self.keys.insert(());
+        let app = AppId::parse("work-buddy").unwrap();
+        let identity = match self.state.stream() {
+            StreamKey::User(user) => Identity::User { user: user.clone(), issuer: app.clone(), scope: Scope::App(app) },
+            _ => Identity::App { app, key: KeyId::generate() },
+        };
+        self.input(Input::Join { socket, identity: Arc::new(identity), expires_at: None });
+        socket
+    }
+
+    fn say(&mut self, socket: SocketKey, frame: Value) -> &mut Self {
+        let frame = parse_client_frame(frame.to_string().as_bytes()).unwrap();
+        self.input(Input::Frame { socket, frame })
+    }
+
+    fn head(&mut self, head: Offset) -> &mut Self {
+        let kind = self.state.stream().kind();
+        self.input(Input::Head { kind, head })
+    }
+
+    fn live(&mut self, offset: Offset) -> &mut Self {
+        self.input(Input::Deliver { kind: StreamKind::User, event: event("alice", offset, offset) })
+    }
+
+    fn page(&mut self, offsets: std::ops::RangeInclusive<Offset>, head: Offset) -> Page {
+        Page { events: offsets.map(|offset| event("alice", offset, offset)).collect(), head }
+    }
+
+    /// The frames pushed since the last look: `welcome`, `event 3`, …
+    fn said(&mut self, socket: SocketKey) -> Vec<String> {
+        let mut said = Vec::new();
+        self.effects.retain(|effect| match effect {
+            Effect::Push { socket: to, frame } if *to == socket => {
+                let at = if frame[1] < 126 { 2 } else { 4 };
+                let json: Value = serde_json::from_slice(&frame[at..]).unwrap();
+                let kind = json["type"].as_str().unwrap().to_owned();
+                said.push(if kind == "event" { format!("event {}", json["offset"]) } else { kind });
+                false
+            }
+            _ => true,
+        });
+        said
+    }
+
+    /// The page a replay waits for.
+    fn replay_wanted(&mut self) -> Option<(u32, StreamKind, Offset)> {
+        let index = self.effects.iter().position(|effect| matches!(effect, Effect::LoadReplay { .. }))?;
+        match self.effects.remove(index) {
+            Effect::LoadReplay { turn, kind, after, .. } => Some((turn, kind, after)),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn a_socket_is_welcomed_once_the_streams_end_is_known() {
+    let mut bench = Bench::user();
+    let socket = bench.input(Input::Started).join();
+    assert_eq!(bench.said(socket), Vec::<String>::new());
+    bench.live(1).head(3);
+    assert_eq!(bench.said(socket), ["welcome"]);
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]})).live(3).live(4);
+    assert_eq!(bench.said(socket), ["subscribed", "event 4"]);
+}
+
+#[test]
+fn live_events_wait_behind_a_replay_and_come_once() {
+    let mut bench = Bench::user();
+    bench.input(Input::Started).head(5);
+    let socket = bench.join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 2}));
+    assert_eq!(bench.said(socket), ["welcome", "subscribed"]);
+    let (turn, kind, after) = bench.replay_wanted().unwrap();
+    assert_eq!((kind, after), (StreamKind::User, 2));
+    // While the page is under way two more are committed; the page sees the first of them.
+    bench.live(6).live(7);
+    assert_eq!(bench.said(socket), Vec::<String>::new());
+    let page = bench.page(3..=6, 6);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.live(8);
+    let said = bench.said(socket);
+    assert_eq!(said, ["event 3", "event 4", "event 5", "event 6", "event 7", "resumed", "event 8"]);
+}
+
+#[test]
+fn a_page_that_runs_ahead_of_the_session_is_not_repeated_live() {
+    let mut bench = Bench::user();
+    bench.input(Input::Started).head(1);
+    let socket = bench.join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
+    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let page = bench.page(1..=3, 3);
+    bench.input(Input::ReplayPage { socket, turn, kind, page }).live(2).live(3).live(4);
+    let said = bench.said(socket);
+    assert_eq!(said, ["welcome", "subscribed", "event 1", "event 2", "event 3", "resumed", "event 4"]);
+}
+
+#[test]
+fn a_replay_waits_for_a_slow_socket() {
+    let mut bench = Bench::user();
+    bench.input(Input::Started).head(20);
+    let socket = bench.join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
+    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let page = bench.page(1..=20, 20);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    let mut bursts = 0;
+    let mut events = 0;
+    loop {
+        let said = bench.said(socket);
+        events += said.iter().filter(|frame| frame.starts_with("event")).count();
+        if said.iter().any(|frame| frame == "resumed") {
+            break;
+        }
+        bursts += 1;
+        assert!(bench.effects.iter().any(|effect| matches!(effect, Effect::TellWhenDrained { .. })));
+        bench.effects.clear();
+        bench.input(Input::Drained { socket });
+    }
+    assert!(bursts > 2, "{bursts} bursts");
+    assert_eq!(events, 20);
+}
+
+#[test]
+fn a_gap_is_filled_before_what_came_after_it() {
+    let mut bench = Bench::user();
+    bench.input(Input::Started).head(1);
+    let socket = bench.join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]})).live(4).live(5);
+    assert_eq!(bench.said(socket), ["welcome", "subscribed"]);
+    assert!(matches!(bench.effects.last(), Some(Effect::LoadPage { kind: StreamKind::User, after: 1 })));
+    let page = bench.page(2..=4, 4);
+    bench.input(Input::Page { kind: StreamKind::User, page: Ok(page) });
+    assert_eq!(bench.said(socket), ["event 2", "event 3", "event 4", "event 5"]);
+}
+
+#[test]
+fn broadcasts_wait_for_the_end_of_a_replay() {
+    let mut bench = Bench::user();
+    bench.input(Input::Started).head(1);
+    let socket = bench.join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
+    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    bench.input(Input::Deliver { kind: StreamKind::Broadcast, event: broadcast(1, 9) });
+    let page = bench.page(1..=1, 1);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::Deliver { kind: StreamKind::Broadcast, event: broadcast(2, 10) });
+    assert_eq!(bench.said(socket), ["welcome", "subscribed", "event 1", "event 1", "resumed", "event 2"]);
+}
+
+#[test]
+fn a_socket_that_left_is_served_no_more() {
+    let mut bench = Bench::user();
+    bench.input(Input::Started).head(0);
+    let (left, stays) = (bench.join(), bench.join());
+    for socket in [left, stays] {
+        bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]}));
+    }
+    bench.input(Input::Left { socket: left }).live(1);
+    assert_eq!(bench.said(left), ["welcome", "subscribed"]);
+    assert_eq!(bench.said(stays), ["welcome", "subscribed", "event 1"]);
+}

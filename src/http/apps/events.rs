@@ -300,7 +300,13 @@ mod tests {
     #[test]
     fn a_cursor_comes_back_and_a_made_up_one_does_not() {
         assert_eq!(decode_cursor(&encode_cursor(42)), Ok(42));
-        for bad in ["", "42", "!!", &BASE64_URL_SAFE_NO_PAD.encode("1:-3"), &BASE64_URL_SAFE_NO_PAD.encode("1:99999999999999999999")] {
+        for bad in [
+            "",
+            "42",
+            "!!",
+            &BASE64_URL_SAFE_NO_PAD.encode("1:-3"),
+            &BASE64_URL_SAFE_NO_PAD.encode("1:99999999999999999999"),
+        ] {
             assert!(decode_cursor(bad).is_err(), "{bad}");
         }
     }

@@ -78,7 +78,8 @@ impl AppStore for PostgresStore {
     async fn delete_app(&self, app: &AppId, audit: &Audit) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query("delete from app_api_keys where app_id = $1").bind(app.as_str()).execute(&mut *transaction).await?;
-        let gone = sqlx::query("delete from apps where app_id = $1").bind(app.as_str()).execute(&mut *transaction).await?;
+        let gone =
+            sqlx::query("delete from apps where app_id = $1").bind(app.as_str()).execute(&mut *transaction).await?;
         if gone.rows_affected() == 0 {
             return Ok(false);
         }

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp, UserId,
+        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
+        UserId,
     },
     ports::Page,
 };
@@ -70,10 +71,7 @@ impl EventStore for PostgresStore {
         counting.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
         let total: i64 = counting.build_query_scalar().fetch_one(&mut *transaction).await?;
         transaction.commit().await?;
-        Ok(EventPage {
-            events: rows.iter().map(event_of).collect::<Result<_, _>>()?,
-            total: total.unsigned_abs(),
-        })
+        Ok(EventPage { events: rows.iter().map(event_of).collect::<Result<_, _>>()?, total: total.unsigned_abs() })
     }
 
     async fn head(&self, stream: &StreamKey) -> Result<Offset, StoreError> {
@@ -143,11 +141,12 @@ async fn claim(
         .execute(&mut *connection)
         .await?;
         if taken.rows_affected() == 0 {
-            let held = sqlx::query("select request_hash, response from idempotency_keys where app_id = $1 and key = $2")
-                .bind(submission.app_id.as_str())
-                .bind(&claim.key)
-                .fetch_one(&mut *connection)
-                .await?;
+            let held =
+                sqlx::query("select request_hash, response from idempotency_keys where app_id = $1 and key = $2")
+                    .bind(submission.app_id.as_str())
+                    .bind(&claim.key)
+                    .fetch_one(&mut *connection)
+                    .await?;
             *outcome = Some(judge_claim(claim, &held.try_get::<Vec<u8>, _>(0)?, held.try_get(1)?));
         }
     }

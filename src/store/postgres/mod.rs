@@ -104,10 +104,12 @@ impl Store for PostgresStore {
         MIGRATIONS.run(&owner).await?;
         let names = MIGRATIONS.iter().skip(before).map(|migration| migration.description.to_string()).collect();
         owner.execute("grant select on _sqlx_migrations to oriva_hub_service").await?;
-        sqlx::query("insert into hub_meta (key, value) values ('epoch', $1), ('identity_revision', '1') on conflict do nothing")
-            .bind(new_epoch())
-            .execute(&owner)
-            .await?;
+        sqlx::query(
+            "insert into hub_meta (key, value) values ('epoch', $1), ('identity_revision', '1') on conflict do nothing",
+        )
+        .bind(new_epoch())
+        .execute(&owner)
+        .await?;
         owner.close().await;
         Ok(names)
     }

@@ -11,15 +11,17 @@ use crate::store::{
 };
 
 const APP: &str = "a.app_id, a.name, a.icon_url, a.is_active, a.is_platform, a.limits, a.created_at, a.updated_at";
+/// The same for `returning`, which knows no alias.
+const APP_RETURNED: &str = "app_id, name, icon_url, is_active, is_platform, limits, created_at, updated_at";
 const KEY: &str = "k.key_id, k.app_id, k.prefix, k.created_at, k.last_used_at, k.revoked_at";
+const KEY_RETURNED: &str = "key_id, app_id, prefix, created_at, last_used_at, revoked_at";
 
 #[async_trait]
 impl AppStore for SqliteStore {
     async fn create_app(&self, app: &NewApp, key: Option<&NewKey>, audit: &Audit) -> Result<App, StoreError> {
         let mut transaction = self.begin().await?;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "insert into apps as a \
-             (app_id, name, icon_url, is_platform, limits, created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?6) returning {APP}"
+            "insert into apps (app_id, name, icon_url, is_platform, limits, created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?6) returning {APP_RETURNED}"
         )))
         .bind(app.id.as_str())
         .bind(&app.name)
@@ -56,9 +58,9 @@ impl AppStore for SqliteStore {
     async fn update_app(&self, app: &AppId, change: &AppChange, audit: &Audit) -> Result<Option<App>, StoreError> {
         let mut transaction = self.begin().await?;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "update apps as a set name = coalesce(?2, name), icon_url = case when ?3 then ?4 else icon_url end, \
+            "update apps set name = coalesce(?2, name), icon_url = case when ?3 then ?4 else icon_url end, \
              is_active = coalesce(?5, is_active), is_platform = coalesce(?6, is_platform), \
-             limits = coalesce(?7, limits), updated_at = ?8 where app_id = ?1 returning {APP}"
+             limits = coalesce(?7, limits), updated_at = ?8 where app_id = ?1 returning {APP_RETURNED}"
         )))
         .bind(app.as_str())
         .bind(&change.name)
@@ -80,7 +82,8 @@ impl AppStore for SqliteStore {
     async fn delete_app(&self, app: &AppId, audit: &Audit) -> Result<bool, StoreError> {
         let mut transaction = self.begin().await?;
         sqlx::query("delete from app_api_keys where app_id = ?1").bind(app.as_str()).execute(&mut *transaction).await?;
-        let gone = sqlx::query("delete from apps where app_id = ?1").bind(app.as_str()).execute(&mut *transaction).await?;
+        let gone =
+            sqlx::query("delete from apps where app_id = ?1").bind(app.as_str()).execute(&mut *transaction).await?;
         if gone.rows_affected() == 0 {
             return Ok(false);
         }
@@ -122,7 +125,7 @@ impl AppStore for SqliteStore {
     async fn revoke_key(&self, key: KeyId, audit: &Audit) -> Result<Option<ApiKey>, StoreError> {
         let mut transaction = self.begin().await?;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "update app_api_keys as k set revoked_at = coalesce(revoked_at, ?2) where key_id = ?1 returning {KEY}"
+            "update app_api_keys set revoked_at = coalesce(revoked_at, ?2) where key_id = ?1 returning {KEY_RETURNED}"
         )))
         .bind(key.0)
         .bind(Timestamp::now().unix_ms())
@@ -150,9 +153,10 @@ impl AppStore for SqliteStore {
     }
 
     async fn identity_revision(&self) -> Result<u64, StoreError> {
-        let revision: i64 = sqlx::query_scalar("select cast(value as integer) from hub_meta where key = 'identity_revision'")
-            .fetch_one(&self.readers)
-            .await?;
+        let revision: i64 =
+            sqlx::query_scalar("select cast(value as integer) from hub_meta where key = 'identity_revision'")
+                .fetch_one(&self.readers)
+                .await?;
         Ok(revision.unsigned_abs())
     }
 
@@ -172,7 +176,7 @@ impl AppStore for SqliteStore {
 
 async fn insert_key(connection: &mut SqliteConnection, key: &NewKey) -> Result<SqliteRow, StoreError> {
     Ok(sqlx::query(sqlx::AssertSqlSafe(format!(
-        "insert into app_api_keys as k (key_id, app_id, key_hash, prefix, created_at) values (?1, ?2, ?3, ?4, ?5) returning {KEY}"
+        "insert into app_api_keys (key_id, app_id, key_hash, prefix, created_at) values (?1, ?2, ?3, ?4, ?5) returning {KEY_RETURNED}"
     )))
     .bind(key.id.0)
     .bind(key.app_id.as_str())

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use oriva_hub_actors::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp, UserId,
+        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
+        UserId,
     },
     ports::Page,
 };
@@ -68,10 +69,7 @@ impl EventStore for SqliteStore {
         counting.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
         let total: i64 = counting.build_query_scalar().fetch_one(&mut *transaction).await?;
         transaction.commit().await?;
-        Ok(EventPage {
-            events: rows.iter().map(event_of).collect::<Result<_, _>>()?,
-            total: total.unsigned_abs(),
-        })
+        Ok(EventPage { events: rows.iter().map(event_of).collect::<Result<_, _>>()?, total: total.unsigned_abs() })
     }
 
     async fn head(&self, stream: &StreamKey) -> Result<Offset, StoreError> {
@@ -139,11 +137,12 @@ async fn claim(
         .execute(&mut *connection)
         .await?;
         if taken.rows_affected() == 0 {
-            let held = sqlx::query("select request_hash, response from idempotency_keys where app_id = ?1 and key = ?2")
-                .bind(submission.app_id.as_str())
-                .bind(&claim.key)
-                .fetch_one(&mut *connection)
-                .await?;
+            let held =
+                sqlx::query("select request_hash, response from idempotency_keys where app_id = ?1 and key = ?2")
+                    .bind(submission.app_id.as_str())
+                    .bind(&claim.key)
+                    .fetch_one(&mut *connection)
+                    .await?;
             *outcome = Some(judge_claim(claim, &held.try_get::<Vec<u8>, _>(0)?, held.try_get(1)?));
         }
     }

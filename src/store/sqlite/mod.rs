@@ -89,10 +89,12 @@ impl Store for SqliteStore {
         };
         MIGRATIONS.run(&self.writer).await?;
         let names = MIGRATIONS.iter().skip(before).map(|migration| migration.description.to_string()).collect();
-        sqlx::query("insert into hub_meta (key, value) values ('epoch', ?1), ('identity_revision', '1') on conflict do nothing")
-            .bind(new_epoch())
-            .execute(&self.writer)
-            .await?;
+        sqlx::query(
+            "insert into hub_meta (key, value) values ('epoch', ?1), ('identity_revision', '1') on conflict do nothing",
+        )
+        .bind(new_epoch())
+        .execute(&self.writer)
+        .await?;
         Ok(names)
     }
 

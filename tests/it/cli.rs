@@ -1,0 +1,222 @@
+//! The command line and the configuration (contract §9).
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::harness::{
+    Backend, Database, HubProcess,
+    process::{command, create_app, run},
+};
+
+/// The program in an empty folder with an empty environment.
+fn bare(folder: &std::path::Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oriva-hub"));
+    command.args(args).env_clear().current_dir(folder);
+    command
+}
+
+#[tokio::test]
+async fn a_first_start_prints_commands_that_work_as_they_stand() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut hub =
+        bare(folder.path(), &["--bind", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(hub.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut until = |part: &str| lines.find(|line| line.contains(part)).unwrap().trim().to_owned();
+    let watch = until(" watch --url ");
+    let curl = [until("curl -sS"), until("-H 'Authorization"), until("-d '{")]
+        .map(|line| line.trim_end_matches('\\').to_owned());
+    let mut watcher = Command::new("sh").args(["-c", &format!("exec {watch}")]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut frames = BufReader::new(watcher.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut next = || serde_json::from_str::<Value>(&frames.next().unwrap()).unwrap();
+    assert_eq!(next()["type"], "welcome");
+    assert_eq!(next()["type"], "subscribed");
+    let answer = Command::new("sh").args(["-c", &curl.join(" ")]).output().unwrap();
+    let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!(answer["offset"], 1);
+    let event = next();
+    assert_eq!((&event["type"], &event["event_id"]), (&Value::from("event"), &answer["event_id"]));
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+    hub.kill().unwrap();
+    hub.wait().unwrap();
+
+    // The second start has nothing to say, and the secrets are the owner's alone.
+    let secrets = folder.path().join("data/hub.secrets.toml");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(secrets).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let mut again =
+        bare(folder.path(), &["--bind", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    again.kill().unwrap();
+    let said = again.wait_with_output().unwrap().stdout;
+    assert_eq!(String::from_utf8(said).unwrap(), "");
+}
+
+#[tokio::test]
+async fn wrong_settings_are_one_line_and_exit_2() {
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::write(folder.path().join("typo.toml"), "[server]\nbnd = \"127.0.0.1:1\"\n").unwrap();
+    std::fs::write(folder.path().join("broken.toml"), "[server\n").unwrap();
+    for (args, env, part) in [
+        (vec!["config", "check", "--config", "typo.toml"], None, "server.bnd"),
+        (vec!["config", "check", "--config", "broken.toml"], None, "broken.toml"),
+        (vec!["config", "check", "--config", "none.toml"], None, "none.toml"),
+        (vec!["serve", "--bind", "nowhere"], None, "server.bind"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__STREAM__MAX_CONNECTIONS", "0")), "stream.max_connections"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__STREAM__MAX_CONNECTIONS", "many")), "stream.max_connections"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__STREAM__TYPO", "1")), "stream.typo"),
+        (vec!["config", "check"], Some(("DATABASE_URL", "mysql://x")), "database.url"),
+        (vec!["config", "check"], Some(("DATABASE_URL", "postgres://x/y")), "auth.token_secret"),
+        (vec!["config", "check"], Some(("REDIS_URL", "redis://x")), "redis.url"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ADMIN_KEY", "short")), "auth.admin_key"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ENCRYPTION_KEY", "short")), "auth.encryption_key"),
+        (vec!["config", "check"], Some(("RUST_LOG", "a=b=c")), "log.level"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__SERVER__TLS__CERT", "x.pem")), "server.tls.cert"),
+        (
+            vec!["config", "check"],
+            Some(("ORIVA_HUB__WEBHOOKS__ALLOWED_NETWORKS", "10.0.0.0/8,x")),
+            "webhooks.allowed_networks",
+        ),
+    ] {
+        let output = bare(folder.path(), &args).envs(env).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?} {env:?}: {said}");
+        assert!(said.contains(part) && said.trim().lines().count() == 1, "{args:?} {env:?}: {said}");
+    }
+    assert_eq!(bare(folder.path(), &["dance"]).output().unwrap().status.code(), Some(2));
+    assert_eq!(
+        bare(folder.path(), &["app", "create", "Bad Id", "--name", "x"]).output().unwrap().status.code(),
+        Some(2)
+    );
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = bare(folder.path(), &["--bind", &busy.local_addr().unwrap().to_string()]).output().unwrap();
+    assert_eq!(taken.status.code(), Some(1), "a failure at run time");
+}
+
+#[tokio::test]
+async fn settings_have_their_precedence_and_secrets_are_masked() {
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::write(
+        folder.path().join("hub.toml"),
+        "[server]\nbind = \"127.0.0.1:1\"\nworkers = 3\n[stream]\nmax_connections = 4\n",
+    )
+    .unwrap();
+    let output = bare(
+        folder.path(),
+        &["config", "show", "--json", "--config", "hub.toml", "--database-url", "sqlite://flag.db"],
+    )
+    .env("ORIVA_HUB__SERVER__WORKERS", "5")
+    .env("ORIVA_HUB__AUTH__ADMIN_KEY", "01234567890123456789012345678901")
+    .env("ORIVA_HUB__SERVER__CORS__ALLOWED_ORIGINS", "https://a.example, https://b.example")
+    .env("DATABASE_URL", "sqlite://env.db")
+    .output()
+    .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(!said.contains("01234567890123456789012345678901"));
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    let find = |key: &str| {
+        let setting = shown["settings"].as_array().unwrap().iter().find(|setting| setting["key"] == key);
+        let setting = setting.unwrap_or_else(|| panic!("{key} is shown"));
+        (setting["value"].as_str().unwrap().to_owned(), setting["source"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(find("database.url"), ("sqlite://flag.db".to_owned(), "--database-url".to_owned()));
+    assert_eq!(find("server.workers").0, "5");
+    assert_eq!(find("server.bind").0, "127.0.0.1:1");
+    assert!(find("server.bind").1.contains("hub.toml"));
+    assert_eq!(find("stream.max_connections").0, "4");
+    assert_eq!(find("stream.heartbeat_seconds"), ("30".to_owned(), "default".to_owned()));
+    assert_eq!(find("auth.admin_key").0, "********");
+    assert!(find("server.cors.allowed_origins").0.contains("b.example"));
+}
+
+#[tokio::test]
+async fn apps_keys_and_the_schema_are_managed_by_command() {
+    for backend in [Backend::Sqlite, Backend::Postgres] {
+        let database = Database::new(backend).await;
+        let json = |args: &[&str]| {
+            let output = run(&database, &[args, &["--json"]].concat());
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        };
+        let made =
+            json(&["app", "create", "work-buddy", "--name", "Work Buddy", "--icon-url", "https://x.example/i.png"]);
+        assert!(made["api_key"].as_str().unwrap().starts_with("ohk_"));
+        assert_eq!(run(&database, &["app", "create", "work-buddy", "--name", "again"]).status.code(), Some(1));
+        assert_eq!(json(&["app", "list"])["apps"][0]["name"], "Work Buddy");
+        let key = json(&["key", "create", "work-buddy"]);
+        assert_eq!(json(&["key", "list", "work-buddy"])["keys"].as_array().unwrap().len(), 2);
+        json(&["key", "revoke", key["key_id"].as_str().unwrap()]);
+        assert!(!json(&["key", "list", "work-buddy"])["keys"][1]["revoked_at"].is_null());
+        json(&["app", "disable", "work-buddy"]);
+        assert_eq!(json(&["app", "list"])["apps"][0]["is_active"], false);
+        for args in [["app", "disable", "none"], ["key", "create", "none"], ["key", "list", "none"]] {
+            let output = run(&database, &args);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!((output.status.code(), said.contains("none")), (Some(1), true), "{args:?}: {said}");
+        }
+        let owner = ["migrate", "--database-url", &database.owner_url];
+        let epoch = json(&owner)["epoch"].clone();
+        assert_eq!(json(&owner), serde_json::json!({"applied": [], "epoch": epoch}));
+        assert_ne!(json(&[&owner[..], &["--new-epoch"]].concat())["epoch"], epoch);
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_resumes_over_a_restart_of_the_hub() {
+    let database = Database::new(Backend::Sqlite).await;
+    let hub = HubProcess::start(&database, &[]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let addr = hub.addr;
+    let mut watcher = command(&database, &["watch", "--url", &format!("http://{addr}"), "notification.*"])
+        .env("ORIVA_HUB_TOKEN", &app.key)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut frames = BufReader::new(watcher.stdout.take().unwrap())
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let mut events = |count: usize| -> Vec<u64> {
+        frames
+            .by_ref()
+            .filter(|frame| frame["type"] == "event")
+            .take(count)
+            .map(|frame| frame["offset"].as_u64().unwrap())
+            .collect()
+    };
+    // The first event may come before the subscription; those after it may not be missed.
+    app.publish("alice", "0").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    app.publish("alice", "1").await;
+    app.publish("alice", "2").await;
+    let first = events(2);
+    assert!(first.ends_with(&[3]) || first.ends_with(&[2]), "{first:?}");
+    hub.kill();
+    let restarted = start_at(&database, addr).await;
+    for n in 3..10 {
+        app.publish("alice", n).await;
+    }
+    let seen = events((10 - *first.last().unwrap()) as usize);
+    assert_eq!(seen, (first.last().unwrap() + 1..=10).collect::<Vec<_>>());
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+    drop(restarted);
+
+    let refused = command(
+        &database,
+        &["watch", "--url", &format!("http://{}", start_at(&database, addr).await.addr), "--token", "x", "*"],
+    )
+    .output()
+    .unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), said.contains("4001")), (Some(1), true), "{said}");
+}
+
+async fn start_at(database: &Database, addr: std::net::SocketAddr) -> HubProcess {
+    HubProcess::start_at(database, addr, &[]).await
+}

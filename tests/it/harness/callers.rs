@@ -1,0 +1,159 @@
+//! Callers with names: `work_buddy.publish(…)`.
+
+use std::{net::SocketAddr, sync::OnceLock};
+
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+
+use super::{Refused, Socket};
+
+/// An HTTP answer, its body read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// `Null` where it is no JSON.
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or("")
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
+    /// The names of the faulty fields, sorted.
+    pub fn fields(&self) -> Vec<&str> {
+        let details = self.body["details"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut names: Vec<_> = details.iter().filter_map(|detail| detail["field"].as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+pub fn client() -> reqwest::Client {
+    // One for a test's runtime: a client's connections belong to the runtime that made them.
+    reqwest::Client::builder().no_proxy().build().expect("a client")
+}
+
+pub async fn send(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    credential: Option<&str>,
+    headers: &[(&str, &str)],
+    body: Option<Value>,
+) -> Answer {
+    let mut request = client().request(method.parse().expect("a method"), format!("http://{addr}{path}"));
+    if let Some(credential) = credential {
+        request = request.bearer_auth(credential);
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    read(request).await
+}
+
+pub async fn read(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.expect("an answer");
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = response.text().await.expect("a body");
+    Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null) }
+}
+
+/// An app's server.
+#[derive(Clone)]
+pub struct App {
+    pub addr: SocketAddr,
+    pub id: String,
+    pub key: String,
+    client: OnceLock<reqwest::Client>,
+}
+
+impl App {
+    pub fn new(addr: SocketAddr, id: &str, key: &str) -> Self {
+        Self { addr, id: id.to_owned(), key: key.to_owned(), client: OnceLock::new() }
+    }
+
+    /// The same app at another hub.
+    pub fn at(&self, addr: SocketAddr) -> Self {
+        Self::new(addr, &self.id, &self.key)
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let url = format!("http://{}/api/v1/apps/{}{path}", self.addr, self.id);
+        self.client.get_or_init(client).request(method.parse().expect("a method"), url).bearer_auth(&self.key)
+    }
+
+    /// An event that differs only in its entity's id.
+    pub fn event(user: &str, entity_id: impl ToString) -> Value {
+        json!({
+            "user_id": user,
+            "event_category": "notification",
+            "event_type": "created",
+            "entity_type": "notification",
+            "entity_id": entity_id.to_string(),
+            "event_data": {"n": 1}
+        })
+    }
+
+    pub async fn post(&self, event: &Value) -> Answer {
+        read(self.request("POST", "/events").json(event)).await
+    }
+
+    pub async fn post_with_key(&self, event: &Value, idempotency_key: &str) -> Answer {
+        read(self.request("POST", "/events").header("Idempotency-Key", idempotency_key).json(event)).await
+    }
+
+    /// Publishes an event that must be accepted; the app stream's offset.
+    pub async fn publish(&self, user: &str, entity_id: impl ToString) -> u64 {
+        let answer = self.post(&Self::event(user, entity_id)).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["offset"].as_u64().expect("an offset")
+    }
+
+    pub async fn broadcast(&self, entity_id: impl ToString) -> u64 {
+        let mut event = Self::event("", entity_id);
+        event.as_object_mut().expect("an object").remove("user_id");
+        event["audience"] = json!("all");
+        let answer = self.post(&event).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["offset"].as_u64().expect("an offset")
+    }
+
+    pub async fn events(&self, query: &str) -> Answer {
+        read(self.request("GET", &format!("/events{query}"))).await
+    }
+
+    /// A token for one of its users.
+    pub async fn token(&self, user: &str) -> String {
+        self.token_for(user, 3600).await
+    }
+
+    pub async fn token_for(&self, user: &str, ttl_seconds: u64) -> String {
+        let path = format!("/users/{user}/tokens");
+        let answer = read(self.request("POST", &path).json(&json!({"ttl_seconds": ttl_seconds}))).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.body["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// One of its users' devices, welcomed.
+    pub async fn connect(&self, user: &str) -> Socket {
+        Socket::open(self.addr, &self.token(user).await).await.expect("welcomed")
+    }
+
+    /// Its own server's socket, welcomed.
+    pub async fn connect_app(&self) -> Socket {
+        self.try_connect_app().await.expect("welcomed")
+    }
+
+    pub async fn try_connect_app(&self) -> Result<Socket, Refused> {
+        Socket::open(self.addr, &self.key).await
+    }
+}

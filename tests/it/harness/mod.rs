@@ -1,0 +1,43 @@
+//! What every test stands on: a database of its own, a hub of its own, callers with names.
+
+pub mod callers;
+mod database;
+pub mod hub;
+pub mod process;
+mod socket;
+
+pub use callers::{Answer, App};
+pub use database::{Backend, Database};
+pub use hub::TestHub;
+pub use process::HubProcess;
+pub use socket::{Refused, Socket};
+
+/// Runs each test on both stores: `on_both_stores!(name, …)` for `async fn name(backend: Backend)`.
+#[macro_export]
+macro_rules! on_both_stores {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::harness::Backend::Sqlite).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::harness::Backend::Postgres).await;
+            })*
+        }
+    };
+}
+
+/// Waits until something holds; fails after a generous while, so that a slow machine is not a red test.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..600 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("never happened: {what}");
+}

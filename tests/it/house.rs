@@ -1,0 +1,118 @@
+//! The house keeps its shape: imports run one way, files say what they are, and nobody else speaks a room's language.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut found = Vec::new();
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// What each room may not name: the rooms and crates that lie the other way.
+const FORBIDDEN: [(&str, &[&str]); 13] = [
+    ("actors/src", &["oriva_hub::", "sqlx", "redis", "reqwest", "actix_web::"]),
+    ("src/http", &["sqlx", "redis", "reqwest", "store::postgres", "store::sqlite", "crate::server", "crate::cli"]),
+    (
+        "src/hub",
+        &[
+            "actix_web",
+            "actix_http",
+            "sqlx",
+            "reqwest",
+            "crate::http",
+            "crate::server",
+            "crate::cli",
+            "store::postgres",
+            "store::sqlite",
+        ],
+    ),
+    (
+        "src/store",
+        &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::auth", "crate::workers", "actix"],
+    ),
+    ("src/store/postgres", &["sqlite"]),
+    ("src/store/sqlite", &["postgres", "PgConnection"]),
+    ("src/auth", &["crate::http", "crate::hub", "crate::server", "crate::cli", "sqlx", "actix_web"]),
+    ("src/limits", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
+    ("src/config", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
+    ("src/telemetry", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx"]),
+    ("src/workers", &["crate::http", "crate::server", "crate::cli", "sqlx", "actix_web"]),
+    ("src/cli", &["crate::http", "sqlx", "store::postgres", "store::sqlite", "actix_web"]),
+    ("actors/src/model", &["crate::registry", "crate::session", "crate::socket", "crate::pump", "actix"]),
+];
+
+#[test]
+fn imports_run_one_way() {
+    for (room, forbidden) in FORBIDDEN {
+        for (path, text) in sources(room) {
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(&text);
+            for line in use_lines(code) {
+                for word in forbidden {
+                    assert!(!line.contains(word), "{}: {room} must not import {word}: {line}", path.display());
+                }
+            }
+        }
+    }
+}
+
+/// Each `use` with its tree on one line.
+fn use_lines(code: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut open: Option<String> = None;
+    for line in code.lines().map(str::trim) {
+        if open.is_none()
+            && (line.starts_with("use ") || line.starts_with("pub use ") || line.starts_with("pub(crate) use "))
+        {
+            open = Some(String::new());
+        }
+        if let Some(text) = &mut open {
+            text.push_str(line);
+            if line.ends_with(';') {
+                // `crate::{auth::X, http::Y}` names crate::http as much as `crate::http::Y` does.
+                let text = text.replace("crate::{", "crate::{,").replace([' ', '\n'], "");
+                let text = if text.contains("crate::{") { text.replace(',', " crate::") } else { text };
+                lines.push(text);
+                open = None;
+            }
+        }
+    }
+    lines
+}
+
+#[test]
+fn a_grouped_import_is_seen_through() {
+    let lines = use_lines("use crate::{\n    auth::Caller,\n    http::Problem,\n};\n");
+    assert!(lines[0].contains("crate::http"), "{lines:?}");
+}
+
+#[test]
+fn the_websocket_protocol_stays_with_the_socket() {
+    for (path, text) in sources("actors/src").into_iter().chain(sources("src")) {
+        let imports_it = use_lines(&text).iter().any(|line| line.contains("actix_web_actors"));
+        assert!(!imports_it || path.components().any(|part| part.as_os_str() == "socket"), "{}", path.display());
+    }
+}
+
+#[test]
+fn every_file_opens_with_what_it_owns() {
+    for folder in ["src", "actors/src", "tests"] {
+        for (path, text) in sources(folder) {
+            assert!(text.starts_with("//! "), "{} opens with //!", path.display());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The real program: killed, stopped, started again.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::{
+    harness::{App, Backend, Database, HubProcess, eventually, process::create_app},
+    on_both_stores,
+};
+
+on_both_stores!(
+    an_acknowledged_event_survives_kill_9,
+    sigterm_drains_and_exits_0,
+    a_second_signal_ends_at_once,
+    a_command_beside_a_running_hub_is_noticed,
+);
+
+async fn an_acknowledged_event_survives_kill_9(backend: Backend) {
+    let database = Database::new(backend).await;
+    let mut acknowledged: Vec<(u64, String)> = Vec::new();
+    let mut app: Option<App> = None;
+    for round in 0..3_u64 {
+        let hub = HubProcess::start(&database, &[]).await;
+        let here = match &app {
+            None => create_app(&database, hub.addr, "a", false),
+            Some(app) => app.at(hub.addr),
+        };
+        app = Some(here.clone());
+        let publishers: Vec<_> = (0..8)
+            .map(|lane| {
+                let app = here.clone();
+                tokio::spawn(async move {
+                    let mut acknowledged = Vec::new();
+                    for n in 0.. {
+                        let event = App::event("alice", format!("{round}-{lane}-{n}"));
+                        let Ok(response) = app.request("POST", "/events").json(&event).send().await else { break };
+                        let Ok(body) = response.json::<serde_json::Value>().await else { break };
+                        let Some(offset) = body["offset"].as_u64() else { break };
+                        acknowledged.push((offset, body["event_id"].as_str().unwrap().to_owned()));
+                    }
+                    acknowledged
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(700 + round * 130)).await;
+        hub.kill();
+        for publisher in publishers {
+            acknowledged.extend(publisher.await.unwrap());
+        }
+    }
+    assert!(acknowledged.len() > 100, "{} events were acknowledged", acknowledged.len());
+    let hub = HubProcess::start(&database, &[]).await;
+    let app = app.unwrap().at(hub.addr);
+    let mut socket = app.connect_app().await;
+    let (events, resumed) = socket.resume(0).await;
+    assert_eq!(resumed["recovered"], true);
+    let stored: Vec<(u64, &str)> =
+        events.iter().map(|event| (event["offset"].as_u64().unwrap(), event["event_id"].as_str().unwrap())).collect();
+    let dense: Vec<u64> = (1..=stored.len() as u64).collect();
+    assert_eq!(stored.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), dense);
+    for (offset, id) in &acknowledged {
+        assert_eq!(stored[*offset as usize - 1], (*offset, id.as_str()), "acknowledged and lost");
+    }
+}
+
+async fn sigterm_drains_and_exits_0(backend: Backend) {
+    let database = Database::new(backend).await;
+    let hub = HubProcess::start(&database, &[("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "10")]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let mut sockets = Vec::new();
+    for n in 0..400 {
+        sockets.push(app.connect(&format!("user-{n}")).await);
+    }
+    let addr = hub.addr;
+    hub.signal("-TERM");
+    // Four hundred closes are spread over two seconds: time enough to look.
+    eventually("not ready any more", async || {
+        let answer = crate::harness::callers::send(addr, "GET", "/readyz", None, &[], None).await;
+        answer.status == 503 && answer.body["failing"] == "draining"
+    })
+    .await;
+    let refused = app.post(&App::event("alice", "1")).await;
+    assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "overloaded", "1"));
+    let refused = app.try_connect_app().await.err().unwrap();
+    assert_eq!(refused, crate::harness::Refused::Http(503, "overloaded".to_owned()));
+    let mut at = Vec::new();
+    for socket in &mut sockets {
+        assert_eq!(socket.closed().await.0, 1001);
+        at.push(());
+    }
+    assert_eq!(hub.exit_code().await, Some(0));
+}
+
+async fn a_second_signal_ends_at_once(backend: Backend) {
+    let database = Database::new(backend).await;
+    let hub = HubProcess::start(&database, &[("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "3600")]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    app.publish("alice", "1").await;
+    let mut sockets = Vec::new();
+    for n in 0..1000 {
+        sockets.push(app.connect(&format!("user-{n}")).await);
+    }
+    hub.signal("-INT");
+    eventually("draining", async || {
+        crate::harness::callers::send(hub.addr, "GET", "/readyz", None, &[], None).await.status == 503
+    })
+    .await;
+    hub.signal("-INT");
+    assert_eq!(hub.exit_code().await, Some(1));
+    let hub = HubProcess::start(&database, &[]).await;
+    assert_eq!(app.at(hub.addr).events("").await.body["total"], 1);
+}
+
+async fn a_command_beside_a_running_hub_is_noticed(backend: Backend) {
+    let database = Database::new(backend).await;
+    let hub = HubProcess::start(&database, &[]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let mut socket = app.connect_app().await;
+    app.publish("alice", "cached").await;
+    let run = |args: &[&str]| crate::harness::process::run(&database, args);
+    assert!(run(&["app", "disable", "a"]).status.success());
+    assert_eq!(socket.closed().await.0, 4003);
+    eventually("refused", async || app.post(&App::event("alice", "1")).await.status == 401).await;
+    assert!(run(&["app", "enable", "a"]).status.success());
+    eventually("let in again", async || app.post(&App::event("alice", "1")).await.status == 200).await;
+
+    let made: serde_json::Value = serde_json::from_slice(&run(&["key", "create", "a", "--json"]).stdout).unwrap();
+    let second = App::new(hub.addr, "a", made["api_key"].as_str().unwrap());
+    let mut socket = second.connect_app().await;
+    assert!(run(&["key", "revoke", made["key_id"].as_str().unwrap()]).status.success());
+    assert_eq!(socket.closed().await.0, 4003);
+    let token = String::from_utf8(run(&["token", "create", "a", "alice", "--ttl", "60"]).stdout).unwrap();
+    let mut device = crate::harness::Socket::open(hub.addr, token.trim()).await.unwrap();
+    assert_eq!(device.ask(json!({"action": "ping"})).await["type"], "pong");
+}

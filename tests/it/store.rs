@@ -1,0 +1,385 @@
+//! The store conformance suite: both stores behave alike.
+
+use std::sync::Arc;
+
+use oriva_hub::store::{
+    AppChange, AppStore as _, Appended, Audit, EventFilter, EventStore as _, IdempotencyClaim, NewApp, NewEvent,
+    NewKey, Receipt, Store, StoreError, Submission,
+};
+use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
+
+use crate::{
+    harness::{Backend, Database},
+    on_both_stores,
+};
+
+on_both_stores!(
+    offsets_are_dense_in_every_stream,
+    concurrent_appends_neither_deadlock_nor_leave_gaps,
+    a_claimed_key_answers_again_and_other_content_is_a_mismatch,
+    an_expired_claim_is_taken_anew,
+    a_page_continues_after_an_offset,
+    events_come_back_as_they_were_written,
+    filters_narrow_and_cursors_continue,
+    apps_and_keys_live_and_die,
+    an_app_with_data_cannot_be_deleted,
+    the_epoch_stays_until_it_is_renewed,
+    a_schema_that_was_never_made_is_outdated,
+);
+
+fn app_id(text: &str) -> AppId {
+    AppId::parse(text).unwrap()
+}
+
+fn user_stream(text: &str) -> StreamKey {
+    StreamKey::User(UserId::parse(text).unwrap())
+}
+
+fn audit() -> Audit {
+    Audit { actor: "test".to_owned(), ip: Some("127.0.0.1".parse().unwrap()) }
+}
+
+async fn store_with(backend: Backend, apps: &[&str]) -> (Database, Arc<dyn Store>) {
+    let database = Database::new(backend).await;
+    let store = database.store().await;
+    for app in apps {
+        let app = NewApp {
+            id: app_id(app),
+            name: (*app).to_owned(),
+            icon_url: None,
+            is_platform: false,
+            limits: Default::default(),
+        };
+        store.create_app(&app, None, &audit()).await.unwrap();
+    }
+    (database, store)
+}
+
+fn event(user: Option<&str>, entity_id: &str) -> NewEvent {
+    NewEvent {
+        id: EventId::generate(),
+        user_id: user.map(|user| UserId::parse(user).unwrap()),
+        category: Category::Notification,
+        event_type: EventType::from_store("created"),
+        entity_type: "thing".to_owned(),
+        entity_id: entity_id.to_owned(),
+        data: JsonObject::from_store(r#"{"a":[1,"zwei",null]}"#.to_owned()),
+        timestamp: Timestamp::now(),
+        ip: Some("10.1.2.3".parse().unwrap()),
+        user_agent: Some("test/1".into()),
+    }
+}
+
+fn submission(app: &str, events: Vec<NewEvent>) -> Submission {
+    Submission { app_id: app_id(app), from_platform: false, events, receipt: Receipt::One, claim: None }
+}
+
+fn claimed(app: &str, key: &str, hash: u8, expires_at: Timestamp) -> Submission {
+    let claim = IdempotencyClaim { key: key.to_owned(), request_hash: [hash; 32], expires_at };
+    Submission { claim: Some(claim), ..submission(app, vec![event(Some("alice"), "e")]) }
+}
+
+async fn offsets_are_dense_in_every_stream(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a", "b"]).await;
+    for round in 0..3_u64 {
+        let outcomes = store
+            .append(&[
+                submission("a", vec![event(Some("alice"), "1"), event(Some("bob"), "2"), event(None, "3")]),
+                submission("b", vec![event(Some("alice"), "4")]),
+            ])
+            .await
+            .unwrap();
+        let offsets: Vec<_> = outcomes
+            .iter()
+            .flat_map(|outcome| match outcome {
+                Appended::Written { events, .. } => events.clone(),
+                other => panic!("{other:?}"),
+            })
+            .map(|event| event.event().offsets)
+            .map(|offsets| (offsets.app, offsets.user, offsets.broadcast))
+            .collect();
+        let expected = [
+            (round * 3 + 1, Some(round * 2 + 1), None),
+            (round * 3 + 2, Some(round + 1), None),
+            (round * 3 + 3, None, Some(round + 1)),
+            (round + 1, Some(round * 2 + 2), None),
+        ];
+        assert_eq!(offsets, expected, "round {round}");
+    }
+    assert_eq!(store.head(&user_stream("alice")).await.unwrap(), 6);
+    assert_eq!(store.head(&StreamKey::App(app_id("a"))).await.unwrap(), 9);
+    assert_eq!(store.head(&StreamKey::Broadcast).await.unwrap(), 3);
+    assert_eq!(store.head(&user_stream("nobody")).await.unwrap(), 0);
+}
+
+async fn concurrent_appends_neither_deadlock_nor_leave_gaps(backend: Backend) {
+    let (database, first) = store_with(backend, &["a", "b"]).await;
+    let second = database.store().await;
+    let mut tasks = Vec::new();
+    for (number, store) in [first.clone(), second].into_iter().enumerate() {
+        for lane in 0..4 {
+            let store = store.clone();
+            tasks.push(tokio::spawn(async move {
+                for round in 0..20 {
+                    // Each names the same streams in another order.
+                    let mut users = ["alice", "bob", "carol"];
+                    users.rotate_left((number + lane + round) % 3);
+                    let events = users.map(|user| event(Some(user), "x")).to_vec();
+                    let app = if (lane + round) % 2 == 0 { "a" } else { "b" };
+                    store.append(&[submission(app, events)]).await.unwrap();
+                }
+            }));
+        }
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for user in ["alice", "bob", "carol"] {
+        let stream = user_stream(user);
+        assert_eq!(first.head(&stream).await.unwrap(), 160);
+        let page = first.page(&stream, 0, 1000).await.unwrap();
+        let offsets: Vec<_> = page.events.iter().map(|event| event.event().offsets.user.unwrap()).collect();
+        assert_eq!(offsets, (1..=160).collect::<Vec<_>>());
+    }
+}
+
+async fn a_claimed_key_answers_again_and_other_content_is_a_mismatch(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a", "b"]).await;
+    let later = Timestamp::parse("2999-01-01T00:00:00Z").unwrap();
+    let first = store.append(&[claimed("a", "k", 1, later)]).await.unwrap();
+    let Appended::Written { answer, .. } = &first[0] else { panic!("{first:?}") };
+    let again =
+        store.append(&[claimed("a", "k", 1, later), claimed("a", "k", 2, later), claimed("b", "k", 2, later)]).await;
+    // The same key twice in one batch is the hub's to prevent; here it is two outcomes of one earlier claim.
+    let again = again.unwrap();
+    assert!(matches!(&again[0], Appended::Replayed { answer: same } if same == answer), "{again:?}");
+    assert!(matches!(&again[1], Appended::Mismatch), "{again:?}");
+    assert!(matches!(&again[2], Appended::Written { .. }), "another app's key is another key: {again:?}");
+    assert_eq!(store.head(&StreamKey::App(app_id("a"))).await.unwrap(), 1);
+}
+
+async fn an_expired_claim_is_taken_anew(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a"]).await;
+    let past = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    store.append(&[claimed("a", "k", 1, past)]).await.unwrap();
+    let second = store.append(&[claimed("a", "k", 2, past)]).await.unwrap();
+    assert!(matches!(&second[0], Appended::Written { .. }), "{second:?}");
+    assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 1);
+    assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 0);
+}
+
+async fn a_page_continues_after_an_offset(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a"]).await;
+    let events = (0..25).map(|n| event(Some("alice"), &n.to_string())).collect();
+    store.append(&[submission("a", events), submission("a", vec![event(None, "b")])]).await.unwrap();
+    for stream in [user_stream("alice"), StreamKey::App(app_id("a"))] {
+        let page = store.page(&stream, 10, 5).await.unwrap();
+        let offsets: Vec<_> = page.events.iter().map(|event| event.offset_in(stream.kind())).collect();
+        assert_eq!(offsets, [11, 12, 13, 14, 15]);
+    }
+    assert_eq!(store.page(&user_stream("alice"), 10, 5).await.unwrap().head, 25);
+    let beyond = store.page(&user_stream("alice"), 99, 5).await.unwrap();
+    assert!(beyond.events.is_empty() && beyond.head == 25);
+    assert_eq!(store.page(&StreamKey::Broadcast, 0, 5).await.unwrap().events.len(), 1);
+    assert!(store.page(&user_stream("bob"), 0, 5).await.unwrap().events.is_empty());
+}
+
+async fn events_come_back_as_they_were_written(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a"]).await;
+    let written = event(Some("Ünïcode|user"), "e'1\"\\");
+    store.append(&[submission("a", vec![written.clone()])]).await.unwrap();
+    let page = store.page(&StreamKey::App(app_id("a")), 0, 1).await.unwrap();
+    let read = page.events[0].event();
+    assert_eq!((read.id, &read.user_id), (written.id, &written.user_id));
+    assert_eq!((&read.entity_type, &read.entity_id), (&written.entity_type, &written.entity_id));
+    assert_eq!(read.timestamp, written.timestamp);
+    let (have, want): (serde_json::Value, serde_json::Value) =
+        (serde_json::from_str(read.data.as_str()).unwrap(), serde_json::from_str(written.data.as_str()).unwrap());
+    assert_eq!(have, want);
+}
+
+async fn filters_narrow_and_cursors_continue(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a", "b"]).await;
+    let mut events: Vec<_> = (0..10).map(|n| event(Some("alice"), &n.to_string())).collect();
+    events[3].category = Category::User;
+    events[4].event_type = EventType::from_store("dismissed");
+    events[5].user_id = Some(UserId::parse("bob").unwrap());
+    events[0].timestamp = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    store.append(&[submission("a", events), submission("b", vec![event(Some("alice"), "x")])]).await.unwrap();
+    let list = async |filter: EventFilter| {
+        let page = store.events(&app_id("a"), &filter).await.unwrap();
+        let offsets: Vec<_> = page.events.iter().map(|event| event.event().offsets.app).collect();
+        (offsets, page.total)
+    };
+    let all = EventFilter { limit: 100, ..EventFilter::default() };
+    assert_eq!(list(all.clone()).await, ((1..=10).rev().collect(), 10));
+    let with = |change: fn(&mut EventFilter)| {
+        let mut filter = all.clone();
+        change(&mut filter);
+        filter
+    };
+    assert_eq!(list(with(|f| f.category = Some(Category::User))).await, (vec![4], 1));
+    assert_eq!(list(with(|f| f.event_type = Some("dismissed".to_owned()))).await, (vec![5], 1));
+    assert_eq!(list(with(|f| f.event_type = Some("notification.dismissed".to_owned()))).await, (vec![5], 1));
+    assert_eq!(list(with(|f| f.event_type = Some("user.dismissed".to_owned()))).await, (vec![], 0));
+    assert_eq!(list(with(|f| f.user_id = Some("bob".to_owned()))).await, (vec![6], 1));
+    assert_eq!(list(with(|f| f.entity_id = Some("7".to_owned()))).await, (vec![8], 1));
+    let new_year = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    let until = EventFilter { end: Some(new_year), ..all.clone() };
+    assert_eq!(list(until).await, (vec![1], 1), "inclusive");
+    let since = EventFilter { start: Some(new_year), ..all.clone() };
+    assert_eq!(list(since).await.1, 10, "inclusive");
+    assert_eq!(list(with(|f| (f.limit, f.offset) = (3, 2))).await, (vec![8, 7, 6], 10));
+    assert_eq!(list(with(|f| (f.limit, f.before) = (3, Some(8)))).await, (vec![7, 6, 5], 10));
+}
+
+async fn apps_and_keys_live_and_die(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a"]).await;
+    let revision = store.identity_revision().await.unwrap();
+    let again = NewApp {
+        id: app_id("a"),
+        name: "A".to_owned(),
+        icon_url: None,
+        is_platform: false,
+        limits: Default::default(),
+    };
+    assert!(matches!(store.create_app(&again, None, &audit()).await, Err(StoreError::Duplicate)));
+    let key = NewKey { id: KeyId::generate(), app_id: app_id("a"), hash: [7; 32], prefix: "ohk_xxxxxxxx".to_owned() };
+    store.add_key(&key, &audit()).await.unwrap();
+    let orphan = NewKey { id: KeyId::generate(), app_id: app_id("none"), hash: [8; 32], prefix: "p".to_owned() };
+    assert!(matches!(store.add_key(&orphan, &audit()).await, Err(StoreError::InUse)));
+
+    let (found, app) = store.key_by_hash(&[7; 32]).await.unwrap().unwrap();
+    assert_eq!((found.id, app.id.as_str(), found.last_used_at), (key.id, "a", None));
+    assert!(store.key_by_hash(&[9; 32]).await.unwrap().is_none());
+    let now = Timestamp::now();
+    store.touch_keys(&[(key.id, now)]).await.unwrap();
+    assert_eq!(store.keys(&app_id("a")).await.unwrap()[0].last_used_at, Some(now));
+
+    let revoked = store.revoke_key(key.id, &audit()).await.unwrap().unwrap().revoked_at;
+    assert!(revoked.is_some());
+    assert_eq!(store.revoke_key(key.id, &audit()).await.unwrap().unwrap().revoked_at, revoked, "once");
+    assert!(store.revoke_key(KeyId::generate(), &audit()).await.unwrap().is_none());
+
+    let change = AppChange {
+        is_active: Some(false),
+        limits: Some([("publish".to_owned(), 5)].into()),
+        icon_url: Some(Some("https://x.example/i.png".to_owned())),
+        ..AppChange::default()
+    };
+    let changed = store.update_app(&app_id("a"), &change, &audit()).await.unwrap().unwrap();
+    assert!(!changed.is_active && changed.name == "a" && changed.limits["publish"] == 5);
+    let back = AppChange { icon_url: Some(None), ..AppChange::default() };
+    assert_eq!(store.update_app(&app_id("a"), &back, &audit()).await.unwrap().unwrap().icon_url, None);
+    assert!(store.update_app(&app_id("none"), &back, &audit()).await.unwrap().is_none());
+
+    let refused = store.refused(Timestamp::parse("2020-01-01T00:00:00Z").unwrap()).await.unwrap();
+    assert!(refused.apps.contains(&app_id("a")) && refused.keys.contains(&key.id));
+    assert!(store.identity_revision().await.unwrap() > revision, "other nodes must notice");
+}
+
+async fn an_app_with_data_cannot_be_deleted(backend: Backend) {
+    let (_database, store) = store_with(backend, &["a", "b"]).await;
+    store.append(&[submission("a", vec![event(Some("alice"), "1")])]).await.unwrap();
+    assert!(matches!(store.delete_app(&app_id("a"), &audit()).await, Err(StoreError::InUse)));
+    assert!(store.delete_app(&app_id("b"), &audit()).await.unwrap());
+    assert!(!store.delete_app(&app_id("b"), &audit()).await.unwrap());
+    assert_eq!(store.apps().await.unwrap().len(), 1);
+}
+
+async fn the_epoch_stays_until_it_is_renewed(backend: Backend) {
+    let (database, store) = store_with(backend, &[]).await;
+    let epoch = store.epoch().await.unwrap();
+    assert_eq!(database.store().await.epoch().await.unwrap(), epoch);
+    let renewed = store.renew_epoch().await.unwrap();
+    assert_ne!(renewed, epoch);
+    assert_eq!(database.store().await.epoch().await.unwrap(), renewed);
+}
+
+async fn a_schema_that_was_never_made_is_outdated(backend: Backend) {
+    let database = Database::new(backend).await;
+    match backend {
+        Backend::Sqlite => {
+            let store = oriva_hub::store::sqlite::SqliteStore::open(&database.url, 2).await.unwrap();
+            assert!(matches!(store.check_schema().await, Err(StoreError::Outdated)));
+        }
+        Backend::Postgres => {
+            let mut owner = PgConnection::connect(&database.owner_url).await.unwrap();
+            owner.execute("delete from _sqlx_migrations").await.unwrap();
+            assert!(matches!(database.store().await.check_schema().await, Err(StoreError::Outdated)));
+        }
+    }
+}
+
+/// Row level security, with plain SQL as the tenant role and as the hub's login.
+#[tokio::test]
+async fn the_tenant_role_sees_nothing_of_others() {
+    let (database, store) = store_with(Backend::Postgres, &["a", "b"]).await;
+    store
+        .append(&[
+            submission("a", vec![event(Some("alice"), "1"), event(Some("bob"), "2")]),
+            submission("b", vec![event(Some("alice"), "3"), event(None, "4")]),
+        ])
+        .await
+        .unwrap();
+    let mut hub = PgConnection::connect(&database.url).await.unwrap();
+    let row = hub
+        .fetch_one(
+            "select rolsuper, rolbypassrls, exists (select from pg_tables where tableowner = current_user \
+             and schemaname = 'public') from pg_roles where rolname = current_user",
+        )
+        .await
+        .unwrap();
+    assert!((0..3).all(|column| !row.get::<bool, _>(column)), "the hub's login owns and overrides nothing");
+
+    let mut count = async |app: &str, user: &str, table: &str| {
+        let mut transaction = hub.begin().await.unwrap();
+        sqlx::query(
+            "select set_config('role', 'oriva_hub_tenant', true), set_config('oriva.app_id', $1, true), \
+             set_config('oriva.user_id', $2, true)",
+        )
+        .bind(app)
+        .bind(user)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        let sql = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut *transaction).await.unwrap();
+        transaction.rollback().await.unwrap();
+        count
+    };
+    assert_eq!(count("a", "", "platform_events").await, 2);
+    assert_eq!(count("b", "", "platform_events").await, 2);
+    assert_eq!(count("", "alice", "platform_events").await, 2);
+    assert_eq!(count("", "", "platform_events").await, 0, "no tenant, no rows");
+    assert_eq!(count("a", "", "apps").await, 1);
+    assert_eq!(count("a", "", "streams").await, 1);
+    for table in ["hub_meta", "idempotency_keys", "platform_events_archive"] {
+        assert_eq!(count("a", "alice", table).await, 0, "{table}");
+    }
+    let mut transaction = hub.begin().await.unwrap();
+    transaction
+        .execute("select set_config('role', 'oriva_hub_tenant', true), set_config('oriva.app_id', 'a', true)")
+        .await
+        .unwrap();
+    let moved = transaction.execute("update platform_events set app_id = 'a' where app_id = 'b'").await.unwrap();
+    assert_eq!(moved.rows_affected(), 0, "another's row cannot be taken");
+    let forged = transaction.execute("update platform_events set app_id = 'b'").await;
+    assert!(forged.is_err(), "nor a row be given to another");
+}
+
+/// A table with an `app_id` or `user_id` that somebody adds without a policy is noticed here.
+#[tokio::test]
+async fn every_table_has_row_level_security() {
+    let database = Database::new(Backend::Postgres).await;
+    let mut owner = PgConnection::connect(&database.owner_url).await.unwrap();
+    let open: Vec<String> = sqlx::query_scalar(
+        "select relname::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace \
+         and not relrowsecurity and relname <> '_sqlx_migrations'",
+    )
+    .fetch_all(&mut owner)
+    .await
+    .unwrap();
+    assert_eq!(open, Vec::<String>::new());
+}

@@ -1,0 +1,342 @@
+//! The stream over real sockets (contract §5; seed rows T004, T024, T027, T036).
+
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use oriva_hub_actors::model::{StreamKey, UserId};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    harness::{App, Backend, Refused, Socket, TestHub, eventually},
+    on_both_stores,
+};
+
+on_both_stores!(
+    a_published_event_arrives_on_the_users_and_the_apps_sockets,
+    all_four_ways_to_authenticate_work,
+    refusals_come_before_the_upgrade_or_as_close_codes,
+    patterns_decide_what_is_sent,
+    mistakes_are_answered_and_survived,
+    protocol_violations_close_with_their_code,
+    the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place,
+    scopes_and_broadcasts_reach_whom_they_are_for,
+    a_token_that_runs_out_closes_its_socket_unless_refreshed,
+    a_silent_socket_is_closed_and_a_living_one_kept,
+    five_hundred_concurrent_publishes_arrive_in_order,
+    a_panic_in_a_session_ends_its_sockets_alone,
+    a_stopping_hub_closes_sockets_with_1001,
+);
+
+async fn a_published_event_arrives_on_the_users_and_the_apps_sockets(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("work-buddy").await;
+    let (mut phone, mut laptop, mut server, mut bob) =
+        (app.connect("alice").await, app.connect("alice").await, app.connect_app().await, app.connect("bob").await);
+    assert_eq!((&phone.welcome["user_id"], &phone.welcome["offset"]), (&json!("alice"), &json!(0)));
+    assert_eq!((&server.welcome["user_id"], &server.welcome["app_id"]), (&Value::Null, &json!("work-buddy")));
+    assert_eq!(phone.welcome["heartbeat_interval"], 30);
+    assert!(!phone.welcome["expires_at"].is_null() && server.welcome["expires_at"].is_null());
+    for socket in [&mut phone, &mut laptop, &mut server, &mut bob] {
+        socket.subscribe(&["**"]).await;
+    }
+    app.publish("bob", "b-1").await;
+    app.publish("alice", "a-1").await;
+    for (socket, stream, offset) in [(&mut phone, "user", 1), (&mut laptop, "user", 1)] {
+        let frame = socket.frame().await;
+        assert_eq!((&frame["type"], &frame["stream"]), (&json!("event"), &json!(stream)));
+        assert_eq!((&frame["offset"], &frame["entity_id"]), (&json!(offset), &json!("a-1")));
+        assert_eq!(frame["event_type"], "notification.created", "full on sockets");
+        assert_eq!(frame["event_data"], json!({"n": 1}));
+    }
+    assert_eq!(server.offset().await, 1);
+    let frame = server.frame().await;
+    assert_eq!((&frame["stream"], &frame["offset"], &frame["user_id"]), (&json!("app"), &json!(2), &json!("alice")));
+    assert_eq!(bob.offset().await, 1);
+    assert!(bob.is_quiet().await);
+}
+
+async fn all_four_ways_to_authenticate_work(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let token = app.token("alice").await;
+    for query in [format!("?token={token}"), format!("?auth={token}"), format!("?token={token}&app_id=a")] {
+        Socket::open_with(hub.addr, &query, &[]).await.unwrap();
+    }
+    let socket = Socket::open(hub.addr, &token).await.unwrap();
+    assert_eq!(socket.protocol, None);
+    let socket = Socket::open_v1(hub.addr, &token).await.unwrap();
+    assert_eq!(socket.protocol.as_deref(), Some("oriva.v1"));
+    let socket = Socket::open_with(hub.addr, &format!("?token={}", app.key), &[]).await.unwrap();
+    assert_eq!(socket.welcome["app_id"], "a");
+}
+
+async fn refusals_come_before_the_upgrade_or_as_close_codes(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let (app, _other) = (hub.app("a").await, hub.app("b").await);
+    let token = app.token("alice").await;
+    let expired = app.token_for("alice", 1).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let admin = crate::harness::hub::ADMIN_KEY;
+    let open = async |query: String, headers: &[(&str, &str)]| {
+        Socket::open_with(hub.addr, &query, headers).await.err().unwrap()
+    };
+    for (query, status, code, close) in [
+        (String::new(), 401, "unauthenticated", 4001),
+        ("?token=nonsense".to_owned(), 401, "unauthenticated", 4001),
+        (format!("?token={expired}"), 401, "token_expired", 4001),
+        (format!("?token={token}&app_id=b"), 403, "forbidden", 4003),
+        (format!("?token={token}&app_id=none"), 403, "forbidden", 4003),
+        (format!("?token={}", admin.replace(' ', "%20")), 403, "forbidden", 4003),
+    ] {
+        assert_eq!(open(query.clone(), &[]).await, Refused::Http(status, code.to_owned()), "{query}");
+        let as_browser = open(query.clone(), &[("sec-websocket-protocol", "oriva.v1")]).await;
+        assert!(
+            matches!(&as_browser, Refused::Closed(code, reason) if *code == close && !reason.is_empty()),
+            "{as_browser:?}"
+        );
+    }
+    let wrong_version = open(format!("?token={token}"), &[("sec-websocket-version", "8")]).await;
+    assert!(matches!(wrong_version, Refused::Http(400, _)), "{wrong_version:?}");
+    let elsewhere = crate::harness::callers::client()
+        .get(format!("http://{}/healthz", hub.addr))
+        .header("connection", "upgrade")
+        .header("upgrade", "h2c")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(elsewhere.status(), 200, "an upgrade to something else is an ordinary request");
+}
+
+async fn patterns_decide_what_is_sent(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let mut socket = app.connect("alice").await;
+    app.publish("alice", "before").await;
+    assert!(socket.is_quiet().await, "nothing without a subscription");
+    let answer = socket.ask(json!({"action": "subscribe", "event_types": ["session.*", "*.updated"], "id": 7})).await;
+    assert_eq!((&answer["event_types"], &answer["id"]), (&json!(["session.*", "*.updated"]), &json!(7)));
+    let publish = async |category: &str, event_type: &str| {
+        let mut event = App::event("alice", event_type);
+        event["event_category"] = json!(category);
+        event["event_type"] = json!(event_type);
+        assert_eq!(app.post(&event).await.status, 200);
+    };
+    publish("notification", "created").await;
+    publish("session", "started").await;
+    publish("user", "updated").await;
+    publish("user", "updated.late").await;
+    assert_eq!(socket.offset().await, 3);
+    assert_eq!(socket.offset().await, 4);
+    let answer = socket.ask(json!({"action": "unsubscribe", "event_types": ["session.*", "never.held"]})).await;
+    assert_eq!((&answer["type"], &answer["event_types"]), (&json!("unsubscribed"), &json!(["*.updated"])));
+    publish("session", "ended").await;
+    assert!(socket.is_quiet().await);
+    let many: Vec<_> = (0..100).map(|n| format!("user.p{n}")).collect();
+    let answer = socket.ask(json!({"action": "subscribe", "event_types": many})).await;
+    assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("validation_failed")), "101 in all");
+    assert_eq!(
+        socket.ask(json!({"action": "subscribe", "event_types": ["*.updated"]})).await["event_types"],
+        json!(["*.updated"])
+    );
+}
+
+async fn mistakes_are_answered_and_survived(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let mut socket = app.connect("alice").await;
+    for (text, code) in [
+        ("{", "malformed_json"),
+        ("[]", "validation_failed"),
+        (r#"{"action":"dance","id":"x"}"#, "validation_failed"),
+        (r#"{"action":"subscribe","event_types":["BAD"]}"#, "validation_failed"),
+        (r#"{"action":"subscribe","event_types":["*"],"aftr":1}"#, "validation_failed"),
+    ] {
+        socket.inner.send(Message::text(text)).await.unwrap();
+        let frame = socket.frame().await;
+        assert_eq!((&frame["type"], &frame["code"]), (&json!("error"), &json!(code)), "{text}: {frame}");
+    }
+    let foreign = app.token("bob").await;
+    assert_eq!(socket.ask(json!({"action": "refresh", "token": foreign})).await["code"], "forbidden");
+    assert_eq!(socket.ask(json!({"action": "refresh", "token": "x"})).await["code"], "unauthenticated");
+    let mut server = app.connect_app().await;
+    assert_eq!(server.ask(json!({"action": "refresh", "token": foreign})).await["code"], "validation_failed");
+    let answer = server.ask(json!({"action": "subscribe", "event_types": ["*"], "after_broadcast": 0})).await;
+    assert_eq!(answer["code"], "validation_failed");
+    assert_eq!(socket.ask(json!({"action": "ping", "id": "p"})).await, json!({"type": "pong", "id": "p"}));
+}
+
+async fn protocol_violations_close_with_their_code(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let mut socket = app.connect("alice").await;
+    socket.inner.send(Message::binary(vec![1, 2])).await.unwrap();
+    assert_eq!(socket.closed().await.0, 1003);
+    let mut socket = app.connect("alice").await;
+    socket.inner.send(Message::text("x".repeat(65_537))).await.unwrap();
+    assert_eq!(socket.closed().await.0, 1009);
+    let mut socket = app.connect("alice").await;
+    socket.inner.send(Message::text("x".repeat(65_536))).await.unwrap();
+    assert_eq!(socket.frame().await["code"], "malformed_json", "at the bound it is read");
+    socket.inner.send(Message::Ping(b"hi".to_vec().into())).await.unwrap();
+    let Some(Ok(Message::Pong(payload))) = socket.inner.next().await else { panic!("no pong") };
+    assert_eq!(&payload[..], b"hi");
+    socket.close().await;
+}
+
+async fn the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let (app, other) = (hub.app("a").await, hub.app("b").await);
+    let mut devices = Vec::new();
+    for n in 0..10 {
+        // A user's connections count together, whichever app vouches for them.
+        devices.push(if n % 2 == 0 { app.connect("alice").await } else { other.connect("alice").await });
+    }
+    let token = app.token("alice").await;
+    let refused = Socket::open(hub.addr, &token).await.err().unwrap();
+    assert_eq!(refused, Refused::Http(429, "connection_limit".to_owned()));
+    assert!(matches!(Socket::open_v1(hub.addr, &token).await.err().unwrap(), Refused::Closed(4029, _)));
+    app.connect("bob").await.close().await;
+    devices.pop().unwrap().close().await;
+    drop(devices.pop());
+    for _ in 0..2 {
+        eventually("a place is free", async || match Socket::open(hub.addr, &token).await {
+            Ok(socket) => {
+                devices.push(socket);
+                true
+            }
+            Err(_) => false,
+        })
+        .await;
+    }
+    assert!(Socket::open(hub.addr, &token).await.is_err());
+    let mut servers = Vec::new();
+    for _ in 0..10 {
+        servers.push(app.connect_app().await);
+    }
+    assert_eq!(app.try_connect_app().await.err(), Some(Refused::Http(429, "connection_limit".to_owned())));
+}
+
+async fn scopes_and_broadcasts_reach_whom_they_are_for(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let (app, other, core) = (hub.app("a").await, hub.app("b").await, hub.platform_app("core").await);
+    let (mut of_app, mut of_other, mut of_core) =
+        (app.connect("alice").await, other.connect("alice").await, core.connect("alice").await);
+    let (mut app_server, mut other_server) = (app.connect_app().await, other.connect_app().await);
+    for socket in [&mut of_app, &mut of_other, &mut of_core, &mut app_server, &mut other_server] {
+        socket.subscribe(&["**"]).await;
+    }
+    app.publish("alice", "from-a").await;
+    other.publish("alice", "from-b").await;
+    app.broadcast("a-to-its-users").await;
+    core.broadcast("core-to-all").await;
+    let seen = async |socket: &mut Socket, count: usize| {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            let frame = socket.frame().await;
+            ids.push(format!(
+                "{} {} {}",
+                frame["stream"].as_str().unwrap(),
+                frame["offset"],
+                frame["entity_id"].as_str().unwrap()
+            ));
+        }
+        ids.sort();
+        assert!(socket.is_quiet().await);
+        ids
+    };
+    assert_eq!(seen(&mut of_app, 3).await, ["broadcast 1 a-to-its-users", "broadcast 2 core-to-all", "user 1 from-a"]);
+    assert_eq!(seen(&mut of_other, 2).await, ["broadcast 2 core-to-all", "user 2 from-b"]);
+    assert_eq!(
+        seen(&mut of_core, 4).await,
+        ["broadcast 1 a-to-its-users", "broadcast 2 core-to-all", "user 1 from-a", "user 2 from-b"]
+    );
+    assert_eq!(seen(&mut app_server, 2).await, ["app 1 from-a", "app 2 a-to-its-users"]);
+    assert_eq!(seen(&mut other_server, 1).await, ["app 1 from-b"]);
+}
+
+async fn a_token_that_runs_out_closes_its_socket_unless_refreshed(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let short = app.token_for("alice", 3).await;
+    let (mut left, mut kept) =
+        (Socket::open(hub.addr, &short).await.unwrap(), Socket::open(hub.addr, &short).await.unwrap());
+    let answer = kept.ask(json!({"action": "refresh", "token": app.token("alice").await, "id": 1})).await;
+    assert_eq!((&answer["type"], &answer["id"]), (&json!("refreshed"), &json!(1)));
+    assert!(answer["expires_at"].as_str() > kept.welcome["expires_at"].as_str());
+    assert_eq!(left.closed().await.0, 4001);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(kept.is_quiet().await);
+}
+
+async fn a_silent_socket_is_closed_and_a_living_one_kept(backend: Backend) {
+    let hub = TestHub::start_with(backend, |config| config.stream.heartbeat_seconds = 1).await;
+    let app = hub.app("a").await;
+    let (mut living, mut silent) = (app.connect("alice").await, app.connect("alice").await);
+    // A client that is polled answers pings by itself; one that is not is silent.
+    let poll = async { tokio::time::timeout(Duration::from_secs(4), living.next()).await };
+    assert!(poll.await.is_err(), "the living one hears nothing but pings");
+    assert!(living.is_quiet().await);
+    assert_eq!(silent.closed().await.0, 4010);
+}
+
+async fn five_hundred_concurrent_publishes_arrive_in_order(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let mut socket = app.connect("alice").await;
+    socket.subscribe(&["**"]).await;
+    let publishers = (0..500).map(|n| {
+        let app = app.clone();
+        tokio::spawn(async move { app.publish("alice", n).await })
+    });
+    let reader = tokio::spawn(async move {
+        let mut offsets = Vec::new();
+        for _ in 0..500 {
+            offsets.push(socket.offset().await);
+        }
+        assert!(socket.is_quiet().await);
+        offsets
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        publisher.await.unwrap();
+    }
+    assert_eq!(reader.await.unwrap(), (1..=500).collect::<Vec<_>>());
+}
+
+async fn a_panic_in_a_session_ends_its_sockets_alone(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let (mut alice, mut bob) = (app.connect("alice").await, app.connect("bob").await);
+    bob.subscribe(&["**"]).await;
+    hub.hub.online().panic_session(StreamKey::User(UserId::parse("alice").unwrap()));
+    assert_eq!(alice.closed().await.0, 1011);
+    app.publish("bob", "1").await;
+    assert_eq!(bob.offset().await, 1);
+    let mut again = app.connect("alice").await;
+    again.subscribe(&["**"]).await;
+    app.publish("alice", "2").await;
+    assert_eq!(again.offset().await, 1);
+    eventually("the registry forgets the session", async || {
+        let state = hub.hub.online().observe().await;
+        (state.sessions, state.places) == (2, 2)
+    })
+    .await;
+}
+
+async fn a_stopping_hub_closes_sockets_with_1001(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let mut sockets = Vec::new();
+    for n in 0..20 {
+        let mut socket = app.connect(&format!("user-{n}")).await;
+        socket.subscribe(&["**"]).await;
+        app.publish(&format!("user-{n}"), n).await;
+        sockets.push(socket);
+    }
+    let stopping = tokio::spawn(hub.stop());
+    for socket in &mut sockets {
+        assert_eq!(socket.offset().await, 1, "what was published arrives before the close");
+        assert_eq!(socket.closed().await.0, 1001);
+    }
+    stopping.await.unwrap();
+}
