@@ -82,6 +82,10 @@ impl Tokens {
                 _ => TokenError::Invalid,
             })?
             .claims;
+        // "On or after" that second it must not be accepted (RFC 7519 §4.1.4).
+        if claims.exp <= Timestamp::now().unix_ms() / 1000 {
+            return Err(TokenError::Expired);
+        }
         Ok(UserToken {
             user: UserId::parse(&claims.sub).map_err(|_| TokenError::Invalid)?,
             app: AppId::parse(&claims.app).map_err(|_| TokenError::Invalid)?,

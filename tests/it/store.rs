@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oriva_hub::store::{
-    AppChange, AppStore as _, Appended, Audit, EventFilter, EventStore as _, IdempotencyClaim, NewApp, NewEvent,
-    NewKey, Receipt, Store, StoreError, Submission,
+    AppChange, Appended, Audit, EventFilter, IdempotencyClaim, NewApp, NewEvent, NewKey, Receipt, Store, StoreError,
+    Submission,
 };
 use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};

@@ -32,7 +32,7 @@ macro_rules! on_both_stores {
 }
 
 /// Waits until something holds; fails after a generous while, so that a slow machine is not a red test.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {
         if holds().await {
             return;
