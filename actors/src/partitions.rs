@@ -105,15 +105,18 @@ impl Partitions {
     /// Tells everybody concerned of events that are committed, in the order of commit. A hint: never waits, and what
     /// does not fit is healed from the store.
     pub fn publish(&self, events: &[Arc<Published>]) {
-        for partition in self.0.iter().filter(|partition| partition.open.load(Ordering::SeqCst) > 0) {
+        for partition in self.0.iter() {
+            let nobody_is_here = partition.open.load(Ordering::SeqCst) == 0;
             let concerned = events.iter().filter(|event| {
                 let event = event.event();
+                // Every partition keeps its place in the broadcast stream, for whoever comes next.
                 event.offsets.broadcast.is_some()
-                    || std::ptr::eq(self.of(&StreamKey::App(event.app_id.clone())), partition)
-                    || event
-                        .user_id
-                        .clone()
-                        .is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), partition))
+                    || !nobody_is_here
+                        && (std::ptr::eq(self.of(&StreamKey::App(event.app_id.clone())), partition)
+                            || event
+                                .user_id
+                                .clone()
+                                .is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), partition)))
             });
             partition.route(concerned.cloned().collect());
         }

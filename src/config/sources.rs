@@ -90,8 +90,15 @@ fn must_be_readable(path: &Path) -> Result<(), ConfigError> {
 
 fn one_line(error: &Error) -> ConfigError {
     let key = error.path.join(".");
-    let from = error.metadata.as_ref().map(|metadata| format!(" (from {})", metadata.name)).unwrap_or_default();
-    let text = error.kind.to_string().replace('\n', " ");
+    let from = error
+        .metadata
+        .as_ref()
+        .map(|metadata| match &metadata.source {
+            Some(source) => format!(" (from {source})"),
+            None => format!(" (from {})", metadata.name),
+        })
+        .unwrap_or_default();
+    let text = error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     ConfigError(if key.is_empty() { format!("{text}{from}") } else { format!("{key}: {text}{from}") })
 }
 

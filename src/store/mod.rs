@@ -49,6 +49,8 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(cause) => match cause.kind() {
                 ErrorKind::UniqueViolation => Self::Duplicate,
                 ErrorKind::ForeignKeyViolation => Self::InUse,
+                // SQLite's extended code for a restricted delete, which it counts among triggers.
+                _ if cause.code().as_deref() == Some("1811") => Self::InUse,
                 // PostgreSQL classes 08 connection, 40 rollback, 53 resources, 57 operator intervention;
                 // SQLite 5 busy, 6 locked, 10 I/O, 13 full.
                 _ => match cause.code().as_deref() {

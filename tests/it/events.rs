@@ -371,7 +371,7 @@ async fn answers_carry_ids_and_security_headers(backend: Backend) {
     assert_eq!(answer.header("x-request-id"), "my-id.1");
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     assert_eq!(answer.header("cache-control"), "no-store");
-    let answer = send(hub.addr, "GET", "/healthz", None, &[("x-request-id", "bad id\u{7f}")], None).await;
+    let answer = send(hub.addr, "GET", "/healthz", None, &[("x-request-id", "bad id")], None).await;
     assert_eq!(answer.header("x-request-id").len(), 36, "an id that a log cannot hold is replaced");
     let preflight = |origin: &'static str| {
         let headers = [("origin", origin), ("access-control-request-method", "POST")];
