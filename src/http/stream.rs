@@ -213,8 +213,10 @@ async fn refuse<T: IntoTransport>(
         response.message_body(()).map_err(|error| std::io::Error::other(error.to_string()))?;
     add_security_headers(response.headers_mut(), false);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    framed.send(Message::Item((response, BodySize::Sized(body.len() as u64)))).await?;
-    framed.send(Message::Chunk(Some(body.into()))).await?;
-    framed.send(Message::Chunk(None)).await?;
+    // In one write: many clients look for the body in what came with the head.
+    framed.feed(Message::Item((response, BodySize::Sized(body.len() as u64)))).await?;
+    framed.feed(Message::Chunk(Some(body.into()))).await?;
+    framed.feed(Message::Chunk(None)).await?;
+    framed.flush().await?;
     framed.close().await
 }
