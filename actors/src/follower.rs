@@ -72,6 +72,11 @@ impl Follower {
     pub(crate) fn page(&mut self, page: Page, ready: &mut Vec<Arc<Published>>) -> Need {
         self.fetching = false;
         self.known = self.known.max(page.head);
+        if page.events.is_empty() {
+            // All that was missing is gone: what the store's end covers cannot be waited for.
+            self.position = self.position.max(page.head);
+            self.known = self.position;
+        }
         for event in page.events {
             let offset = event.offset_in(self.kind);
             if offset > self.position {
@@ -154,6 +159,16 @@ mod tests {
         follower.learn(9);
         assert_eq!(follower.page(Page { events: events[6..].to_vec(), head: 9 }, &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [7, 8, 9]);
+    }
+
+    #[test]
+    fn history_that_is_gone_altogether_is_not_waited_for() {
+        let events = stream(9);
+        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
+        follower.learn(8);
+        assert_eq!(follower.page(Page { events: Vec::new(), head: 8 }, &mut ready), Need::Nothing);
+        assert_eq!(follower.offer(events[8].clone(), &mut ready), Need::Nothing);
+        assert_eq!(offsets(&ready), [9]);
     }
 
     proptest! {

@@ -155,10 +155,11 @@ impl Pump {
                     self.mark_dirty(key);
                 }
             }
-            Command::SetExpiry { key, at } => {
+            // The moment that was noted comes first, finds this one and notes it in its place: a socket has one note,
+            // however often it is refreshed. What an earlier token allowed, a shorter one does not take back.
+            Command::Refreshed { key, at } => {
                 if let Some(socket) = self.sockets.get_mut(key) {
-                    socket.expires_at = Some(at);
-                    self.deadlines.add(at, key, Due::Expiry);
+                    socket.expires_at = socket.expires_at.max(Some(at));
                 }
             }
             Command::Close { key, close } => self.close(key, close),
@@ -393,7 +394,12 @@ impl Pump {
                 Due::Expiry if socket.expires_at.is_some_and(|at| at <= now) => self.close(key, Close::TokenExpired),
                 Due::Linger if socket.is_closing() => self.remove(key),
                 Due::Drain => self.close(key, Close::GoingAway),
-                Due::Expiry | Due::Linger => {}
+                Due::Expiry => {
+                    if let Some(at) = socket.expires_at {
+                        self.deadlines.add(at, key, Due::Expiry);
+                    }
+                }
+                Due::Linger => {}
             }
         }
         let Some(beating) = self.heartbeats.turn() else { return };

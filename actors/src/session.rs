@@ -139,7 +139,7 @@ impl Session {
                     .into_actor(self)
                     .map(move |outcome, session, ctx| {
                         if let Ok(expiry) = &outcome {
-                            session.wiring.pump.set_expiry(socket, Instant::now() + expiry.remaining);
+                            session.wiring.pump.refreshed(socket, Instant::now() + expiry.remaining);
                         }
                         session.step(Input::Refreshed { socket, id, outcome }, ctx);
                     })

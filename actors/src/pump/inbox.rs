@@ -24,7 +24,7 @@ pub(super) enum Command {
     Join { key: SocketKey, session: Addr<Session> },
     Push { key: SocketKey, frame: Bytes },
     TellWhenDrained { key: SocketKey },
-    SetExpiry { key: SocketKey, at: Instant },
+    Refreshed { key: SocketKey, at: Instant },
     Close { key: SocketKey, close: Close },
     CloseAll(Close),
     Refuse(Arc<Refused>),
@@ -60,8 +60,9 @@ impl PumpHandle {
         self.0.tell(Command::TellWhenDrained { key });
     }
 
-    pub(crate) fn set_expiry(&self, key: SocketKey, at: Instant) {
-        self.0.tell(Command::SetExpiry { key, at });
+    /// A socket's holder showed a token that is good until `at`.
+    pub(crate) fn refreshed(&self, key: SocketKey, at: Instant) {
+        self.0.tell(Command::Refreshed { key, at });
     }
 
     pub(crate) fn close(&self, key: SocketKey, close: Close) {

@@ -38,7 +38,7 @@ impl Heartbeats {
 /// Why a socket must be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
-    /// Its token may have run out; a refresh moves the socket's own moment and leaves this one behind.
+    /// Its token may have run out, unless a refresh moved the socket's own moment.
     Expiry,
     /// It had its time to answer the close.
     Linger,

@@ -367,6 +367,10 @@ impl State {
             }
         }
         replay.unchecked.retain(|unchecked| *unchecked != kind);
+        if page.events.is_empty() {
+            let position = member.positions.of_mut(kind);
+            *position = page.head.max(*position);
+        }
         for event in page.events {
             take_into(&mut replay, member, kind, event);
         }

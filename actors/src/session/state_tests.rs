@@ -5,7 +5,7 @@ use slotmap::SlotMap;
 
 use super::*;
 use crate::{
-    model::{AppId, KeyId, UserId},
+    model::{AppId, UserId},
     protocol::parse_client_frame,
     testing::{broadcast, event},
 };
@@ -19,17 +19,18 @@ struct Bench {
 
 impl Bench {
     fn user() -> Self {
-        Self::new(StreamKey::User(UserId::parse("alice").unwrap()))
+        Self::with_backlog(262_144)
     }
 
-    fn new(stream: StreamKey) -> Self {
+    fn with_backlog(max_backlog_bytes: usize) -> Self {
+        let stream = StreamKey::User(UserId::parse("alice").unwrap());
         let config = RealtimeConfig {
             epoch: "e1".into(),
             partitions: 1,
             max_connections: 10,
             heartbeat: std::time::Duration::from_secs(30),
             max_frame_bytes: 65_536,
-            max_backlog_bytes: 2000,
+            max_backlog_bytes,
         };
         Self { state: State::new(stream, 0, &config), keys: SlotMap::with_key(), effects: Vec::new() }
     }
@@ -42,10 +43,8 @@ impl Bench {
     fn join(&mut self) -> SocketKey {
         let socket = self.keys.insert(());
         let app = AppId::parse("work-buddy").unwrap();
-        let identity = match self.state.stream() {
-            StreamKey::User(user) => Identity::User { user: user.clone(), issuer: app.clone(), scope: Scope::App(app) },
-            _ => Identity::App { app, key: KeyId::generate() },
-        };
+        let user = UserId::parse("alice").unwrap();
+        let identity = Identity::User { user, issuer: app.clone(), scope: Scope::App(app) };
         self.input(Input::Join { socket, identity: Arc::new(identity), expires_at: None });
         socket
     }
@@ -139,7 +138,7 @@ fn a_page_that_runs_ahead_of_the_session_is_not_repeated_live() {
 
 #[test]
 fn a_replay_waits_for_a_slow_socket() {
-    let mut bench = Bench::user();
+    let mut bench = Bench::with_backlog(2000);
     bench.input(Input::Started).head(20);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
