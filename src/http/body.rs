@@ -43,11 +43,8 @@ impl Body {
     pub async fn object(self) -> Result<(Bytes, Map<String, Value>), Problem> {
         self.must_be_json()?;
         let bytes = self.read().await?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok((bytes, map)),
-            Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
-            Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
-        }
+        let map = parse_object(&bytes)?;
+        Ok((bytes, map))
     }
 
     /// The same where no body stands for an empty object.
@@ -60,14 +57,7 @@ impl Body {
             self.must_be_json()?;
         }
         let bytes = self.read().await?;
-        if bytes.is_empty() {
-            return Ok(Map::new());
-        }
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok(map),
-            Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
-            Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
-        }
+        if bytes.is_empty() { Ok(Map::new()) } else { parse_object(&bytes) }
     }
 
     fn must_be_json(&self) -> Result<(), Problem> {
@@ -101,6 +91,14 @@ impl Body {
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes.freeze())
+    }
+}
+
+fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
+        Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
     }
 }
 

@@ -3,11 +3,15 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::member::{Positions, Subscription};
+use super::{
+    member::{Member, Positions, Subscription},
+    state::Effect,
+};
 use crate::{
     model::{Offset, Published, StreamKind},
     ports::Page,
     protocol::FrameId,
+    pump::SocketKey,
 };
 
 /// A replay under way.
@@ -37,9 +41,90 @@ pub(super) enum Waiting {
     Drained,
 }
 
+/// What a replay is taken towards, and by what steps.
+pub(super) struct Seam<'a> {
+    /// How far the session has come.
+    pub goal: Positions,
+    pub own_kind: StreamKind,
+    /// The last events delivered live, which the last step is made of.
+    pub recent: &'a VecDeque<(StreamKind, Arc<Published>)>,
+    /// Bytes that are pushed before the socket has to have taken them.
+    pub burst_bytes: usize,
+}
+
 impl Replay {
+    /// Goes as far as it can now. Whether it is complete.
+    pub(super) fn advance(
+        &mut self,
+        socket: SocketKey,
+        member: &mut Member,
+        seam: &Seam<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if self.waiting.is_some() {
+            return false;
+        }
+        // Nothing is sent before every stream is known to reach back: recovery is never partial.
+        if let Some(&kind) = self.unchecked.first() {
+            return self.ask(socket, member, kind, effects);
+        }
+        loop {
+            if !self.push_queued(socket, seam.burst_bytes, effects) {
+                return false;
+            }
+            let is_behind = |kind: &StreamKind| member.positions.of(*kind) < seam.goal.of(*kind);
+            let Some(kind) = [seam.own_kind, StreamKind::Broadcast].into_iter().find(is_behind) else { return true };
+            let position = member.positions.of(kind);
+            let recent = seam.recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event);
+            let mut recent = recent.skip_while(|event| event.offset_in(kind) <= position).peekable();
+            if recent.peek().is_none_or(|first| first.offset_in(kind) != position + 1) {
+                return self.ask(socket, member, kind, effects);
+            }
+            for event in recent {
+                self.take(member, kind, event.clone());
+            }
+        }
+    }
+
+    /// Moves a member past an event, which is queued where the member wants it and was not sent it before.
+    pub(super) fn take(&mut self, member: &mut Member, kind: StreamKind, event: Arc<Published>) {
+        let offset = event.offset_in(kind);
+        let position = member.positions.of_mut(kind);
+        if offset <= *position {
+            return;
+        }
+        *position = offset;
+        if member.wants(&event) && !self.sent_before(kind, &event) {
+            self.queue.push_back((kind, event));
+        }
+    }
+
+    /// Pushes what is read. False where the socket has to take it first.
+    fn push_queued(&mut self, socket: SocketKey, burst_bytes: usize, effects: &mut Vec<Effect>) -> bool {
+        let mut pushed = 0;
+        while let Some((kind, event)) = self.queue.pop_front() {
+            let frame = event.frame(kind);
+            pushed += frame.len();
+            self.replayed += 1;
+            effects.push(Effect::Push { socket, frame });
+            if pushed > burst_bytes {
+                self.waiting = Some(Waiting::Drained);
+                effects.push(Effect::TellWhenDrained { socket });
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks for the next page; the replay is not complete.
+    fn ask(&mut self, socket: SocketKey, member: &Member, kind: StreamKind, effects: &mut Vec<Effect>) -> bool {
+        self.waiting = Some(Waiting::Page(kind));
+        effects.push(Effect::LoadReplay { socket, turn: self.turn, kind, after: member.positions.of(kind) });
+        false
+    }
+
     /// Whether this event was sent to the socket before the replay began, under a pattern it held then.
-    pub(super) fn sent_before(&self, kind: StreamKind, event: &Published) -> bool {
+    fn sent_before(&self, kind: StreamKind, event: &Published) -> bool {
         let offset = event.offset_in(kind);
         offset <= self.served.of(kind)
             && self

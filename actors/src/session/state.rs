@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     member::{Member, Positions, TooManyPatterns},
-    replay::{Replay, Waiting, reaches_back},
+    replay::{Replay, Seam, Waiting, reaches_back},
 };
 use crate::{
     follower::{Follower, Need},
@@ -372,7 +372,7 @@ impl State {
             *position = page.head.max(*position);
         }
         for event in page.events {
-            take_into(&mut replay, member, kind, event);
+            replay.take(member, kind, event);
         }
         member.replay = Some(replay);
         self.advance(socket, effects);
@@ -380,16 +380,16 @@ impl State {
 
     /// Takes a replay as far as it goes now: pushes what is read, asks for what is not, ends where the session is.
     fn advance(&mut self, socket: SocketKey, effects: &mut Vec<Effect>) {
-        let (goal, own_kind, burst) = (self.positions(), self.stream.kind(), self.replay_burst_bytes);
-        let recent = std::mem::take(&mut self.recent);
-        let done = self.member(socket).is_some_and(|member| {
+        let (goal, own_kind) = (self.positions(), self.stream.kind());
+        let seam = Seam { goal, own_kind, recent: &self.recent, burst_bytes: self.replay_burst_bytes };
+        let member = self.members.iter_mut().find(|(key, _)| *key == socket).map(|(_, member)| member);
+        let is_done = member.is_some_and(|member| {
             let Some(mut replay) = member.replay.take() else { return false };
-            let done = advance_member(socket, member, &mut replay, goal, own_kind, &recent, burst, effects);
+            let is_done = replay.advance(socket, member, &seam, effects);
             member.replay = Some(replay);
-            done
+            is_done
         });
-        self.recent = recent;
-        if done {
+        if is_done {
             self.end_replay(socket, true, effects);
         }
     }
@@ -421,74 +421,6 @@ struct Resume {
     after: Option<Offset>,
     after_broadcast: Option<Offset>,
     epoch: Option<String>,
-}
-
-/// Whether the replay is complete.
-#[expect(clippy::too_many_arguments, reason = "the parts of a session that a replay needs, borrowed one by one")]
-fn advance_member(
-    socket: SocketKey,
-    member: &mut Member,
-    replay: &mut Replay,
-    goal: Positions,
-    own_kind: StreamKind,
-    recent: &VecDeque<(StreamKind, Arc<Published>)>,
-    burst: usize,
-    effects: &mut Vec<Effect>,
-) -> bool {
-    if replay.waiting.is_some() {
-        return false;
-    }
-    let ask = |replay: &mut Replay, kind, after, effects: &mut Vec<Effect>| {
-        replay.waiting = Some(Waiting::Page(kind));
-        effects.push(Effect::LoadReplay { socket, turn: replay.turn, kind, after });
-        false
-    };
-    // Nothing is sent before every stream is known to reach back: recovery is never partial.
-    if let Some(&kind) = replay.unchecked.first() {
-        return ask(replay, kind, member.positions.of(kind), effects);
-    }
-    loop {
-        let mut pushed = 0;
-        while let Some((kind, event)) = replay.queue.pop_front() {
-            let frame = event.frame(kind);
-            pushed += frame.len();
-            replay.replayed += 1;
-            effects.push(Effect::Push { socket, frame });
-            if pushed > burst {
-                replay.waiting = Some(Waiting::Drained);
-                effects.push(Effect::TellWhenDrained { socket });
-                return false;
-            }
-        }
-        let behind =
-            [own_kind, StreamKind::Broadcast].into_iter().find(|kind| member.positions.of(*kind) < goal.of(*kind));
-        let Some(kind) = behind else { return true };
-        let position = member.positions.of(kind);
-        let mut of_kind =
-            recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event).peekable();
-        if of_kind.peek().is_none_or(|first| first.offset_in(kind) > position + 1) {
-            return ask(replay, kind, position, effects);
-        }
-        for event in of_kind {
-            take_into(replay, member, kind, event.clone());
-        }
-        if member.positions.of(kind) == position {
-            return ask(replay, kind, position, effects);
-        }
-    }
-}
-
-/// Moves a member past an event, which is queued where the member wants it and was not sent it before.
-fn take_into(replay: &mut Replay, member: &mut Member, kind: StreamKind, event: Arc<Published>) {
-    let offset = event.offset_in(kind);
-    let position = member.positions.of_mut(kind);
-    if offset <= *position {
-        return;
-    }
-    *position = offset;
-    if member.wants(&event) && !replay.sent_before(kind, &event) {
-        replay.queue.push_back((kind, event));
-    }
 }
 
 fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
