@@ -22,8 +22,8 @@ pub use problem::{Code, Problem};
 /// Every route but the stream's, whose requests never come here: they leave HTTP before (see `stream`).
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .service(resource("/healthz", [(Method::GET, web::to(ops::healthz))]))
-        .service(resource("/readyz", [(Method::GET, web::to(ops::readyz))]))
+        .service(resource("/healthz", [(Method::GET, web::to(ops::healthz)), (Method::HEAD, web::to(ops::healthz))]))
+        .service(resource("/readyz", [(Method::GET, web::to(ops::readyz)), (Method::HEAD, web::to(ops::readyz))]))
         .service(
             web::scope("/api/v1")
                 .service(resource("/events/stream", [(Method::GET, web::to(stream::not_an_upgrade))]))
