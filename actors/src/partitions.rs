@@ -57,7 +57,7 @@ struct Partition {
     pump: PumpHandle,
     /// Sockets open. While there are none, nothing needs to be routed here.
     open: Arc<AtomicUsize>,
-    /// Something was not routed because the registry's mailbox was full.
+    /// Something may not have been routed: the registry has to compare with the store.
     lost_one: Arc<AtomicBool>,
 }
 
@@ -119,6 +119,13 @@ impl Partitions {
                                 .is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), partition)))
             });
             partition.route(concerned.cloned().collect());
+        }
+    }
+
+    /// Has every session compare itself with the store: something may be committed that nobody was told of.
+    pub fn catch_up(&self) {
+        for partition in self.0.iter() {
+            partition.lost_one.store(true, Ordering::SeqCst);
         }
     }
 

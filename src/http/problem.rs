@@ -196,7 +196,9 @@ impl From<HubError> for Problem {
             HubError::IdempotencyMismatch => {
                 Self::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request")
             }
-            HubError::Overloaded => Self::overloaded("the hub cannot take this now; nothing was written"),
+            HubError::Overloaded => {
+                Self::overloaded("the hub cannot take this now; send it again (an Idempotency-Key makes that safe)")
+            }
             HubError::Store(cause) => Self::internal(&*cause),
         }
     }

@@ -78,7 +78,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::Conflict`] while the same idempotency key is being worked on, [`HubError::IdempotencyMismatch`]
-    /// where it stands for another request, [`HubError::Overloaded`] where nothing was written.
+    /// where it stands for another request, [`HubError::Overloaded`] where it is to be sent again.
     pub async fn publish(
         &self,
         caller: &KeyHolder,

@@ -40,7 +40,8 @@ impl Writer {
     /// Writes a submission; when it returns, the outcome is durable.
     ///
     /// # Errors
-    /// [`HubError::Overloaded`] where too much waits already or the database is away; nothing was written then.
+    /// [`HubError::Overloaded`] where too much waits already or the database is away. Where it went away in the
+    /// middle of a commit the submission may be written all the same: an idempotency key tells.
     pub async fn write(&self, submission: Submission) -> Result<Appended, HubError> {
         let count = u32::try_from(submission.events.len().max(1)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
@@ -78,6 +79,8 @@ async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
         // One that cannot be written must not take the others with it.
         Err(StoreError::Failed(_)) if submissions.len() > 1 => one_by_one(store, &submissions).await,
         Err(error) => {
+            // A connection that broke during the commit leaves open whether it was one.
+            online.catch_up();
             let error = HubError::from(error);
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
         }
