@@ -14,6 +14,7 @@ on_both_stores!(
     sigterm_drains_and_exits_0,
     a_second_signal_ends_at_once,
     a_command_beside_a_running_hub_is_noticed,
+    the_log_names_requests_and_holds_no_secret,
 );
 
 async fn an_acknowledged_event_survives_kill_9(backend: Backend) {
@@ -133,4 +134,30 @@ async fn a_command_beside_a_running_hub_is_noticed(backend: Backend) {
     let token = String::from_utf8(run(&["token", "create", "a", "alice", "--ttl", "60"]).stdout).unwrap();
     let mut device = crate::harness::Socket::open(hub.addr, token.trim()).await.unwrap();
     assert_eq!(device.ask(json!({"action": "ping"})).await["type"], "pong");
+}
+
+async fn the_log_names_requests_and_holds_no_secret(backend: Backend) {
+    let database = Database::new(backend).await;
+    let hub = HubProcess::start(&database, &[("RUST_LOG", "debug"), ("ORIVA_HUB__LOG__FORMAT", "json")]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let token = app.token("alice").await;
+    let mut event = App::event("alice", "entity-marker");
+    event["event_data"] = json!({"secret": "payload-marker"});
+    let answer = app.post_with_key(&event, "idempotency-marker").await;
+    assert_eq!(answer.status, 200);
+    let mut socket = crate::harness::Socket::open_with(hub.addr, &format!("?token={token}"), &[]).await.unwrap();
+    socket.resume(0).await;
+    app.post(&json!({"user_id": "payload-marker"})).await;
+    socket.close().await;
+    let id = answer.header("x-request-id").to_owned();
+    eventually("the request is in the log", async || hub.log().contains(&id)).await;
+    let log = hub.log();
+    for secret in
+        [&*app.key, &*token, "payload-marker", "entity-marker", crate::harness::hub::ADMIN_KEY, "a token secret"]
+    {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+    let line = log.lines().find(|line| line.contains(&id)).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).expect("a log line is JSON");
+    assert_eq!((&line["message"], &line["status"]), (&json!("request"), &json!(200)), "{line}");
 }

@@ -340,3 +340,48 @@ async fn a_stopping_hub_closes_sockets_with_1001(backend: Backend) {
     }
     stopping.await.unwrap();
 }
+
+/// A socket over TLS, ended at the hub itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_with_a_certificate_speaks_tls() {
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let folder = tempfile::TempDir::new().unwrap();
+    let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    std::fs::write(&cert, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let hub = TestHub::start_with(Backend::Sqlite, |config| {
+        config.server.tls.cert = Some(cert);
+        config.server.tls.key = Some(key);
+    })
+    .await;
+    let store = hub.database.store().await;
+    let apps = oriva_hub::hub::Apps::new(store);
+    let app = oriva_hub::store::NewApp {
+        id: oriva_hub_actors::model::AppId::parse("a").unwrap(),
+        name: "A".to_owned(),
+        icon_url: None,
+        is_platform: false,
+        limits: Default::default(),
+    };
+    let audit = oriva_hub::store::Audit { actor: "test".to_owned(), ip: None };
+    let (_, secret) = apps.create(app, &audit).await.unwrap();
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certified.cert.der().clone()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let url = format!("wss://localhost:{}/api/v1/events/stream?token={}", hub.addr.port(), secret.expose());
+    let connector = tokio_tungstenite::Connector::Rustls(std::sync::Arc::new(client));
+    let tcp = tokio::net::TcpStream::connect(hub.addr).await.unwrap();
+    let (mut socket, _) =
+        tokio_tungstenite::client_async_tls_with_config(url, tcp, None, Some(connector)).await.unwrap();
+    let Some(Ok(Message::Text(welcome))) = socket.next().await else { panic!("no welcome") };
+    assert!(welcome.contains("welcome"), "{welcome}");
+    socket.send(Message::text(r#"{"action":"ping"}"#)).await.unwrap();
+    let Some(Ok(Message::Text(pong))) = socket.next().await else { panic!("no pong") };
+    assert_eq!(pong.as_str(), r#"{"type":"pong"}"#);
+}

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
     process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use super::{App, Database};
 pub struct HubProcess {
     pub child: Child,
     pub addr: SocketAddr,
+    log: Arc<Mutex<String>>,
 }
 
 /// The program, with a configuration of the test's own and nothing of this process's environment.
@@ -47,13 +49,18 @@ impl HubProcess {
             .spawn()
             .expect("the program starts");
         // Its log must be read, or the pipe fills and it stops.
-        let log = BufReader::new(child.stderr.take().expect("piped"));
+        let lines = BufReader::new(child.stderr.take().expect("piped"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let kept = log.clone();
         std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
+            for line in lines.lines().map_while(Result::ok) {
                 eprintln!("hub: {line}");
+                let mut kept = kept.lock().expect("no thread panicked");
+                kept.push_str(&line);
+                kept.push('\n');
             }
         });
-        let mut process = Self { child, addr };
+        let mut process = Self { child, addr, log };
         process.until_ready().await;
         process
     }
@@ -92,6 +99,11 @@ impl HubProcess {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("the hub never ended");
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no thread panicked").clone()
     }
 
     /// Resident memory, in KiB.
