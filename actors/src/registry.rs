@@ -138,6 +138,8 @@ pub(crate) struct Registry {
     entries: HashMap<StreamKey, Entry>,
     /// `None` until the stream's end is known; who joins before waits.
     broadcast: Option<Follower>,
+    /// The highest broadcast heard of before that. The end that is asked for may have been read just before it.
+    announced: Offset,
     waiting: Vec<Join>,
     next_serial: u64,
     closed: bool,
@@ -150,7 +152,15 @@ impl Registry {
 
     pub(crate) fn new(wiring: Arc<Wiring>, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
-        Self { wiring, entries: HashMap::new(), broadcast: None, waiting: Vec::new(), next_serial: 0, closed: false }
+        Self {
+            wiring,
+            entries: HashMap::new(),
+            broadcast: None,
+            announced: 0,
+            waiting: Vec::new(),
+            next_serial: 0,
+            closed: false,
+        }
     }
 
     fn load_broadcast_head(&self, ctx: &mut Context<Self>) {
@@ -171,7 +181,10 @@ impl Registry {
     fn on_broadcast_head(&mut self, head: Offset, ctx: &mut Context<Self>) {
         match &mut self.broadcast {
             None => {
-                self.broadcast = Some(Follower::at(StreamKind::Broadcast, head));
+                let mut follower = Follower::at(StreamKind::Broadcast, head);
+                let need = follower.learn(self.announced);
+                self.broadcast = Some(follower);
+                self.fulfil(need, ctx);
                 for join in std::mem::take(&mut self.waiting) {
                     self.join(join, ctx);
                 }
@@ -320,14 +333,15 @@ impl Handler<Route> for Registry {
                 self.deliver(&StreamKey::User(user.clone()), &event);
             }
             self.deliver(&StreamKey::App(event.event().app_id.clone()), &event);
-            if event.event().offsets.broadcast.is_some()
-                && let Some(follower) = &mut self.broadcast
-            {
-                let mut ready = Vec::new();
-                let need = follower.offer(event, &mut ready);
-                self.broadcast(&ready);
-                self.fulfil(need, ctx);
-            }
+            let Some(offset) = event.event().offsets.broadcast else { continue };
+            let Some(follower) = &mut self.broadcast else {
+                self.announced = self.announced.max(offset);
+                continue;
+            };
+            let mut ready = Vec::new();
+            let need = follower.offer(event, &mut ready);
+            self.broadcast(&ready);
+            self.fulfil(need, ctx);
         }
     }
 }

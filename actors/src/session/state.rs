@@ -79,6 +79,8 @@ pub(super) struct State {
     replay_burst_bytes: usize,
     /// The stream followed by right; `None` until its end is known.
     own: Option<Follower>,
+    /// The highest offset heard of before that. The end that is asked for may have been read just before it.
+    announced: Offset,
     broadcast: Follower,
     /// Who came before the stream's end was known.
     newcomers: Vec<(SocketKey, Arc<Identity>, Option<Timestamp>)>,
@@ -96,6 +98,7 @@ impl State {
             heartbeat_seconds: config.heartbeat.as_secs(),
             replay_burst_bytes: config.max_backlog_bytes / 2,
             own: None,
+            announced: 0,
             broadcast: Follower::at(StreamKind::Broadcast, broadcast_position),
             newcomers: Vec::new(),
             members: Vec::new(),
@@ -128,8 +131,11 @@ impl State {
             }
             Input::Deliver { kind, event } => {
                 let mut ready = Vec::new();
-                // Before the stream's end is known an event is no news: the end will be at or after it.
-                let Some(follower) = self.follower(kind) else { return };
+                let offset = event.offset_in(kind);
+                let Some(follower) = self.follower(kind) else {
+                    self.announced = self.announced.max(offset);
+                    return;
+                };
                 let need = follower.offer(event, &mut ready);
                 self.deliver(kind, ready, effects);
                 load(kind, need, effects);
@@ -199,7 +205,10 @@ impl State {
             let need = follower.learn(head);
             return load(kind, need, effects);
         }
-        self.own = Some(Follower::at(kind, head));
+        let mut follower = Follower::at(kind, head);
+        let need = follower.learn(self.announced);
+        self.own = Some(follower);
+        load(kind, need, effects);
         for (socket, identity, expires_at) in std::mem::take(&mut self.newcomers) {
             self.welcome(socket, identity, expires_at, effects);
         }

@@ -105,6 +105,19 @@ fn a_socket_is_welcomed_once_the_streams_end_is_known() {
 }
 
 #[test]
+fn an_event_heard_of_before_the_streams_end_was_known_is_not_lost() {
+    let mut bench = Bench::user();
+    let socket = bench.input(Input::Started).join();
+    // The end was read as 3; event 4 was committed after that, and heard of before the answer came.
+    bench.live(4).head(3);
+    assert!(bench.effects.iter().any(|effect| matches!(effect, Effect::LoadPage { kind: StreamKind::User, after: 3 })));
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 3}));
+    let page = bench.page(4..=4, 4);
+    bench.input(Input::Page { kind: StreamKind::User, page: Ok(page) });
+    assert_eq!(bench.said(socket), ["welcome", "subscribed", "resumed", "event 4"]);
+}
+
+#[test]
 fn live_events_wait_behind_a_replay_and_come_once() {
     let mut bench = Bench::user();
     bench.input(Input::Started).head(5);
