@@ -20,17 +20,20 @@ use actix_web::{
     middleware::{Condition, from_fn},
     web::Data,
 };
-use oriva_hub_actors::{Partitions, RealtimeConfig, ports::Credentials, ports::EventHistory};
+use oriva_hub_actors::{
+    Partitions, RealtimeConfig,
+    ports::{Credentials, EventHistory, Witness},
+};
 use tokio::time::Instant;
 
 use crate::{
     auth::Authenticator,
     config::{Config, ConfigError, Secrets},
     http::{MaxBodyBytes, routes, stream, surround},
-    hub::{Hub, HubError, StoreHistory, Writer},
+    hub::{HandedNotifications, Hub, HubError, StoreHistory, Writer},
     limits::Limits,
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
-    workers::{self, IdempotencyPurge, IdentityWatch, KeyUsage, Worker as _},
+    workers::{self, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NotificationExpiry},
 };
 
 /// Connections that the kernel holds for a hub that is busy: a storm of reconnects.
@@ -77,6 +80,7 @@ pub struct Server {
     hub: Arc<Hub>,
     store: Arc<dyn Store>,
     auth: Arc<Authenticator>,
+    handed: Arc<HandedNotifications>,
     http: actix_server::Server,
     addr: SocketAddr,
     window: Duration,
@@ -96,13 +100,16 @@ impl Server {
         }
         store.check_schema().await?;
         let auth = Arc::new(Authenticator::new(store.clone(), &secrets));
-        let online = start_partitions(config, &store, &auth).await?;
+        let handed = Arc::new(HandedNotifications::default());
+        let online = start_partitions(config, &store, &auth, &handed).await?;
         let writer = Writer::start(store.clone(), online.clone());
         let limits = Limits::new(config.rate_limits.clone());
         let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online));
         workers::spawn(IdentityWatch::new(store.clone(), hub.clone()));
         workers::spawn(KeyUsage::new(store.clone(), auth.clone()));
         workers::spawn(IdempotencyPurge::new(store.clone()));
+        workers::spawn(NotificationExpiry::new(store.clone(), hub.clone(), &config.expiry));
+        workers::spawn(HandedNotes::new(store.clone(), handed.clone()));
 
         let listener = listen(config.server.bind)?;
         let addr = listener.local_addr()?;
@@ -112,7 +119,7 @@ impl Server {
         let http = serve_http(config, hub.clone(), listener)?;
         tracing::info!(%addr, tls = config.server.tls.cert.is_some(), embedded = config.is_embedded(), "listening");
         let window = Duration::from_secs(config.server.shutdown_timeout_seconds);
-        Ok(Self { hub, store, auth, http, addr, window })
+        Ok(Self { hub, store, auth, handed, http, addr, window })
     }
 
     #[must_use]
@@ -144,8 +151,13 @@ impl Server {
         drain(&self.hub, self.window).await;
         stop_http(&handle).await;
         let _ = serving.await;
-        if let Err(error) = KeyUsage::new(self.store.clone(), self.auth).run_once().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "use of keys not written down");
+        for worker in [
+            &mut KeyUsage::new(self.store.clone(), self.auth) as &mut dyn workers::Worker,
+            &mut HandedNotes::new(self.store.clone(), self.handed),
+        ] {
+            if let Err(error) = worker.run_once().await {
+                tracing::warn!(worker = worker.name(), error = &error as &dyn std::error::Error, "not written down");
+            }
         }
         self.store.close().await;
         tracing::info!("stopped");
@@ -157,6 +169,7 @@ async fn start_partitions(
     config: &Config,
     store: &Arc<dyn Store>,
     auth: &Arc<Authenticator>,
+    handed: &Arc<HandedNotifications>,
 ) -> Result<Partitions, StoreError> {
     let realtime = RealtimeConfig {
         epoch: store.epoch().await?,
@@ -168,7 +181,8 @@ async fn start_partitions(
     };
     let history: Arc<dyn EventHistory> = Arc::new(StoreHistory::new(store.clone()));
     let credentials: Arc<dyn Credentials> = auth.clone();
-    Ok(Partitions::start(&realtime, &history, &credentials))
+    let witness: Arc<dyn Witness> = handed.clone();
+    Ok(Partitions::start(&realtime, &history, &credentials, &witness))
 }
 
 fn listen(addr: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     model::{Identity, Published, Refused, StreamKey},
-    ports::{Credentials, EventHistory, Expiry},
+    ports::{Credentials, EventHistory, Expiry, Witness},
     protocol::Close,
     pump::{Pump, PumpHandle, SocketBounds},
     registry::{CatchUp, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore},
@@ -44,6 +44,7 @@ pub(crate) struct Wiring {
     pub config: RealtimeConfig,
     pub history: Arc<dyn EventHistory>,
     pub credentials: Arc<dyn Credentials>,
+    pub witness: Arc<dyn Witness>,
     pub pump: PumpHandle,
 }
 
@@ -70,13 +71,19 @@ pub struct Seat {
 impl Partitions {
     /// Starts the threads. Must be called within a running actix `System`.
     #[must_use]
-    pub fn start(config: &RealtimeConfig, history: &Arc<dyn EventHistory>, credentials: &Arc<dyn Credentials>) -> Self {
+    pub fn start(
+        config: &RealtimeConfig,
+        history: &Arc<dyn EventHistory>,
+        credentials: &Arc<dyn Credentials>,
+        witness: &Arc<dyn Witness>,
+    ) -> Self {
         let partitions = (0..config.partitions.max(1)).map(|_| {
             let pump = PumpHandle::default();
             let wiring = Arc::new(Wiring {
                 config: config.clone(),
                 history: history.clone(),
                 credentials: credentials.clone(),
+                witness: witness.clone(),
                 pump: pump.clone(),
             });
             Partition::start(wiring, pump)

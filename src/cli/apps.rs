@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{CliError, audit, store_of};
 use crate::{
     config::Config,
-    hub::{Apps, HubError, display_name, icon_url},
+    hub::{Apps, HubError, display_name, image_url},
     store::{AppChange, NewApp},
 };
 
@@ -19,7 +19,7 @@ pub(super) enum AppCommand {
         app_id: AppId,
         #[arg(long, value_parser = |text: &str| display_name(text))]
         name: String,
-        #[arg(long, value_name = "URL", value_parser = |text: &str| icon_url(text))]
+        #[arg(long, value_name = "URL", value_parser = |text: &str| image_url(text))]
         icon_url: Option<String>,
         /// A platform app: its users' tokens open all apps
         #[arg(long)]

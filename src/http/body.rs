@@ -19,6 +19,9 @@ use crate::hub::Field;
 #[derive(Debug, Clone, Copy)]
 pub struct MaxBodyBytes(pub usize);
 
+/// What `event_data`, `context_data` and `metadata` may hold, in bytes of JSON.
+pub const MAX_OBJECT_BYTES: usize = 64 * 1024;
+
 /// A body that is read only when the handler asks: after the caller is known and the budget spent.
 pub struct Body {
     request: HttpRequest,
@@ -129,10 +132,35 @@ impl Fields {
         self.map.contains_key(name)
     }
 
-    /// A string, parsed.
+    /// Takes an alias for the field it stands for. Both at once is a fault.
+    pub fn rename(&mut self, alias: &str, name: &str) {
+        if let Some(value) = self.map.remove(alias) {
+            if self.has(name) {
+                self.fault(alias, &format!("is another name for {name}: send one of them"));
+            } else {
+                self.map.insert(name.to_owned(), value);
+            }
+        }
+    }
+
+    /// A string, parsed. Without U+0000, which PostgreSQL cannot store.
     pub fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+        self.optional_text(name, |text| {
+            if text.contains('\0') {
+                return Err(Invalid("must not contain the character U+0000".to_owned()));
+            }
+            parse(text)
+        })
+    }
+
+    /// A string that must be there, parsed.
+    pub fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+        if self.is_there(name) { self.optional(name, parse) } else { None }
+    }
+
+    /// A string for a rule that deals with any character.
+    pub fn optional_text<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
         match self.take(name)? {
-            Value::String(text) if text.contains('\0') => self.fault(name, "must not contain the character U+0000"),
             Value::String(text) => match parse(&text) {
                 Ok(value) => return Some(value),
                 Err(Invalid(rule)) => self.fault(name, &rule),
@@ -142,14 +170,29 @@ impl Fields {
         None
     }
 
-    /// A string that must be there, parsed.
-    pub fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
-        if self.map.get(name).is_none_or(Value::is_null) {
+    /// The same where it must be there.
+    pub fn required_text<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+        if self.is_there(name) { self.optional_text(name, parse) } else { None }
+    }
+
+    fn is_there(&mut self, name: &str) -> bool {
+        let is_there = self.map.get(name).is_some_and(|value| !value.is_null());
+        if !is_there {
             self.map.remove(name);
             self.fault(name, "is required");
-            return None;
         }
-        self.optional(name, parse)
+        is_there
+    }
+
+    /// An array of 1 to `max` items.
+    pub fn batch(&mut self, name: &str, max: usize) -> Option<Vec<Value>> {
+        match self.take(name) {
+            Some(Value::Array(items)) if (1..=max).contains(&items.len()) => Some(items),
+            _ => {
+                self.fault(name, &format!("must be an array of 1 to {max}"));
+                None
+            }
+        }
     }
 
     /// An object of at most `max_bytes` encoded.

@@ -3,7 +3,7 @@
 //! The order of checks is contract §1's: 401, 404 for an app that does not exist, 403 for one that is not the caller's,
 //! 429; the body is read after that.
 
-use std::{marker::PhantomData, net::IpAddr, pin::Pin};
+use std::{marker::PhantomData, net::IpAddr, pin::Pin, sync::Arc};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -11,15 +11,18 @@ use actix_web::{
     http::header::{self, HeaderMap},
     web::Data,
 };
-use oriva_hub_actors::model::AppId;
+use oriva_hub_actors::model::{AppId, UserId};
 
 use super::problem::{Code, Problem};
 use crate::{
     auth::{Caller, KeyHolder},
     hub::Hub,
     limits::{Budget, Class, Exhausted, Spender},
-    store::Audit,
+    store::{App, Audit, Origin, Reach},
 };
+
+/// What is kept of a `User-Agent`.
+const USER_AGENT_CHARACTERS: usize = 512;
 
 /// The class of a route, as a type.
 pub trait RouteClass: 'static {
@@ -39,6 +42,8 @@ macro_rules! route_class {
 route_class! {
     /// Publishing.
     Publish => Some(Class::Publish);
+    /// Creating notifications.
+    Notify => Some(Class::Notify);
     /// Reading.
     Read => Some(Class::Read);
     /// Not limited.
@@ -62,7 +67,13 @@ impl<C: RouteClass> AppKey<C> {
     /// # Errors
     /// 429, and nothing more was spent.
     pub fn spend_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
-        spend(request, hub, &self.holder, C::CLASS, cost)
+        spend(request, hub, &Spending::of(&self.holder), C::CLASS, cost)
+    }
+
+    /// Where the request came from.
+    #[must_use]
+    pub fn origin(&self, request: &HttpRequest) -> Origin {
+        origin(request, self.holder.app.id.to_string())
     }
 }
 
@@ -91,8 +102,82 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
             let Caller::App(holder) = caller else {
                 return Err(Problem::new(Code::Forbidden, "this route wants an app's API key"));
             };
-            spend(&request, &hub, &holder, C::CLASS, 1)?;
+            spend(&request, &hub, &Spending::of(&holder), C::CLASS, 1)?;
             Ok(Self { holder, class: PhantomData })
+        })
+    }
+}
+
+/// Who sees and changes notifications: a user's device or an app's server, at a route that names neither app nor key.
+pub struct Inbox<C> {
+    app: Arc<App>,
+    reach: Reach,
+    /// The user of the path, where it names one.
+    user: Option<UserId>,
+    class: PhantomData<C>,
+}
+
+impl<C: RouteClass> Inbox<C> {
+    /// What the caller may see and change.
+    #[must_use]
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// The user whose inbox the path names.
+    ///
+    /// # Errors
+    /// 404 where it names none.
+    pub fn user(&self) -> Result<&UserId, Problem> {
+        self.user.as_ref().ok_or_else(Problem::not_found)
+    }
+
+    /// The caller's app: the key's, or the one that issued the token.
+    #[must_use]
+    pub fn app_id(&self) -> &AppId {
+        &self.app.id
+    }
+
+    /// Where the request came from.
+    #[must_use]
+    pub fn origin(&self, request: &HttpRequest) -> Origin {
+        let actor = match &self.reach.user {
+            Some(user) => format!("user:{user}"),
+            None => self.app.id.to_string(),
+        };
+        origin(request, actor)
+    }
+}
+
+impl<C: RouteClass> FromRequest for Inbox<C> {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let hub = hub_of(&request)?;
+            let caller = authenticate(&request, &hub).await?;
+            let user = request.match_info().get("user_id").map(UserId::parse);
+            let user = user.transpose().map_err(|_| Problem::not_found())?;
+            let (app, token_user, spending) = match caller {
+                Caller::App(holder) => (holder.app.clone(), None, Spending::of(&holder)),
+                Caller::User(holder) => {
+                    let spender = Spender::User(holder.issuer.id.clone(), holder.user.clone());
+                    (holder.issuer, Some(holder.user), Spending { spender, limits_of: None })
+                }
+                Caller::Admin => {
+                    return Err(Problem::new(Code::Forbidden, "this route wants a user's token or an app's API key"));
+                }
+            };
+            if let (Some(own), Some(asked)) = (&token_user, &user)
+                && own != asked
+            {
+                return Err(Problem::new(Code::Forbidden, "this token opens its own user's notifications alone"));
+            }
+            spend(&request, &hub, &spending, C::CLASS, 1)?;
+            let reach = Reach { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };
+            Ok(Self { app, reach, user, class: PhantomData })
         })
     }
 }
@@ -128,6 +213,15 @@ impl FromRequest for Admin {
     }
 }
 
+fn origin(request: &HttpRequest, actor: String) -> Origin {
+    let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    Origin {
+        actor,
+        ip: request.peer_addr().map(|address| address.ip()),
+        user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_CHARACTERS).collect::<String>().into()),
+    }
+}
+
 async fn authenticate(request: &HttpRequest, hub: &Hub) -> Result<Caller, Problem> {
     let credential = bearer(request.headers())
         .ok_or_else(|| Problem::new(Code::Unauthenticated, "send Authorization: Bearer and a credential"))?;
@@ -144,11 +238,30 @@ fn hub_of(request: &HttpRequest) -> Result<Data<Hub>, Problem> {
     request.app_data::<Data<Hub>>().cloned().ok_or_else(|| Problem::new(Code::Internal, "the hub is not built"))
 }
 
-fn spend(request: &HttpRequest, hub: &Hub, holder: &KeyHolder, class: Option<Class>, cost: u32) -> Result<(), Problem> {
+/// Whose budget a request spends of.
+struct Spending {
+    spender: Spender,
+    /// The app whose own limits hold.
+    limits_of: Option<Arc<App>>,
+}
+
+impl Spending {
+    fn of(holder: &KeyHolder) -> Self {
+        Self { spender: Spender::App(holder.app.id.clone()), limits_of: Some(holder.app.clone()) }
+    }
+}
+
+fn spend(
+    request: &HttpRequest,
+    hub: &Hub,
+    spending: &Spending,
+    class: Option<Class>,
+    cost: u32,
+) -> Result<(), Problem> {
     let Some(class) = class else { return Ok(()) };
-    let own = holder.app.limits.get(class.as_str()).copied();
+    let own = spending.limits_of.as_ref().and_then(|app| app.limits.get(class.as_str()).copied());
     let note = |budget: Budget| request.extensions_mut().insert(budget);
-    match hub.limits().spend(&Spender::App(holder.app.id.clone()), class, own, cost) {
+    match hub.limits().spend(&spending.spender, class, own, cost) {
         Ok(budget) => {
             budget.map(note);
             Ok(())

@@ -5,9 +5,13 @@ mod apps;
 mod body;
 mod caller;
 mod context;
+mod idempotency;
+mod notifications;
 mod ops;
 mod problem;
+mod query;
 pub mod stream;
+mod users;
 
 use actix_web::{
     HttpRequest, Responder, Route,
@@ -34,6 +38,34 @@ pub fn routes(config: &mut ServiceConfig) {
                 .service(resource(
                     "/apps/{app_id}/events/batch",
                     [(Method::POST, web::to(apps::events::publish_batch))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/notifications",
+                    [(Method::POST, web::to(apps::notifications::create))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/notifications/batch",
+                    [(Method::POST, web::to(apps::notifications::create_batch))],
+                ))
+                .service(resource(
+                    "/users/{user_id}/notifications",
+                    [(Method::GET, web::to(users::notifications::feed))],
+                ))
+                .service(resource(
+                    "/users/{user_id}/notifications/counts",
+                    [(Method::GET, web::to(users::notifications::counts))],
+                ))
+                .service(resource(
+                    "/users/{user_id}/notifications/read-all",
+                    [(Method::POST, web::to(users::notifications::read_all))],
+                ))
+                .service(resource(
+                    "/notifications/{notification_id}",
+                    [
+                        (Method::GET, web::to(notifications::get)),
+                        (Method::PATCH, web::to(notifications::update)),
+                        (Method::DELETE, web::to(notifications::delete)),
+                    ],
                 ))
                 .service(resource(
                     "/apps/{app_id}/users/{user_id}/tokens",

@@ -4,6 +4,7 @@ use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,
     http::{StatusCode, header},
 };
+use oriva_hub_actors::model::NotificationId;
 use serde::Serialize;
 
 use super::context;
@@ -30,6 +31,8 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     Conflict,
+    DuplicateExternalId,
+    InvalidTransition,
     IdempotencyMismatch,
     PayloadTooLarge,
     UnsupportedMediaType,
@@ -50,6 +53,8 @@ impl Code {
             Self::NotFound => ("not_found", 404, "Not found"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "Method not allowed"),
             Self::Conflict => ("conflict", 409, "Conflict"),
+            Self::DuplicateExternalId => ("duplicate_external_id", 409, "Duplicate external id"),
+            Self::InvalidTransition => ("invalid_transition", 400, "Invalid transition"),
             Self::IdempotencyMismatch => ("idempotency_mismatch", 422, "Idempotency key reused"),
             Self::PayloadTooLarge => ("payload_too_large", 413, "Payload too large"),
             Self::UnsupportedMediaType => ("unsupported_media_type", 415, "Unsupported media type"),
@@ -82,12 +87,14 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     /// The methods that a 405 allows.
     pub allow: Option<String>,
+    /// The notification whose external id it is.
+    pub owner: Option<NotificationId>,
 }
 
 impl Problem {
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fields: Vec::new(), retry_after: None, allow: None }
+        Self { code, detail: detail.into(), fields: Vec::new(), retry_after: None, allow: None, owner: None }
     }
 
     /// All faulty fields at once.
@@ -100,6 +107,15 @@ impl Problem {
     #[must_use]
     pub fn not_found() -> Self {
         Self::new(Code::NotFound, "there is nothing at this address")
+    }
+
+    /// With the notification whose external id it is.
+    #[must_use]
+    pub fn duplicate_external_id(owner: NotificationId) -> Self {
+        let message = "external_id is that of another notification of this app".to_owned();
+        let detail = message.clone();
+        let field = Field { name: "external_id".to_owned(), message };
+        Self { fields: vec![field], owner: Some(owner), ..Self::new(Code::DuplicateExternalId, detail) }
     }
 
     #[must_use]
@@ -122,8 +138,11 @@ impl Problem {
             error: &'a str,
             code: &'a str,
             details: Vec<Detail<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            notification_id: Option<NotificationId>,
         }
-        let item = Item { error: &self.detail, code: self.code.slug(), details: self.details() };
+        let item =
+            Item { error: &self.detail, code: self.code.slug(), details: self.details(), notification_id: self.owner };
         serde_json::to_string(&item).unwrap_or_default()
     }
 
@@ -140,6 +159,8 @@ impl Problem {
             code: &'a str,
             details: Vec<Detail<'a>>,
             request_id: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            notification_id: Option<NotificationId>,
         }
         let (slug, status, title) = self.code.row();
         let body = Body {
@@ -151,6 +172,7 @@ impl Problem {
             code: slug,
             details: self.details(),
             request_id: context::request_id(),
+            notification_id: self.owner,
         };
         serde_json::to_string(&body).unwrap_or_default()
     }
@@ -192,6 +214,9 @@ impl From<HubError> for Problem {
         match error {
             HubError::Invalid(fields) => Self::invalid(fields),
             HubError::NotFound => Self::not_found(),
+            HubError::Forbidden => Self::new(Code::Forbidden, "this credential does not open that"),
+            HubError::DuplicateExternalId(owner) => Self::duplicate_external_id(owner),
+            HubError::InvalidTransition(error) => Self::new(Code::InvalidTransition, error.to_string()),
             HubError::Conflict(detail) => Self::new(Code::Conflict, detail),
             HubError::IdempotencyMismatch => {
                 Self::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request")

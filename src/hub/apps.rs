@@ -187,17 +187,3 @@ pub fn display_name(text: &str) -> Result<String, Invalid> {
         Err(Invalid("must be 1 to 200 characters".to_owned()))
     }
 }
-
-/// An app's icon: an absolute http(s) URL of at most 2048 characters.
-///
-/// # Errors
-/// [`Invalid`] with the rule.
-pub fn icon_url(text: &str) -> Result<String, Invalid> {
-    let has_host = |rest: &str| !rest.is_empty() && !rest.starts_with('/');
-    let is_http = ["http://", "https://"].iter().any(|scheme| text.strip_prefix(scheme).is_some_and(has_host));
-    if is_http && text.chars().count() <= 2048 && !text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        Ok(text.to_owned())
-    } else {
-        Err(Invalid("must be an absolute http or https URL of at most 2048 characters".to_owned()))
-    }
-}

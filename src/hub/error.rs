@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::store::StoreError;
+use oriva_hub_actors::model::NotificationId;
+
+use crate::store::{InvalidTransition, StoreError};
 
 /// A field that broke its rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +20,16 @@ pub enum HubError {
     Invalid(Vec<Field>),
     #[error("no such thing")]
     NotFound,
+    /// It is there, but not the caller's.
+    #[error("not the caller's")]
+    Forbidden,
     #[error("{0}")]
     Conflict(String),
+    /// The external id is this notification's.
+    #[error("external id is another notification's")]
+    DuplicateExternalId(NotificationId),
+    #[error(transparent)]
+    InvalidTransition(#[from] InvalidTransition),
     /// An idempotency key that stands for another request.
     #[error("idempotency key was used with another body")]
     IdempotencyMismatch,
@@ -32,10 +42,13 @@ pub enum HubError {
 
 impl From<StoreError> for HubError {
     fn from(error: StoreError) -> Self {
-        if let StoreError::Unavailable(cause) = &error {
-            tracing::warn!(%cause, "store unavailable");
-            return Self::Overloaded;
+        match &error {
+            StoreError::Unavailable(cause) => {
+                tracing::warn!(%cause, "store unavailable");
+                Self::Overloaded
+            }
+            StoreError::Contended => Self::Overloaded,
+            _ => Self::Store(Arc::new(error)),
         }
-        Self::Store(Arc::new(error))
     }
 }

@@ -1,9 +1,16 @@
 //! What the product does, in the words of the contract. No HTTP, no SQL.
 
 mod apps;
+mod counts;
 mod error;
 mod events;
 mod history;
+mod idempotency;
+mod link;
+mod next_expiry;
+mod notifications;
+mod plain_text;
+mod witness;
 mod writer;
 
 use std::{
@@ -16,10 +23,16 @@ use std::{
 
 use oriva_hub_actors::{Partitions, model::Refused};
 
-pub use apps::{Apps, NewKeyShown, display_name, icon_url};
+pub use apps::{Apps, NewKeyShown, display_name};
 pub use error::{Field, HubError};
-pub use events::{BatchItem, Idempotency, Listing, MAX_BATCH, Written};
+pub use events::{BatchItem, Listing, MAX_BATCH};
 pub use history::StoreHistory;
+pub use idempotency::{Idempotency, Written};
+pub use link::{action_url, image_url};
+pub use next_expiry::NextExpiry;
+pub use notifications::{Branded, Counts, Feed};
+pub use plain_text::{Lines, plain_text};
+pub use witness::HandedNotifications;
 pub use writer::Writer;
 
 use crate::{auth::Authenticator, limits::Limits, store::Store};
@@ -32,7 +45,9 @@ pub struct Hub {
     limits: Limits,
     writer: Writer,
     online: Partitions,
-    in_flight: events::InFlight,
+    in_flight: idempotency::InFlight,
+    counts: counts::CountCache,
+    next_expiry: Arc<NextExpiry>,
     draining: AtomicBool,
 }
 
@@ -45,7 +60,6 @@ impl Hub {
         writer: Writer,
         online: Partitions,
     ) -> Self {
-        let in_flight = events::InFlight::default();
         Self {
             apps: Apps::new(store.clone()),
             store,
@@ -53,7 +67,9 @@ impl Hub {
             limits,
             writer,
             online,
-            in_flight,
+            in_flight: idempotency::InFlight::default(),
+            counts: counts::CountCache::default(),
+            next_expiry: Arc::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -66,6 +82,12 @@ impl Hub {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// When the expiry worker has to look again.
+    #[must_use]
+    pub fn next_expiry(&self) -> Arc<NextExpiry> {
+        self.next_expiry.clone()
     }
 
     /// Who is online on this node.

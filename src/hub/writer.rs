@@ -14,6 +14,9 @@ const WAITING_EVENTS: usize = 16 * 1024;
 /// Events of one transaction; a single batch request may be as large.
 const TRANSACTION_EVENTS: usize = 1000;
 
+/// How often a submission that another transaction stood in the way of is tried again.
+const REPEATS: usize = 3;
+
 struct Job {
     submission: Submission,
     answer: oneshot::Sender<Result<Appended, HubError>>,
@@ -37,13 +40,13 @@ impl Writer {
         Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)) }
     }
 
-    /// Writes a submission; when it returns, the outcome is durable.
+    /// Writes a submission; when it returns, the outcome is durable, and who is online was told.
     ///
     /// # Errors
     /// [`HubError::Overloaded`] where too much waits already or the database is away. Where it went away in the
     /// middle of a commit the submission may be written all the same: an idempotency key tells.
     pub async fn write(&self, submission: Submission) -> Result<Appended, HubError> {
-        let count = u32::try_from(submission.events.len().max(1)).unwrap_or(u32::MAX);
+        let count = u32::try_from(submission.work.weight().max(1)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
@@ -57,10 +60,10 @@ async fn run(store: Arc<dyn Store>, online: Partitions, mut jobs: mpsc::Unbounde
         Some(job) => Some(job),
         None => jobs.recv().await,
     } {
-        let mut events = first.submission.events.len();
+        let mut events = first.submission.work.weight();
         let mut batch = vec![first];
         while let Ok(job) = jobs.try_recv() {
-            events += job.submission.events.len();
+            events += job.submission.work.weight();
             if events > TRANSACTION_EVENTS {
                 next = Some(job);
                 break;
@@ -76,8 +79,10 @@ async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
         batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
     let outcomes = match store.append(&submissions).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-        // One that cannot be written must not take the others with it.
+        // One that cannot be written must not take the others with it; and what stood in another node's way, or had it
+        // in its own, goes through alone.
         Err(StoreError::Failed(_)) if submissions.len() > 1 => one_by_one(store, &submissions).await,
+        Err(StoreError::Contended) => one_by_one(store, &submissions).await,
         Err(error) => {
             // A connection that broke during the commit leaves open whether it was one.
             online.catch_up();
@@ -86,20 +91,27 @@ async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
         }
     };
     let mut committed: Vec<Arc<Published>> = Vec::new();
+    for outcome in outcomes.iter().flatten() {
+        committed.extend_from_slice(&outcome.events);
+    }
+    // Told before the answers: in the order of commit, whatever the answered do next.
+    online.publish(&committed);
     for (outcome, (answer, _room)) in outcomes.into_iter().zip(waiting) {
-        if let Ok(Appended::Written { events, .. }) = &outcome {
-            committed.extend_from_slice(events);
-        }
         // Nobody waits any more where the client went away; what is written is written.
         let _ = answer.send(outcome);
     }
-    online.publish(&committed);
 }
 
 async fn one_by_one(store: &dyn Store, submissions: &[Submission]) -> Vec<Result<Appended, HubError>> {
     let mut outcomes = Vec::with_capacity(submissions.len());
     for submission in submissions {
-        let outcome = store.append(std::slice::from_ref(submission)).await;
+        let mut outcome = store.append(std::slice::from_ref(submission)).await;
+        for _ in 0..REPEATS {
+            if !matches!(outcome, Err(StoreError::Contended)) {
+                break;
+            }
+            outcome = store.append(std::slice::from_ref(submission)).await;
+        }
         outcomes.push(outcome.map_err(HubError::from).and_then(|mut all| all.pop().ok_or(HubError::Overloaded)));
     }
     outcomes

@@ -1,20 +1,19 @@
-//! What an append is made of, and the part of it that both stores do alike: counting, numbering, answering.
+//! What may be written: whole operations, each with its state, its events and its answer, all of it or nothing.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::model::{
-    AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp, UserId,
+    AppId, Category, EventId, EventType, JsonObject, NotificationId, Published, Timestamp, UserId,
 };
+
+use super::notification::{Change, NewNotification, Refusal, Standing};
 
 /// A validated event that is not yet stored.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
     pub id: EventId,
+    pub app_id: AppId,
+    pub from_platform: bool,
     /// `None` in a broadcast.
     pub user_id: Option<UserId>,
     pub category: Category,
@@ -23,6 +22,13 @@ pub struct NewEvent {
     pub entity_id: String,
     pub data: JsonObject,
     pub timestamp: Timestamp,
+}
+
+/// Where a request came from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Who an audit row names: an app's id, `user:` and a user's id, or `hub`.
+    pub actor: String,
     pub ip: Option<IpAddr>,
     pub user_agent: Option<Arc<str>>,
 }
@@ -30,11 +36,55 @@ pub struct NewEvent {
 /// What one request wants written, all of it or nothing.
 #[derive(Debug, Clone)]
 pub struct Submission {
+    /// Whose request it is: the claim's key is this app's own.
     pub app_id: AppId,
-    pub from_platform: bool,
-    pub events: Vec<NewEvent>,
-    pub receipt: Receipt,
+    pub origin: Origin,
+    pub work: Work,
     pub claim: Option<IdempotencyClaim>,
+}
+
+/// An operation.
+#[derive(Debug, Clone)]
+pub enum Work {
+    Publish {
+        events: Vec<NewEvent>,
+        receipt: Receipt,
+    },
+    Create(Creation),
+    Change(Change),
+    /// By the app that owns it.
+    Delete {
+        id: NotificationId,
+        owner: AppId,
+    },
+    ReadAll(ReadAll),
+    /// Ends at most `limit` notifications whose time was over at `until`.
+    Expire {
+        until: Timestamp,
+        limit: u32,
+    },
+}
+
+/// Notifications to be created by one app.
+#[derive(Debug, Clone)]
+pub struct Creation {
+    pub from_platform: bool,
+    /// The items of the request: a notification, or its error as JSON.
+    pub slots: Vec<Result<NewNotification, String>>,
+    pub is_batch: bool,
+    /// The error, as JSON, of an item of a batch whose external id is another notification's.
+    pub duplicate: fn(NotificationId) -> String,
+}
+
+/// At most `limit` of a user's unread notifications become read.
+#[derive(Debug, Clone)]
+pub struct ReadAll {
+    pub user: UserId,
+    /// Those of this app alone.
+    pub app: Option<AppId>,
+    /// Those created before this moment alone.
+    pub before: Option<Timestamp>,
+    pub limit: u32,
 }
 
 /// An `Idempotency-Key` and what it stands for (contract §4).
@@ -46,7 +96,7 @@ pub struct IdempotencyClaim {
     pub expires_at: Timestamp,
 }
 
-/// The shape of the answer, so that a store can keep it in the transaction that makes it true.
+/// The shape of an answer to a publisher, so that a store can keep it in the transaction that makes it true.
 #[derive(Debug, Clone)]
 pub enum Receipt {
     One,
@@ -54,128 +104,56 @@ pub enum Receipt {
     Batch(Vec<Option<String>>),
 }
 
-/// What became of a submission.
+/// What became of a submission, and the events that tell of it.
 #[derive(Debug, Clone)]
-pub enum Appended {
-    /// Written. The answer is a JSON text.
-    Written { events: Vec<Arc<Published>>, answer: String },
-    /// Its key was claimed by an earlier request with the same content, which was answered so.
-    Replayed { answer: String },
-    /// Its key was claimed by an earlier request with other content.
+pub struct Appended {
+    pub events: Vec<Arc<Published>>,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Published or created. The answer is a JSON text.
+    Written {
+        answer: String,
+    },
+    /// The key was claimed by an earlier request with the same content, which was answered so.
+    Replayed {
+        answer: String,
+    },
+    /// The key was claimed by an earlier request with other content.
     Mismatch,
+    /// The one notification to be created has an external id that is this one's already.
+    Duplicate(NotificationId),
+    /// How a notification stands, changed or not.
+    Stands(Box<Standing>),
+    /// So many were changed, or deleted.
+    Done(u64),
+    Refused(Refusal),
 }
 
-impl Receipt {
-    /// The answer to a request whose events became these, in order.
+impl Work {
+    /// Events that it may write at most: what the writer's bounds count.
     #[must_use]
-    pub fn answer(&self, events: &[Arc<Published>]) -> String {
-        let mut out = String::new();
+    pub fn weight(&self) -> usize {
         match self {
-            Self::One => {
-                if let Some(published) = events.first() {
-                    write_item(&mut out, published);
-                }
-            }
-            Self::Batch(slots) => {
-                let mut events = events.iter();
-                out.push_str(r#"{"events":["#);
-                for (index, slot) in slots.iter().enumerate() {
-                    if index > 0 {
-                        out.push(',');
-                    }
-                    match slot {
-                        Some(error) => out.push_str(error),
-                        None => {
-                            if let Some(published) = events.next() {
-                                write_item(&mut out, published);
-                            }
-                        }
-                    }
-                }
-                out.push_str("]}");
-            }
-        }
-        out
-    }
-}
-
-fn write_item(out: &mut String, published: &Published) {
-    let event = published.event();
-    let _ = write!(
-        out,
-        r#"{{"event_id":"{}","timestamp":"{}","offset":{}}}"#,
-        event.id, event.timestamp, event.offsets.app
-    );
-}
-
-/// How many events each stream gets, in key order: the order in which every node locks them.
-pub(super) fn tally<'a>(submissions: impl Iterator<Item = &'a Submission>) -> BTreeMap<(&'static str, String), u64> {
-    let mut counts = BTreeMap::new();
-    for submission in submissions {
-        for event in &submission.events {
-            let holder = event.user_id.clone().map_or(StreamKey::Broadcast, StreamKey::User);
-            for stream in [StreamKey::App(submission.app_id.clone()), holder] {
-                *counts.entry((stream.kind().as_str(), stream.name().to_owned())).or_insert(0) += 1;
-            }
+            Self::Publish { events, .. } => events.len(),
+            Self::Create(creation) => creation.slots.len(),
+            Self::Change(_) | Self::Delete { .. } => 1,
+            Self::ReadAll(ReadAll { limit, .. }) | Self::Expire { limit, .. } => *limit as usize,
         }
     }
-    counts
-}
 
-/// Gives out offsets within streams that were raised for it.
-pub(super) struct Numbering {
-    next: HashMap<(String, String), Offset>,
-    created_at: Timestamp,
-}
-
-impl Numbering {
-    pub(super) fn new(created_at: Timestamp) -> Self {
-        Self { next: HashMap::new(), created_at }
+    /// The order of work within a transaction, the same on every node, so that nodes lock in the same order; and the
+    /// order of the events. Changes before expiries: a dismissal beats an expiry at the same moment.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Publish { .. } => 0,
+            Self::Create(_) => 1,
+            Self::Change(_) => 2,
+            Self::Delete { .. } => 3,
+            Self::ReadAll(_) => 4,
+            Self::Expire { .. } => 5,
+        }
     }
-
-    /// Notes that a stream was raised by `count` to `last`.
-    pub(super) fn raised(&mut self, kind: String, key: String, last: Offset, count: u64) {
-        self.next.insert((kind, key), last - count + 1);
-    }
-
-    fn take(&mut self, stream: &StreamKey) -> Offset {
-        let next = self.next.entry((stream.kind().as_str().to_owned(), stream.name().to_owned())).or_insert(1);
-        let offset = *next;
-        *next += 1;
-        offset
-    }
-
-    /// The submission's events as they are written.
-    pub(super) fn number(&mut self, submission: &Submission) -> Vec<Arc<Published>> {
-        submission
-            .events
-            .iter()
-            .map(|event| {
-                let app = self.take(&StreamKey::App(submission.app_id.clone()));
-                let (user, broadcast) = match &event.user_id {
-                    Some(user) => (Some(self.take(&StreamKey::User(user.clone()))), None),
-                    None => (None, Some(self.take(&StreamKey::Broadcast))),
-                };
-                Published::new(Event {
-                    id: event.id,
-                    app_id: submission.app_id.clone(),
-                    user_id: event.user_id.clone(),
-                    category: event.category,
-                    event_type: event.event_type.clone(),
-                    entity_type: event.entity_type.clone(),
-                    entity_id: event.entity_id.clone(),
-                    data: event.data.clone(),
-                    timestamp: event.timestamp,
-                    created_at: self.created_at,
-                    from_platform: submission.from_platform,
-                    offsets: Offsets { app, user, broadcast },
-                })
-            })
-            .collect()
-    }
-}
-
-/// What an earlier holder of a claim means for a later one.
-pub(super) fn judge_claim(claim: &IdempotencyClaim, held_hash: &[u8], held_answer: String) -> Appended {
-    if held_hash == claim.request_hash { Appended::Replayed { answer: held_answer } } else { Appended::Mismatch }
 }

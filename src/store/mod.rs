@@ -2,20 +2,28 @@
 //! suite runs against both (`tests/it/store.rs`).
 
 mod append;
+mod batch;
 mod model;
+mod notification;
 pub mod postgres;
 pub mod sqlite;
+mod status;
 
 use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{AppId, KeyId, Offset, StreamKey, Timestamp},
+    model::{AppId, KeyId, NotificationId, Offset, StreamKey, Timestamp, UserId},
     ports::Page,
 };
 
-pub use append::{Appended, IdempotencyClaim, NewEvent, Receipt, Submission};
+pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work};
 pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, RefusedSince};
+pub use notification::{
+    Change, Content, FeedFilter, FeedPage, FeedPosition, Handed, Look, NewNotification, Notification, Priority, Reach,
+    Refusal, Standing, State,
+};
+pub use status::{InvalidTransition, Status};
 
 /// Past this many, a listing's `total` is capped (contract §4).
 pub const TOTAL_CAP: u64 = 10_000;
@@ -32,6 +40,9 @@ pub enum StoreError {
     /// The database cannot be reached or cannot take more now; the same call may go through later.
     #[error("database unavailable")]
     Unavailable(#[source] sqlx::Error),
+    /// Two transactions stood in each other's way and this one was taken back; it goes through when repeated.
+    #[error("transactions in each other's way")]
+    Contended,
     /// The schema is not the one this binary was built for.
     #[error("schema is not up to date: run `oriva-hub migrate`")]
     Outdated,
@@ -51,6 +62,8 @@ impl From<sqlx::Error> for StoreError {
                 ErrorKind::ForeignKeyViolation => Self::InUse,
                 // SQLite's extended code for a restricted delete, which it counts among triggers.
                 _ if cause.code().as_deref() == Some("1811") => Self::InUse,
+                // Serialisation failure and deadlock.
+                _ if matches!(cause.code().as_deref(), Some("40001" | "40P01")) => Self::Contended,
                 // PostgreSQL classes 08 connection, 40 rollback, 53 resources, 57 operator intervention;
                 // SQLite 5 busy, 6 locked, 10 I/O, 13 full.
                 _ => match cause.code().as_deref() {
@@ -141,9 +154,46 @@ pub trait AppStore: Send + Sync {
     async fn refused(&self, since: Timestamp) -> Result<RefusedSince, StoreError>;
 }
 
+/// How many of an app's notifications stand so with a user.
+#[derive(Debug, Clone)]
+pub struct StatusCount {
+    pub app_id: AppId,
+    pub status: Status,
+    pub count: u64,
+}
+
+/// Inboxes, as they are read. They are changed by [`EventStore::append`], together with the events that tell of it.
+/// What is over counts as expired from that moment, even before it was made so.
+#[async_trait]
+pub trait NotificationStore: Send + Sync {
+    /// One notification. Runs with the caller as its tenant.
+    async fn notification(&self, reach: &Reach, id: NotificationId) -> Result<Look, StoreError>;
+
+    /// A page of a user's feed, urgent to low, then newest first. Runs with the caller as its tenant.
+    async fn feed(
+        &self,
+        reach: &Reach,
+        user: &UserId,
+        filter: &FeedFilter,
+        now: Timestamp,
+    ) -> Result<FeedPage, StoreError>;
+
+    /// A user's unread notifications within reach.
+    async fn unread(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// A user's notifications within reach, by app and status.
+    async fn counts(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError>;
+
+    /// When the next notification is over; one that is over already comes first.
+    async fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Notes when sockets were handed these, where nothing is noted yet.
+    async fn note_handed(&self, handed: &[Handed]) -> Result<(), StoreError>;
+}
+
 /// The store as a whole.
 #[async_trait]
-pub trait Store: EventStore + AppStore {
+pub trait Store: EventStore + AppStore + NotificationStore {
     /// Brings the schema up to date. Names of what was applied.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;
 

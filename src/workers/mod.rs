@@ -1,22 +1,31 @@
 //! Work of the hub's own, on a period. Each worker is idempotent, takes no input and does one bounded run.
 
+mod handed_notes;
 mod idempotency_purge;
 mod identity_watch;
 mod key_usage;
+mod notification_expiry;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use handed_notes::HandedNotes;
 pub use idempotency_purge::IdempotencyPurge;
 pub use identity_watch::IdentityWatch;
 pub use key_usage::KeyUsage;
+pub use notification_expiry::NotificationExpiry;
 
 use crate::store::StoreError;
+
+/// A run that failed is tried again after this long at most.
+const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Whether a run left work behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     Done,
+    /// There is nothing to do for so long.
+    Until(Duration),
     /// The run's bound was reached: go on at once.
     More,
 }
@@ -32,27 +41,31 @@ pub trait Worker {
     /// # Errors
     /// The run is logged and tried again after the period.
     async fn run_once(&mut self) -> Result<Progress, StoreError>;
+
+    /// Waits between runs; less long where something comes up.
+    async fn pause(&mut self, pause: Duration) {
+        tokio::time::sleep(pause).await;
+    }
 }
 
-/// Runs a worker until the system stops. The first run comes after the first period.
+/// Runs a worker until the system stops.
 pub fn spawn(mut worker: impl Worker + 'static) {
     actix_rt::spawn(async move {
         loop {
-            tokio::time::sleep(worker.period()).await;
-            loop {
-                match worker.run_once().await {
-                    Ok(Progress::More) => tokio::task::yield_now().await,
-                    Ok(Progress::Done) => break,
-                    Err(error) => {
-                        tracing::warn!(
-                            worker = worker.name(),
-                            error = &error as &dyn std::error::Error,
-                            "worker failed"
-                        );
-                        break;
-                    }
+            let pause = match worker.run_once().await {
+                Ok(Progress::More) => {
+                    tokio::task::yield_now().await;
+                    continue;
                 }
-            }
+                Ok(Progress::Until(pause)) => pause,
+                Ok(Progress::Done) => worker.period(),
+                Err(error) => {
+                    let (name, error) = (worker.name(), &error as &dyn std::error::Error);
+                    tracing::warn!(worker = name, error, "worker failed");
+                    worker.period().min(LONGEST_AFTER_FAILURE)
+                }
+            };
+            worker.pause(pause).await;
         }
     });
 }

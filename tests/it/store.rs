@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oriva_hub::store::{
-    AppChange, Appended, Audit, EventFilter, IdempotencyClaim, NewApp, NewEvent, NewKey, Receipt, Store, StoreError,
-    Submission,
+    AppChange, Audit, EventFilter, IdempotencyClaim, NewApp, NewEvent, NewKey, Origin, Outcome, Receipt, Store,
+    StoreError, Submission, Work,
 };
 use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
@@ -59,6 +59,8 @@ async fn store_with(backend: Backend, apps: &[&str]) -> (Database, Arc<dyn Store
 fn event(user: Option<&str>, entity_id: &str) -> NewEvent {
     NewEvent {
         id: EventId::generate(),
+        app_id: app_id("a"),
+        from_platform: false,
         user_id: user.map(|user| UserId::parse(user).unwrap()),
         category: Category::Notification,
         event_type: EventType::from_store("created"),
@@ -66,13 +68,15 @@ fn event(user: Option<&str>, entity_id: &str) -> NewEvent {
         entity_id: entity_id.to_owned(),
         data: JsonObject::from_store(r#"{"a":[1,"zwei",null]}"#.to_owned()),
         timestamp: Timestamp::now(),
-        ip: Some("10.1.2.3".parse().unwrap()),
-        user_agent: Some("test/1".into()),
     }
 }
 
 fn submission(app: &str, events: Vec<NewEvent>) -> Submission {
-    Submission { app_id: app_id(app), from_platform: false, events, receipt: Receipt::One, claim: None }
+    let app_id = app_id(app);
+    let events = events.into_iter().map(|event| NewEvent { app_id: app_id.clone(), ..event }).collect();
+    let origin =
+        Origin { actor: app.to_owned(), ip: Some("10.1.2.3".parse().unwrap()), user_agent: Some("test/1".into()) };
+    Submission { app_id, origin, work: Work::Publish { events, receipt: Receipt::One }, claim: None }
 }
 
 fn claimed(app: &str, key: &str, hash: u8, expires_at: Timestamp) -> Submission {
@@ -92,10 +96,7 @@ async fn offsets_are_dense_in_every_stream(backend: Backend) {
             .unwrap();
         let offsets: Vec<_> = outcomes
             .iter()
-            .flat_map(|outcome| match outcome {
-                Appended::Written { events, .. } => events.clone(),
-                other => panic!("{other:?}"),
-            })
+            .flat_map(|appended| appended.events.clone())
             .map(|event| event.event().offsets)
             .map(|offsets| (offsets.app, offsets.user, offsets.broadcast))
             .collect();
@@ -148,14 +149,14 @@ async fn a_claimed_key_answers_again_and_other_content_is_a_mismatch(backend: Ba
     let (_database, store) = store_with(backend, &["a", "b"]).await;
     let later = Timestamp::parse("2999-01-01T00:00:00Z").unwrap();
     let first = store.append(&[claimed("a", "k", 1, later)]).await.unwrap();
-    let Appended::Written { answer, .. } = &first[0] else { panic!("{first:?}") };
+    let Outcome::Written { answer } = &first[0].outcome else { panic!("{first:?}") };
     let again =
         store.append(&[claimed("a", "k", 1, later), claimed("a", "k", 2, later), claimed("b", "k", 2, later)]).await;
     // The same key twice in one batch is the hub's to prevent; here it is two outcomes of one earlier claim.
     let again = again.unwrap();
-    assert!(matches!(&again[0], Appended::Replayed { answer: same } if same == answer), "{again:?}");
-    assert!(matches!(&again[1], Appended::Mismatch), "{again:?}");
-    assert!(matches!(&again[2], Appended::Written { .. }), "another app's key is another key: {again:?}");
+    assert!(matches!(&again[0].outcome, Outcome::Replayed { answer: same } if same == answer), "{again:?}");
+    assert!(matches!(&again[1].outcome, Outcome::Mismatch), "{again:?}");
+    assert!(matches!(&again[2].outcome, Outcome::Written { .. }), "another app's key is another key: {again:?}");
     assert_eq!(store.head(&StreamKey::App(app_id("a"))).await.unwrap(), 1);
 }
 
@@ -164,7 +165,7 @@ async fn an_expired_claim_is_taken_anew(backend: Backend) {
     let past = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
     store.append(&[claimed("a", "k", 1, past)]).await.unwrap();
     let second = store.append(&[claimed("a", "k", 2, past)]).await.unwrap();
-    assert!(matches!(&second[0], Appended::Written { .. }), "{second:?}");
+    assert!(matches!(&second[0].outcome, Outcome::Written { .. }), "{second:?}");
     assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 1);
     assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 0);
 }

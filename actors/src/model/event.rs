@@ -92,6 +92,15 @@ impl JsonObject {
         serde_json::value::to_raw_value(map).map_or_else(|_| Self::empty(), Self)
     }
 
+    /// Encodes what serialises as a map; anything else becomes an empty object.
+    #[must_use]
+    pub fn encode(value: &impl Serialize) -> Self {
+        match serde_json::value::to_raw_value(value) {
+            Ok(raw) if raw.get().starts_with('{') => Self(raw),
+            _ => Self::empty(),
+        }
+    }
+
     /// Takes text that a store kept; text that is no JSON becomes an empty object.
     #[must_use]
     pub fn from_store(text: String) -> Self {
@@ -149,6 +158,12 @@ impl Event {
     #[must_use]
     pub fn full_type(&self) -> String {
         format!("{}.{}", self.category.as_str(), self.event_type.as_str())
+    }
+
+    /// Whether it is `notification.created`.
+    #[must_use]
+    pub fn announces_notification(&self) -> bool {
+        self.category == Category::Notification && self.event_type.as_str() == "created"
     }
 
     #[must_use]

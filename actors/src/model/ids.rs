@@ -103,6 +103,8 @@ macro_rules! uuid_id {
 uuid_id!(
     /// One event.
     EventId,
+    /// One notification.
+    NotificationId,
     /// One API key (not the key itself).
     KeyId,
     /// One WebSocket, as its `welcome` names it.

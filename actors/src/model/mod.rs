@@ -9,7 +9,7 @@ mod timestamp;
 
 pub use event::{Category, Event, EventType, JsonObject, Offsets, Published};
 pub use identity::{Identity, Refused, Scope};
-pub use ids::{AppId, ConnectionId, EventId, KeyId, UserId};
+pub use ids::{AppId, ConnectionId, EventId, KeyId, NotificationId, UserId};
 pub use pattern::{EventPattern, MAX_PATTERNS};
 pub use stream::{Offset, StreamKey, StreamKind};
 pub use timestamp::Timestamp;

@@ -30,6 +30,12 @@ pub trait EventHistory: Send + Sync {
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable>;
 }
 
+/// Hears which notifications reached their users.
+pub trait Witness: Send + Sync {
+    /// A socket of the event's user was pushed an event that announces a notification. Must not wait.
+    fn pushed(&self, event: &Published);
+}
+
 /// How long a credential still holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {

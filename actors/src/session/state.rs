@@ -46,6 +46,10 @@ pub(super) enum Effect {
         socket: SocketKey,
         frame: Bytes,
     },
+    /// A socket of the user was pushed this.
+    Witness {
+        event: Arc<Published>,
+    },
     TellWhenDrained {
         socket: SocketKey,
     },
@@ -244,10 +248,15 @@ impl State {
     fn deliver(&mut self, kind: StreamKind, ready: Vec<Arc<Published>>, effects: &mut Vec<Effect>) {
         let replaying = self.members.iter().any(|(_, member)| member.replay.is_some());
         for event in ready {
+            let mut pushed = false;
             for (socket, member) in &mut self.members {
                 if member.takes(kind, &event) {
                     effects.push(Effect::Push { socket: *socket, frame: event.frame(kind) });
+                    pushed = true;
                 }
+            }
+            if pushed {
+                witness(kind, &event, effects);
             }
             if replaying {
                 if self.recent.len() == RECENT {
@@ -435,6 +444,13 @@ struct Resume {
 fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
     if let Need::Page { after } = need {
         effects.push(Effect::LoadPage { kind, after });
+    }
+}
+
+/// Notes that a notification reached its user.
+pub(super) fn witness(kind: StreamKind, event: &Arc<Published>, effects: &mut Vec<Effect>) {
+    if kind == StreamKind::User && event.event().announces_notification() {
+        effects.push(Effect::Witness { event: event.clone() });
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         body::{Body, Fields},
         caller::Admin,
     },
-    hub::{Hub, display_name, icon_url},
+    hub::{Hub, display_name, image_url},
     store::{App, AppChange, LimitOverrides, NewApp},
 };
 
@@ -62,7 +62,7 @@ pub async fn create(admin: Admin, hub: Data<Hub>, body: Body) -> Result<HttpResp
     let mut fields = Fields::new(map);
     let id = fields.required("app_id", AppId::parse);
     let name = fields.required("name", display_name);
-    let icon_url = fields.optional("icon_url", icon_url);
+    let icon_url = fields.optional("icon_url", image_url);
     let is_platform = fields.boolean("is_platform").unwrap_or(false);
     let limits = limits(&mut fields).unwrap_or_default();
     fields.finish().map_err(Problem::invalid)?;
@@ -87,7 +87,7 @@ pub async fn update(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body
     let (_, map) = body.object().await?;
     let mut fields = Fields::new(map);
     let takes_icon_away = fields.has("icon_url");
-    let icon = fields.optional("icon_url", icon_url);
+    let icon = fields.optional("icon_url", image_url);
     let change = AppChange {
         name: fields.optional("name", display_name),
         icon_url: takes_icon_away.then_some(icon),

@@ -1,35 +1,26 @@
 //! `/apps/{app_id}/events`: publish, publish a batch, query (contract §4).
 
-use std::{net::IpAddr, sync::Arc};
-
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header,
-    web::{Bytes, Data, Query},
-};
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Data};
 use oriva_hub_actors::model::{
     AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Timestamp, UserId,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use crate::{
     http::{
         Problem,
-        body::{Body, Fields, text},
+        body::{Body, Fields, MAX_OBJECT_BYTES, text},
         caller::{AppKey, Publish, Read},
+        idempotency,
+        query::{self, Parameters},
     },
-    hub::{BatchItem, Field, Hub, Idempotency, MAX_BATCH, Written},
-    store::{EventFilter, NewEvent},
+    hub::{BatchItem, Field, Hub, MAX_BATCH},
+    store::{App, EventFilter, NewEvent},
 };
 
-const MAX_DATA_BYTES: usize = 64 * 1024;
 const DEFAULT_LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 500;
-/// What is kept of a `User-Agent`.
-const USER_AGENT_CHARACTERS: usize = 512;
 
 /// Publishes one event.
 ///
@@ -41,11 +32,12 @@ pub async fn publish(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let key = idempotency_key(&request)?;
+    let key = idempotency::of(&request)?;
     let (bytes, map) = body.object().await?;
-    let event = new_event(map, &Origin::of(&request)).map_err(Problem::invalid)?;
-    let idempotency = key.map(|key| Idempotency { key, request_hash: request_hash(&request, &bytes) });
-    Ok(answer(hub.publish(app.holder(), event, idempotency).await?))
+    let event = new_event(map, &app.holder().app).map_err(Problem::invalid)?;
+    let idempotency = key.map(|key| key(&bytes));
+    let written = hub.publish(app.holder(), event, app.origin(&request), idempotency).await?;
+    Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
 }
 
 /// Publishes up to a thousand events; the good ones land together.
@@ -58,39 +50,29 @@ pub async fn publish_batch(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let key = idempotency_key(&request)?;
+    let key = idempotency::of(&request)?;
     let (bytes, map) = body.object().await?;
     let mut fields = Fields::new(map);
-    let items = match fields.take("events") {
-        Some(Value::Array(items)) if (1..=MAX_BATCH).contains(&items.len()) => items,
-        _ => {
-            fields.fault("events", &format!("must be an array of 1 to {MAX_BATCH} events"));
-            Vec::new()
-        }
-    };
+    let items = fields.batch("events", MAX_BATCH).unwrap_or_default();
     fields.finish().map_err(Problem::invalid)?;
     let more = u32::try_from(items.len().saturating_sub(1)).unwrap_or(u32::MAX);
     app.spend_more(&request, &hub, more)?;
-    let origin = Origin::of(&request);
-    let items = items.into_iter().map(|item| batch_item(item, &origin)).collect();
-    let idempotency = key.map(|key| Idempotency { key, request_hash: request_hash(&request, &bytes) });
-    Ok(answer(hub.publish_batch(app.holder(), items, idempotency).await?))
+    let items = items.into_iter().map(|item| batch_item(item, &app.holder().app)).collect();
+    let idempotency = key.map(|key| key(&bytes));
+    let written = hub.publish_batch(app.holder(), items, app.origin(&request), idempotency).await?;
+    Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
 }
 
 /// Lists the app's events, newest first.
 ///
 /// # Errors
 /// 401, 404, 403, 429, 400.
-pub async fn query(
-    app: AppKey<Read>,
-    hub: Data<Hub>,
-    parameters: Query<Vec<(String, String)>>,
-) -> Result<HttpResponse, Problem> {
-    let filter = event_filter(parameters.into_inner()).map_err(Problem::invalid)?;
+pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
+    let filter = event_filter(parameters).map_err(Problem::invalid)?;
     let listing = hub.events(app.holder(), &filter).await?;
     let events: Vec<EventView<'_>> = listing.page.events.iter().map(|event| EventView::of(event.event())).collect();
     let is_full = events.len() == filter.limit as usize;
-    let next_cursor = events.last().filter(|_| is_full).map(|last| encode_cursor(last.offset));
+    let next_cursor = events.last().filter(|_| is_full).map(|last| query::encode(&last.offset.to_string()));
     Ok(HttpResponse::Ok().json(Events {
         events,
         total: listing.total,
@@ -146,23 +128,7 @@ impl<'a> EventView<'a> {
     }
 }
 
-/// Where a request came from.
-struct Origin {
-    ip: Option<IpAddr>,
-    user_agent: Option<Arc<str>>,
-}
-
-impl Origin {
-    fn of(request: &HttpRequest) -> Self {
-        let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
-        Self {
-            ip: request.peer_addr().map(|address| address.ip()),
-            user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_CHARACTERS).collect::<String>().into()),
-        }
-    }
-}
-
-fn new_event(map: Map<String, Value>, origin: &Origin) -> Result<NewEvent, Vec<Field>> {
+fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<Field>> {
     let mut fields = Fields::new(map);
     let audience = fields.optional("audience", |text| match text {
         "all" => Ok(()),
@@ -181,7 +147,7 @@ fn new_event(map: Map<String, Value>, origin: &Origin) -> Result<NewEvent, Vec<F
     let event_type = fields.required("event_type", |text| EventType::parse(text, category.unwrap_or(Category::User)));
     let entity_type = fields.required("entity_type", text(1..=100));
     let entity_id = fields.required("entity_id", text(1..=255));
-    let data = fields.object("event_data", MAX_DATA_BYTES);
+    let data = fields.object("event_data", MAX_OBJECT_BYTES);
     fields.finish()?;
     let (Some(user_id), Some(category), Some(event_type), Some(entity_type), Some(entity_id)) =
         (user_id, category, event_type, entity_type, entity_id)
@@ -191,6 +157,8 @@ fn new_event(map: Map<String, Value>, origin: &Origin) -> Result<NewEvent, Vec<F
     };
     Ok(NewEvent {
         id: EventId::generate(),
+        app_id: app.id.clone(),
+        from_platform: app.is_platform,
         user_id,
         category,
         event_type,
@@ -198,14 +166,12 @@ fn new_event(map: Map<String, Value>, origin: &Origin) -> Result<NewEvent, Vec<F
         entity_id,
         data: data.map_or_else(JsonObject::empty, |data| JsonObject::from_map(&data)),
         timestamp: Timestamp::now(),
-        ip: origin.ip,
-        user_agent: origin.user_agent.clone(),
     })
 }
 
-fn batch_item(item: Value, origin: &Origin) -> BatchItem {
+fn batch_item(item: Value, app: &App) -> BatchItem {
     let faults = match item {
-        Value::Object(map) => match new_event(map, origin) {
+        Value::Object(map) => match new_event(map, app) {
             Ok(event) => return BatchItem::Good(Box::new(event)),
             Err(faults) => faults,
         },
@@ -214,24 +180,9 @@ fn batch_item(item: Value, origin: &Origin) -> BatchItem {
     BatchItem::Bad(Problem::invalid(faults).item())
 }
 
-fn event_filter(parameters: Vec<(String, String)>) -> Result<EventFilter, Vec<Field>> {
-    let mut map = Map::new();
-    let mut repeated = Vec::new();
-    for (name, value) in parameters {
-        if map.insert(name.clone(), Value::String(value)).is_some() {
-            repeated.push(name);
-        }
-    }
-    let mut fields = Fields::new(map);
-    for name in repeated {
-        fields.fault(&name, "must be given once");
-    }
-    let number = |range: std::ops::RangeInclusive<u64>| {
-        move |text: &str| match text.parse::<u64>() {
-            Ok(number) if range.contains(&number) => Ok(number),
-            _ => Err(Invalid(format!("must be a whole number from {} to {}", range.start(), range.end()))),
-        }
-    };
+fn event_filter(parameters: Parameters) -> Result<EventFilter, Vec<Field>> {
+    let (mut fields, _) = query::fields(parameters, None);
+    let (limit, offset) = query::window(&mut fields, DEFAULT_LIMIT, MAX_LIMIT);
     let filter = EventFilter {
         category: fields.optional("event_category", Category::parse),
         event_type: fields.optional("event_type", text(1..=128)),
@@ -239,75 +190,30 @@ fn event_filter(parameters: Vec<(String, String)>) -> Result<EventFilter, Vec<Fi
         entity_id: fields.optional("entity_id", text(1..=255)),
         start: fields.optional("start_date", Timestamp::parse),
         end: fields.optional("end_date", Timestamp::parse),
-        limit: u32::try_from(fields.optional("limit", number(1..=MAX_LIMIT)).unwrap_or(DEFAULT_LIMIT)).unwrap_or(1),
-        offset: fields.optional("offset", number(0..=i64::MAX.unsigned_abs())).unwrap_or(0),
-        before: fields.optional("cursor", decode_cursor),
+        limit,
+        offset,
+        before: query::cursor(&mut fields, offset, |text| {
+            text.parse::<Offset>().ok().filter(|offset| i64::try_from(*offset).is_ok())
+        }),
     };
-    if filter.before.is_some() && filter.offset > 0 {
-        fields.fault("offset", "does not go with cursor");
-    }
     fields.finish()?;
     Ok(filter)
-}
-
-/// Opaque to clients; the version lets a later hub read it otherwise.
-fn encode_cursor(offset: Offset) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(format!("1:{offset}"))
-}
-
-fn decode_cursor(text: &str) -> Result<Offset, Invalid> {
-    let invalid = || Invalid("must be the next_cursor of an earlier answer".to_owned());
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
-    let text = String::from_utf8(bytes).map_err(|_| invalid())?;
-    text.strip_prefix("1:")
-        .and_then(|offset| offset.parse::<Offset>().ok())
-        .filter(|offset| i64::try_from(*offset).is_ok())
-        .ok_or_else(invalid)
-}
-
-/// The `Idempotency-Key`, bare or as the structured-field string of the draft.
-fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
-    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
-    let text = value.to_str().unwrap_or("").trim();
-    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    if (1..=255).contains(&bare.len()) {
-        Ok(Some(bare.to_owned()))
-    } else {
-        let message = "Idempotency-Key must be 1 to 255 visible ASCII characters".to_owned();
-        Err(Problem::invalid(vec![Field { name: "Idempotency-Key".to_owned(), message }]))
-    }
-}
-
-/// The same body at another route is another request.
-fn request_hash(request: &HttpRequest, body: &Bytes) -> [u8; 32] {
-    let route = request.match_pattern().unwrap_or_default();
-    Sha256::new().chain_update(route).chain_update([0]).chain_update(body).finalize().into()
-}
-
-fn answer(written: Written) -> HttpResponse {
-    let mut response = HttpResponse::Ok();
-    response.content_type("application/json");
-    if written.replayed {
-        response.insert_header(("idempotency-replayed", "true"));
-    }
-    response.body(written.answer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_cursor_comes_back_and_a_made_up_one_does_not() {
-        assert_eq!(decode_cursor(&encode_cursor(42)), Ok(42));
-        for bad in [
-            "",
-            "42",
-            "!!",
-            &BASE64_URL_SAFE_NO_PAD.encode("1:-3"),
-            &BASE64_URL_SAFE_NO_PAD.encode("1:99999999999999999999"),
-        ] {
-            assert!(decode_cursor(bad).is_err(), "{bad}");
+    fn app() -> App {
+        App {
+            id: AppId::parse("a").unwrap(),
+            name: "A".to_owned(),
+            icon_url: None,
+            is_active: true,
+            is_platform: false,
+            limits: Default::default(),
+            created_at: Timestamp::now(),
+            updated_at: Timestamp::now(),
         }
     }
 
@@ -318,7 +224,7 @@ mod tests {
             "evnt_data": {}, "entity_type": "x\u{0}"
         });
         let Value::Object(map) = body else { unreachable!() };
-        let faults = new_event(map, &Origin { ip: None, user_agent: None }).unwrap_err();
+        let faults = new_event(map, &app()).unwrap_err();
         let mut names: Vec<_> = faults.iter().map(|field| field.name.as_str()).collect();
         names.sort_unstable();
         let expected =

@@ -1,4 +1,5 @@
 //! `/api/v1/apps/{app_id}`: what an app's server does.
 
 pub mod events;
+pub mod notifications;
 pub mod tokens;

@@ -3,13 +3,16 @@
 //! Every connection takes on `oriva_hub_service` as soon as it is made; a request made for an app or a user runs in a
 //! transaction that takes on `oriva_hub_tenant` with that tenant set (see migrations/postgres).
 
+mod append;
 mod apps;
 mod events;
+mod inbox;
+mod notifications;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::StreamKey;
+use oriva_hub_actors::model::{Invalid, StreamKey};
 use sqlx::{
     Executor, PgConnection, PgPool, Postgres, Row, Transaction,
     migrate::Migrate,
@@ -150,4 +153,9 @@ impl Store for PostgresStore {
 fn role_is_missing(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(sqlx::Error::Database(cause))
         if matches!(cause.code().as_deref(), Some("22023" | "42704")))
+}
+
+/// A row that breaks the rules it was written by.
+fn damaged(error: Invalid) -> StoreError {
+    StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
 }

@@ -1,4 +1,4 @@
-//! Events in SQLite. A batch is cut into runs of fixed lengths, so that each insert is one of three prepared statements.
+//! Events in SQLite, as they are read.
 
 use std::sync::Arc;
 
@@ -12,12 +12,8 @@ use oriva_hub_actors::{
 };
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
-use super::SqliteStore;
-use crate::store::{
-    Appended, EventFilter, EventPage, EventStore, NewEvent, StoreError, Submission, TOTAL_CAP,
-    append::{Numbering, judge_claim, tally},
-    ip_text,
-};
+use super::{SqliteStore, damaged};
+use crate::store::{Appended, EventFilter, EventPage, EventStore, StoreError, Submission, TOTAL_CAP};
 
 const COLUMNS: &str = "id, app_id, user_id, event_category, event_type, entity_type, entity_id, event_data, \
                        from_platform, app_offset, user_offset, broadcast_offset, timestamp, created_at";
@@ -25,32 +21,7 @@ const COLUMNS: &str = "id, app_id, user_id, event_category, event_type, entity_t
 #[async_trait]
 impl EventStore for SqliteStore {
     async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
-        let now = Timestamp::now();
-        let mut transaction = self.begin().await?;
-        let mut outcomes = claim(&mut transaction, submissions, now).await?;
-        let fresh = || submissions.iter().zip(&outcomes).filter(|(_, held)| held.is_none()).map(|(fresh, _)| fresh);
-        let mut numbering = raise_streams(&mut transaction, fresh(), now).await?;
-        let numbered: Vec<Option<Vec<Arc<Published>>>> = submissions
-            .iter()
-            .zip(&outcomes)
-            .map(|(submission, held)| held.is_none().then(|| numbering.number(submission)))
-            .collect();
-        insert_events(&mut transaction, submissions, &numbered).await?;
-        for ((submission, events), outcome) in submissions.iter().zip(numbered).zip(&mut outcomes) {
-            let Some(events) = events else { continue };
-            let answer = submission.receipt.answer(&events);
-            if let Some(claim) = &submission.claim {
-                sqlx::query("update idempotency_keys set response = ?3 where app_id = ?1 and key = ?2")
-                    .bind(submission.app_id.as_str())
-                    .bind(&claim.key)
-                    .bind(&answer)
-                    .execute(&mut *transaction)
-                    .await?;
-            }
-            *outcome = Some(Appended::Written { events, answer });
-        }
-        transaction.commit().await?;
-        Ok(outcomes.into_iter().flatten().collect())
+        self.write(submissions).await
     }
 
     async fn events(&self, app: &AppId, filter: &EventFilter) -> Result<EventPage, StoreError> {
@@ -114,116 +85,6 @@ impl EventStore for SqliteStore {
     }
 }
 
-/// Takes every claim, or says what the earlier holder's means.
-async fn claim(
-    connection: &mut SqliteConnection,
-    submissions: &[Submission],
-    now: Timestamp,
-) -> Result<Vec<Option<Appended>>, StoreError> {
-    let mut outcomes = vec![None; submissions.len()];
-    for (submission, outcome) in submissions.iter().zip(&mut outcomes) {
-        let Some(claim) = &submission.claim else { continue };
-        let taken = sqlx::query(
-            "insert into idempotency_keys as held (app_id, key, request_hash, response, expires_at) \
-             values (?1, ?2, ?3, '', ?4) on conflict (app_id, key) do update \
-             set request_hash = excluded.request_hash, response = '', expires_at = excluded.expires_at \
-             where held.expires_at <= ?5",
-        )
-        .bind(submission.app_id.as_str())
-        .bind(&claim.key)
-        .bind(&claim.request_hash[..])
-        .bind(claim.expires_at.unix_ms())
-        .bind(now.unix_ms())
-        .execute(&mut *connection)
-        .await?;
-        if taken.rows_affected() == 0 {
-            let held =
-                sqlx::query("select request_hash, response from idempotency_keys where app_id = ?1 and key = ?2")
-                    .bind(submission.app_id.as_str())
-                    .bind(&claim.key)
-                    .fetch_one(&mut *connection)
-                    .await?;
-            *outcome = Some(judge_claim(claim, &held.try_get::<Vec<u8>, _>(0)?, held.try_get(1)?));
-        }
-    }
-    Ok(outcomes)
-}
-
-async fn raise_streams(
-    connection: &mut SqliteConnection,
-    submissions: impl Iterator<Item = &Submission>,
-    now: Timestamp,
-) -> Result<Numbering, StoreError> {
-    let mut numbering = Numbering::new(now);
-    for ((kind, key), count) in tally(submissions) {
-        let last: i64 = sqlx::query_scalar(
-            "insert into streams (kind, key, last_offset) values (?1, ?2, ?3) \
-             on conflict (kind, key) do update set last_offset = last_offset + excluded.last_offset \
-             returning last_offset",
-        )
-        .bind(kind)
-        .bind(&key)
-        .bind(count.cast_signed())
-        .fetch_one(&mut *connection)
-        .await?;
-        numbering.raised(kind.to_owned(), key, last.unsigned_abs(), count);
-    }
-    Ok(numbering)
-}
-
-/// Rows of one insert, longest first: three statements, each prepared once.
-const RUNS: [usize; 3] = [100, 10, 1];
-
-async fn insert_events(
-    connection: &mut SqliteConnection,
-    submissions: &[Submission],
-    numbered: &[Option<Vec<Arc<Published>>>],
-) -> Result<(), StoreError> {
-    let rows: Vec<(&NewEvent, &Published)> = submissions
-        .iter()
-        .zip(numbered)
-        .flat_map(|(submission, published)| submission.events.iter().zip(published.iter().flatten().map(AsRef::as_ref)))
-        .collect();
-    let mut rest = &rows[..];
-    for length in RUNS {
-        while rest.len() >= length {
-            let (run, after) = rest.split_at(length);
-            rest = after;
-            insert_run(connection, run).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn insert_run(connection: &mut SqliteConnection, run: &[(&NewEvent, &Published)]) -> Result<(), StoreError> {
-    let mut insert = QueryBuilder::new(
-        "insert into platform_events (id, app_id, user_id, event_category, event_type, entity_type, entity_id, \
-         event_data, from_platform, app_offset, user_offset, broadcast_offset, ip_address, user_agent, timestamp, \
-         created_at) ",
-    );
-    insert.push_values(run, |mut row, (new, published)| {
-        let event = published.event();
-        row.push_bind(event.id.0)
-            .push_bind(event.app_id.as_str().to_owned())
-            .push_bind(event.user_id.as_ref().map(|user| user.as_str().to_owned()))
-            .push_bind(event.category.as_str())
-            .push_bind(event.event_type.as_str().to_owned())
-            .push_bind(event.entity_type.clone())
-            .push_bind(event.entity_id.clone())
-            .push_bind(event.data.as_str().to_owned())
-            .push_bind(event.from_platform)
-            .push_bind(event.offsets.app.cast_signed())
-            .push_bind(event.offsets.user.map(u64::cast_signed))
-            .push_bind(event.offsets.broadcast.map(u64::cast_signed))
-            .push_bind(ip_text(new.ip))
-            .push_bind(new.user_agent.as_deref().map(str::to_owned))
-            .push_bind(event.timestamp.unix_ms())
-            .push_bind(event.created_at.unix_ms());
-    });
-    insert.build().execute(connection).await?;
-    Ok(())
-}
-
 async fn head(connection: &mut SqliteConnection, stream: &StreamKey) -> Result<Offset, StoreError> {
     let head: Option<i64> = sqlx::query_scalar("select last_offset from streams where kind = ?1 and key = ?2")
         .bind(stream.kind().as_str())
@@ -261,7 +122,6 @@ fn push_conditions(query: &mut QueryBuilder<Sqlite>, app: &AppId, filter: &Event
 }
 
 fn event_of(row: &SqliteRow) -> Result<Arc<Published>, StoreError> {
-    let damaged = |error: oriva_hub_actors::model::Invalid| StoreError::Failed(sqlx::Error::Decode(Box::new(error)));
     let time = |index: usize| row.try_get(index).map(Timestamp::from_unix_ms);
     let offset = |index: usize| row.try_get::<Option<i64>, _>(index).map(|offset| offset.map(i64::unsigned_abs));
     Ok(Published::new(Event {

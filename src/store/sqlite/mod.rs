@@ -4,12 +4,16 @@
 //! survives a crash of the process and a power cut alike (`normal` would lose the last commits in the latter). One
 //! connection writes; its commits are shared by the batches that form while the one before is under way.
 
+mod append;
 mod apps;
 mod events;
+mod inbox;
+mod notifications;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use oriva_hub_actors::model::Invalid;
 use sqlx::{
     Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::Migrate,
@@ -126,4 +130,9 @@ impl Store for SqliteStore {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// A row that breaks the rules it was written by.
+fn damaged(error: Invalid) -> StoreError {
+    StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
 }

@@ -1,0 +1,274 @@
+//! `/apps/{app_id}/notifications`: create one, many, or one for many users (contract §6).
+
+use std::sync::Arc;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+    web::Data,
+};
+use oriva_hub_actors::model::{Invalid, JsonObject, NotificationId, Timestamp, UserId};
+use serde_json::{Map, Value};
+
+use crate::{
+    http::{
+        Problem,
+        body::{Body, Fields, MAX_OBJECT_BYTES, text},
+        caller::{AppKey, Notify},
+        idempotency,
+    },
+    hub::{Field, Hub, Lines, MAX_BATCH, action_url, image_url, plain_text},
+    store::{Content, Creation, NewNotification, Priority},
+};
+
+/// Characters of a text before tags are taken out: a bound on work, far beyond what may be left.
+const MAX_RAW_CHARACTERS: usize = 16 * 1024;
+
+/// Creates one notification.
+///
+/// # Errors
+/// 401, 404, 403, 429, 400, 409, 413, 415, 422, 503.
+pub async fn create(
+    app: AppKey<Notify>,
+    hub: Data<Hub>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    let key = idempotency::of(&request)?;
+    let (bytes, map) = body.object().await?;
+    let new = new_notification(map).map_err(Problem::invalid)?;
+    let creation = creation(&app, vec![Ok(new)], false);
+    let idempotency = key.map(|key| key(&bytes));
+    let written = hub.create_notifications(app.holder(), creation, app.origin(&request), idempotency).await?;
+    let mut response = idempotency::answer(StatusCode::CREATED, &written);
+    if let Some(id) = created_id(&written.answer) {
+        response.insert_header((header::LOCATION, format!("/api/v1/notifications/{id}")));
+    }
+    Ok(response.body(written.answer))
+}
+
+/// Creates up to a thousand notifications; the good ones land together.
+///
+/// # Errors
+/// As [`create`], but for an external id that is taken, which is its item's error.
+pub async fn create_batch(
+    app: AppKey<Notify>,
+    hub: Data<Hub>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    let key = idempotency::of(&request)?;
+    let (bytes, map) = body.object().await?;
+    let wanted = if map.contains_key("user_ids") { Wanted::for_users(map) } else { Wanted::one_by_one(map) };
+    let wanted = wanted.map_err(Problem::invalid)?;
+    let more = u32::try_from(wanted.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    app.spend_more(&request, &hub, more)?;
+    let creation = creation(&app, wanted.slots(), true);
+    let idempotency = key.map(|key| key(&bytes));
+    let written = hub.create_notifications(app.holder(), creation, app.origin(&request), idempotency).await?;
+    Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
+}
+
+/// What a batch asks for, before it costs anything.
+enum Wanted {
+    Items(Vec<Value>),
+    Shared(Arc<Content>, Vec<Result<UserId, Invalid>>),
+}
+
+impl Wanted {
+    fn one_by_one(map: Map<String, Value>) -> Result<Self, Vec<Field>> {
+        let mut fields = Fields::new(map);
+        let items = fields.batch("notifications", MAX_BATCH);
+        fields.finish()?;
+        Ok(Self::Items(items.unwrap_or_default()))
+    }
+
+    fn for_users(map: Map<String, Value>) -> Result<Self, Vec<Field>> {
+        let mut fields = Fields::new(map);
+        let users = fields.batch("user_ids", MAX_BATCH).unwrap_or_default();
+        let users = users.into_iter().map(|user| match user {
+            Value::String(user) => UserId::parse(&user),
+            _ => Err(Invalid("must be strings".to_owned())),
+        });
+        let users = users.collect();
+        if fields.has("external_id") {
+            fields.fault("external_id", "is unique in the app, so it does not go with user_ids");
+        }
+        let content = content(&mut fields);
+        fields.finish()?;
+        Ok(Self::Shared(Arc::new(content.ok_or_else(Vec::new)?), users))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Items(items) => items.len(),
+            Self::Shared(_, users) => users.len(),
+        }
+    }
+
+    fn slots(self) -> Vec<Result<NewNotification, String>> {
+        let error = |faults| Problem::invalid(faults).item();
+        match self {
+            Self::Items(items) => items
+                .into_iter()
+                .map(|item| match item {
+                    Value::Object(map) => new_notification(map).map_err(error),
+                    _ => Err(error(vec![fault("notifications", "must be objects")])),
+                })
+                .collect(),
+            Self::Shared(content, users) => users
+                .into_iter()
+                .map(|user| {
+                    let user_id = user.map_err(|Invalid(rule)| error(vec![fault("user_ids", &rule)]))?;
+                    Ok(NewNotification { id: NotificationId::generate(), user_id, content: content.clone() })
+                })
+                .collect(),
+        }
+    }
+}
+
+fn fault(name: &str, rule: &str) -> Field {
+    Field { name: name.to_owned(), message: format!("{name} {rule}") }
+}
+
+fn creation(app: &AppKey<Notify>, slots: Vec<Result<NewNotification, String>>, is_batch: bool) -> Creation {
+    let duplicate = |owner| Problem::duplicate_external_id(owner).item();
+    Creation { from_platform: app.holder().app.is_platform, slots, is_batch, duplicate }
+}
+
+/// From the answer itself, which may be an earlier request's.
+fn created_id(answer: &str) -> Option<String> {
+    let answer: Value = serde_json::from_str(answer).ok()?;
+    Some(answer.get("notification_id")?.as_str()?.to_owned())
+}
+
+fn new_notification(map: Map<String, Value>) -> Result<NewNotification, Vec<Field>> {
+    let mut fields = Fields::new(map);
+    let user_id = fields.required("user_id", UserId::parse);
+    let content = content(&mut fields);
+    fields.finish()?;
+    let (Some(user_id), Some(content)) = (user_id, content) else {
+        // Each of them that is missing was noted as a fault.
+        return Err(Vec::new());
+    };
+    Ok(NewNotification { id: NotificationId::generate(), user_id, content: Arc::new(content) })
+}
+
+/// Everything but whose it is. `None` where a fault was noted.
+fn content(fields: &mut Fields) -> Option<Content> {
+    fields.rename("metadata", "context_data");
+    fields.rename("category", "notification_type");
+    let title = fields.required_text("title", plain(1..=200, Lines::One));
+    let body = fields.required_text("body", plain(1..=1000, Lines::Many));
+    let content = Content {
+        external_id: fields.optional("external_id", text(1..=255)),
+        notification_type: fields.optional("notification_type", text(1..=100)).unwrap_or_else(|| "general".to_owned()),
+        title: title.unwrap_or_default(),
+        body: body.unwrap_or_default(),
+        priority: fields.optional("priority", Priority::parse).unwrap_or_default(),
+        action_url: fields.optional("action_url", action_url),
+        action_label: fields.optional_text("action_label", plain(0..=50, Lines::One)).filter(|label| !label.is_empty()),
+        image_url: fields.optional("image_url", image_url),
+        icon_url: fields.optional("icon_url", image_url),
+        context_data: fields
+            .object("context_data", MAX_OBJECT_BYTES)
+            .map_or_else(JsonObject::empty, |data| JsonObject::from_map(&data)),
+        expires_at: fields.optional("expires_at", in_the_future),
+    };
+    (!content.title.is_empty() && !content.body.is_empty()).then_some(content)
+}
+
+/// A rule for plain text of so many characters once tags are taken out.
+fn plain(characters: std::ops::RangeInclusive<usize>, lines: Lines) -> impl FnOnce(&str) -> Result<String, Invalid> {
+    move |raw| {
+        if raw.chars().count() > MAX_RAW_CHARACTERS {
+            return Err(Invalid(format!("must be at most {MAX_RAW_CHARACTERS} characters, tags included")));
+        }
+        let plain = plain_text(raw, lines);
+        let is_blank = plain.chars().all(char::is_whitespace);
+        if characters.contains(&plain.chars().count()) && !(is_blank && *characters.start() > 0) {
+            Ok(plain)
+        } else {
+            Err(Invalid(format!(
+                "must be {} to {} characters, not all blank, once tags are taken out",
+                characters.start(),
+                characters.end()
+            )))
+        }
+    }
+}
+
+fn in_the_future(text: &str) -> Result<Timestamp, Invalid> {
+    let moment = Timestamp::parse(text)?;
+    if moment > Timestamp::now() { Ok(moment) } else { Err(Invalid("must be in the future".to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(body: Value) -> Result<NewNotification, Vec<String>> {
+        let Value::Object(map) = body else { panic!("an object") };
+        new_notification(map).map_err(|faults| {
+            let mut names: Vec<_> = faults.into_iter().map(|fault| fault.name).collect();
+            names.sort_unstable();
+            names
+        })
+    }
+
+    #[test]
+    fn every_faulty_field_is_named() {
+        let faults = parse(json!({
+            "user_id": "", "title": "<b></b>", "body": 7, "priority": "loud", "external_id": "", "notification_type": "",
+            "action_url": "javascript:1", "image_url": "app://x", "icon_url": "x", "action_label": "a".repeat(51),
+            "context_data": [], "expires_at": "2020-01-01T00:00:00Z", "tittle": 1
+        }));
+        let expected = [
+            "action_label",
+            "action_url",
+            "body",
+            "context_data",
+            "expires_at",
+            "external_id",
+            "icon_url",
+            "image_url",
+            "notification_type",
+            "priority",
+            "title",
+            "tittle",
+            "user_id",
+        ];
+        assert_eq!(faults.unwrap_err(), expected);
+        assert_eq!(parse(json!({})).unwrap_err(), ["body", "title", "user_id"]);
+    }
+
+    #[test]
+    fn characters_are_counted_and_not_bytes() {
+        let of = |title: String, body: String| parse(json!({"user_id": "u", "title": title, "body": body}));
+        assert!(of("\u{1f600}".repeat(200), "é".repeat(1000)).is_ok());
+        assert_eq!(of("\u{1f600}".repeat(201), "é".repeat(1001)).unwrap_err(), ["body", "title"]);
+        assert_eq!(of("   ".to_owned(), "\n".to_owned()).unwrap_err(), ["body", "title"]);
+        assert!(of(format!("<b>{}</b>", "x".repeat(200)), "b".to_owned()).is_ok(), "tags do not count");
+    }
+
+    #[test]
+    fn aliases_stand_for_their_fields() {
+        let new = parse(json!({
+            "user_id": "u", "title": "t", "body": "b", "metadata": {"a": 1}, "category": "social", "priority": "critical"
+        }))
+        .unwrap();
+        assert_eq!(new.content.context_data.as_str(), r#"{"a":1}"#);
+        assert_eq!((&*new.content.notification_type, new.content.priority), ("social", Priority::Urgent));
+        let both = json!({"user_id": "u", "title": "t", "body": "b", "metadata": {}, "context_data": {}});
+        assert_eq!(parse(both).unwrap_err(), ["metadata"]);
+    }
+
+    #[test]
+    fn defaults_are_the_contracts() {
+        let new = parse(json!({"user_id": "u", "title": "t", "body": "b", "action_label": "<i></i>"})).unwrap();
+        assert_eq!((&*new.content.notification_type, new.content.priority), ("general", Priority::Normal));
+        assert_eq!((new.content.context_data.as_str(), &new.content.action_label), ("{}", &None));
+    }
+}

@@ -1,0 +1,44 @@
+//! The `Idempotency-Key` header, and answers that may be an earlier request's (contract §4).
+
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, http::StatusCode, web::Bytes};
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+use crate::hub::{Field, Idempotency, Written};
+
+/// The key, where there is one, with what it will stand for.
+///
+/// # Errors
+/// 400.
+pub fn of(request: &HttpRequest) -> Result<Option<impl FnOnce(&Bytes) -> Idempotency>, Problem> {
+    let Some(key) = key(request)? else { return Ok(None) };
+    let route = request.match_pattern().unwrap_or_default();
+    Ok(Some(move |body: &Bytes| {
+        // The same body at another route is another request.
+        let request_hash = Sha256::new().chain_update(route).chain_update([0]).chain_update(body).finalize().into();
+        Idempotency { key, request_hash }
+    }))
+}
+
+/// The key, bare or as the structured-field string of the draft.
+fn key(request: &HttpRequest) -> Result<Option<String>, Problem> {
+    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().unwrap_or("").trim();
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if (1..=255).contains(&bare.len()) {
+        Ok(Some(bare.to_owned()))
+    } else {
+        let message = "Idempotency-Key must be 1 to 255 visible ASCII characters".to_owned();
+        Err(Problem::invalid(vec![Field { name: "Idempotency-Key".to_owned(), message }]))
+    }
+}
+
+/// The answer, marked where it was given before.
+pub fn answer(status: StatusCode, written: &Written) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response.content_type("application/json");
+    if written.replayed {
+        response.insert_header(("idempotency-replayed", "true"));
+    }
+    response
+}

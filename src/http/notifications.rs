@@ -1,0 +1,133 @@
+//! `/notifications/{notification_id}`: look at one, change how it stands, delete it (contract §6).
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path},
+};
+use oriva_hub_actors::model::{AppId, NotificationId, UserId};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Problem,
+    body::{Body, Fields, MAX_OBJECT_BYTES, text},
+    caller::{AppKey, Inbox, Read},
+    users::notifications::status,
+};
+use crate::{
+    hub::{Branded, Field, Hub},
+    store::{Change, Content, State, Status},
+};
+
+/// A notification as feeds show it.
+#[derive(Serialize)]
+pub struct NotificationView<'a> {
+    notification_id: NotificationId,
+    app_id: &'a AppId,
+    app_name: Option<&'a str>,
+    app_icon_url: Option<&'a str>,
+    app_icon: Option<&'a str>,
+    user_id: &'a UserId,
+    #[serde(flatten)]
+    content: &'a Content,
+    #[serde(flatten)]
+    state: &'a State,
+}
+
+impl<'a> From<&'a Branded> for NotificationView<'a> {
+    fn from(Branded { notification, app }: &'a Branded) -> Self {
+        let icon = app.as_ref().and_then(|app| app.icon_url.as_deref());
+        Self {
+            notification_id: notification.id,
+            app_id: &notification.app_id,
+            app_name: app.as_ref().map(|app| app.name.as_str()),
+            app_icon_url: icon,
+            app_icon: icon,
+            user_id: &notification.user_id,
+            content: &notification.content,
+            state: &notification.state,
+        }
+    }
+}
+
+/// # Errors
+/// 401, 429, 403, 404.
+pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
+    let found = hub.notification(inbox.reach(), notification_id(&path)?).await?;
+    Ok(HttpResponse::Ok().json(NotificationView::from(&found)))
+}
+
+/// Reads, clicks, dismisses or ends it.
+///
+/// # Errors
+/// 401, 429, 400, 403, 404, 413, 415, 503.
+pub async fn update(
+    inbox: Inbox<Read>,
+    hub: Data<Hub>,
+    request: HttpRequest,
+    path: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    let id = notification_id(&path)?;
+    let (_, map) = body.object().await?;
+    let mut asked = Asked::parse(map).map_err(Problem::invalid)?;
+    if asked.status == Status::Dismissed && asked.dismissed_from.is_none() {
+        asked.dismissed_from = Some(inbox.app_id().to_string());
+    }
+    let change = Change {
+        id,
+        reach: inbox.reach().clone(),
+        to: asked.status,
+        dismissed_from: asked.dismissed_from,
+        click_action: asked.click_action,
+        metadata: asked.metadata,
+    };
+    let standing = hub.change_notification(inbox.app_id(), change, inbox.origin(&request)).await?;
+    Ok(HttpResponse::Ok().json(standing))
+}
+
+/// By the app that created it.
+///
+/// # Errors
+/// 401, 429, 403, 404, 503.
+pub async fn delete(
+    app: AppKey<Read>,
+    hub: Data<Hub>,
+    request: HttpRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    hub.delete_notification(app.holder(), notification_id(&path)?, app.origin(&request)).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn notification_id(text: &str) -> Result<NotificationId, Problem> {
+    text.parse().map(NotificationId).map_err(|_| Problem::not_found())
+}
+
+/// The body of a change.
+struct Asked {
+    status: Status,
+    dismissed_from: Option<String>,
+    click_action: Option<String>,
+    metadata: Map<String, Value>,
+}
+
+impl Asked {
+    fn parse(map: Map<String, Value>) -> Result<Self, Vec<Field>> {
+        let mut fields = Fields::new(map);
+        let status = fields.required("status", status);
+        let dismissed_from = fields.optional("dismissed_from", text(1..=255));
+        let click_action = fields.optional("click_action", text(1..=255));
+        let metadata = fields.object("metadata", MAX_OBJECT_BYTES).unwrap_or_default();
+        if dismissed_from.is_some() && status.is_some_and(|status| status != Status::Dismissed) {
+            fields.fault("dismissed_from", "goes with status dismissed alone");
+        }
+        if click_action.is_some() && status.is_some_and(|status| status != Status::Clicked) {
+            fields.fault("click_action", "goes with status clicked alone");
+        }
+        fields.finish()?;
+        // A status that is missing was noted as a fault.
+        let status = status.ok_or_else(Vec::new)?;
+        Ok(Self { status, dismissed_from, click_action, metadata })
+    }
+}

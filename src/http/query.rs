@@ -1,0 +1,81 @@
+//! Query strings, taken apart like bodies: an unknown or faulty parameter is named, not dropped. And cursors.
+
+use actix_web::web::Query;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use oriva_hub_actors::model::Invalid;
+use serde_json::{Map, Value};
+
+use super::body::Fields;
+
+/// A query string as the framework reads it.
+pub type Parameters = Query<Vec<(String, String)>>;
+
+/// Takes the parameters apart; a repeated one is a fault, but for `repeatable`, whose values are returned.
+pub fn fields(parameters: Parameters, repeatable: Option<&str>) -> (Fields, Vec<String>) {
+    let (mut map, mut repeated, mut values) = (Map::new(), Vec::new(), Vec::new());
+    for (name, value) in parameters.into_inner() {
+        if Some(&*name) == repeatable {
+            values.push(value);
+        } else if map.insert(name.clone(), Value::String(value)).is_some() {
+            repeated.push(name);
+        }
+    }
+    let mut fields = Fields::new(map);
+    for name in repeated {
+        fields.fault(&name, "must be given once");
+    }
+    (fields, values)
+}
+
+/// A rule for whole numbers.
+pub fn number(range: std::ops::RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<u64, Invalid> {
+    move |text| match text.parse::<u64>() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(Invalid(format!("must be a whole number from {} to {}", range.start(), range.end()))),
+    }
+}
+
+/// The page size and the number of rows to skip.
+pub fn window(fields: &mut Fields, default: u64, max: u64) -> (u32, u64) {
+    let limit = fields.optional("limit", number(1..=max)).unwrap_or(default);
+    // Half the range: a sum of both stays a number that databases have.
+    let offset = fields.optional("offset", number(0..=i64::MAX.unsigned_abs() / 2)).unwrap_or(0);
+    (u32::try_from(limit).unwrap_or(1), offset)
+}
+
+/// Where the page before ended, which does not go with rows to skip.
+pub fn cursor<T>(fields: &mut Fields, offset: u64, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    let place = fields.optional("cursor", |text| decode(text, parse));
+    if place.is_some() && offset > 0 {
+        fields.fault("offset", "does not go with cursor");
+    }
+    place
+}
+
+/// Opaque to clients; the version lets a later hub read it otherwise.
+pub fn encode(place: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("1:{place}"))
+}
+
+fn decode<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Invalid> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    text.as_deref()
+        .and_then(|text| text.strip_prefix("1:"))
+        .and_then(parse)
+        .ok_or_else(|| Invalid("must be the next_cursor of an earlier answer".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_and_a_made_up_one_does_not() {
+        let parse = |text: &str| text.parse::<i64>().ok().filter(|number| *number >= 0);
+        assert_eq!(decode(&encode("42"), parse), Ok(42));
+        for bad in ["", "42", "!!", &encode("-3"), &encode("99999999999999999999"), &encode("")] {
+            assert!(decode(bad, parse).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! `/users/{user_id}/…`.
+
+pub mod notifications;

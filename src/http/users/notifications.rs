@@ -1,0 +1,144 @@
+//! `/users/{user_id}/notifications`: a user's inbox over all apps, its counts, and reading all of it (contract §6).
+
+use actix_web::{HttpRequest, HttpResponse, web::Data};
+use oriva_hub_actors::model::{AppId, Invalid, NotificationId, Timestamp};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    http::{
+        Problem,
+        body::{Body, Fields, text},
+        caller::{Inbox, Read},
+        notifications::NotificationView,
+        query::{self, Parameters},
+    },
+    hub::{Branded, Field, Hub},
+    store::{FeedFilter, FeedPosition, Status},
+};
+
+const DEFAULT_LIMIT: u64 = 50;
+const MAX_LIMIT: u64 = 100;
+
+/// A page of the feed.
+///
+/// # Errors
+/// 401, 403, 404, 429, 400.
+pub async fn feed(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
+    let filter = feed_filter(parameters).map_err(Problem::invalid)?;
+    let feed = hub.feed(inbox.reach(), inbox.user()?, &filter).await?;
+    let is_full = feed.notifications.len() == filter.limit as usize;
+    let next_cursor = feed.notifications.last().filter(|_| is_full).map(cursor_after);
+    Ok(HttpResponse::Ok().json(FeedView {
+        notifications: feed.notifications.iter().map(NotificationView::from).collect(),
+        total: feed.total,
+        total_is_capped: feed.total_is_capped,
+        unread_count: feed.unread,
+        limit: filter.limit,
+        offset: filter.offset,
+        next_cursor,
+    }))
+}
+
+/// How many there are: unread, unread by app, and by status.
+///
+/// # Errors
+/// 401, 403, 404, 429, 400.
+pub async fn counts(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
+    query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
+    let counts = hub.notification_counts(inbox.reach(), inbox.user()?).await?;
+    Ok(HttpResponse::Ok().json(json!({
+        "unread": counts.unread, "by_app": counts.by_app, "by_status": counts.by_status
+    })))
+}
+
+/// Has the unread ones become read.
+///
+/// # Errors
+/// 401, 403, 404, 429, 400, 413, 415, 503.
+pub async fn read_all(
+    inbox: Inbox<Read>,
+    hub: Data<Hub>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    let mut fields = Fields::new(body.object_or_nothing().await?);
+    let asked = fields.optional("app_id", AppId::parse);
+    let before = fields.optional("before", Timestamp::parse);
+    fields.finish().map_err(Problem::invalid)?;
+    let own = inbox.reach().app.clone();
+    if asked.is_some() && own.is_some() && asked != own {
+        return Ok(HttpResponse::Ok().json(json!({"updated": 0})));
+    }
+    let origin = inbox.origin(&request);
+    let updated = hub.read_all(inbox.app_id(), inbox.user()?, own.or(asked), before, &origin).await?;
+    Ok(HttpResponse::Ok().json(json!({"updated": updated})))
+}
+
+#[derive(Serialize)]
+struct FeedView<'a> {
+    notifications: Vec<NotificationView<'a>>,
+    total: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    total_is_capped: bool,
+    unread_count: u64,
+    limit: u32,
+    offset: u64,
+    next_cursor: Option<String>,
+}
+
+fn feed_filter(parameters: Parameters) -> Result<FeedFilter, Vec<Field>> {
+    let (mut fields, asked) = query::fields(parameters, Some("status"));
+    let mut statuses = Vec::new();
+    for name in &asked {
+        match Status::from_name(name) {
+            Some(status) => statuses.push(status),
+            None => fields.fault("status", STATUS_RULE),
+        }
+    }
+    if asked.is_empty() {
+        statuses.extend(Status::SHOWN);
+    }
+    statuses.sort_unstable();
+    statuses.dedup();
+    let (limit, offset) = query::window(&mut fields, DEFAULT_LIMIT, MAX_LIMIT);
+    let filter = FeedFilter {
+        statuses,
+        app: fields.optional("app_id", AppId::parse),
+        notification_type: fields.optional("notification_type", text(1..=100)),
+        since: fields.optional("since", Timestamp::parse),
+        limit,
+        offset,
+        after: query::cursor(&mut fields, offset, position_of),
+    };
+    fields.finish()?;
+    Ok(filter)
+}
+
+/// What a status may be.
+pub const STATUS_RULE: &str = "must be one of unread, read, clicked, dismissed, expired";
+
+/// Parses a status.
+///
+/// # Errors
+/// [`Invalid`] with the names.
+pub fn status(text: &str) -> Result<Status, Invalid> {
+    Status::from_name(text).ok_or_else(|| Invalid(STATUS_RULE.to_owned()))
+}
+
+fn cursor_after(last: &Branded) -> String {
+    let (content, state) = (&last.notification.content, &last.notification.state);
+    query::encode(&format!("{}:{}:{}", content.priority.urgency(), state.created_at.unix_ms(), last.notification.id))
+}
+
+fn position_of(text: &str) -> Option<FeedPosition> {
+    let mut parts = text.split(':');
+    let (urgency, created_at, id) = (parts.next()?, parts.next()?, parts.next()?);
+    let ms: i64 = created_at.parse().ok()?;
+    let is_a_date = chrono::DateTime::from_timestamp_millis(ms).is_some();
+    (parts.next().is_none() && is_a_date).then_some(FeedPosition {
+        urgency: urgency.parse().ok()?,
+        created_at: Timestamp::from_unix_ms(ms),
+        id: NotificationId(id.parse().ok()?),
+    })
+}

@@ -1,0 +1,188 @@
+//! Titles, bodies and labels are plain text (contract §6): tags and scripts are taken out, everything else stays exactly
+//! as it was written.
+//!
+//! An HTML tokenizer says where the tags are, and only those bytes go. So `5 &lt; 6` and `I <3 you` come back as they
+//! were, which no sanitiser does that parses and writes anew.
+
+use html5gum::{DefaultEmitter, Token, Tokenizer};
+
+/// Whether text may go over several lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    One,
+    Many,
+}
+
+/// Taking tags out may leave text that reads as a tag: `<<b>script>`. So it is done until nothing is found, and after this
+/// many rounds, which nobody writes in good faith, what opens a tag goes by itself.
+const ROUNDS: usize = 4;
+/// Elements whose content is not text for a reader.
+const WITHOUT_CONTENT: [&[u8]; 2] = [b"script", b"style"];
+/// Stands for a `<` that begins no tag while the tokenizer looks; it is not in the text, being a control character.
+const NO_TAG: char = '\u{1}';
+
+/// The text without tags, scripts and control characters. Line breaks and tabs stay where many lines may be.
+#[must_use]
+pub fn plain_text(text: &str, lines: Lines) -> String {
+    let stays = |c: &char| !c.is_control() || (lines == Lines::Many && matches!(c, '\n' | '\t'));
+    let mut text: String = text.chars().filter(stays).collect();
+    for _ in 0..ROUNDS {
+        match without_tags(&text) {
+            Some(shorter) => text = shorter,
+            None => return text,
+        }
+    }
+    if without_tags(&text).is_some() { text.replace('<', "") } else { text }
+}
+
+/// The text without the tags, comments and scripts in it; `None` where there are none.
+fn without_tags(text: &str) -> Option<String> {
+    if !text.contains('<') {
+        return None;
+    }
+    let marked = mark(text);
+    let mut kept = String::with_capacity(text.len());
+    let mut position = 0;
+    let mut swallowing: Option<Vec<u8>> = None;
+    for token in tokens(&marked) {
+        let (span, opens, closes) = match &token {
+            Token::StartTag(tag) => (tag.span, Some(&tag.name), None),
+            Token::EndTag(tag) => (tag.span, None, Some(&tag.name)),
+            Token::Comment(comment) => (comment.span, None, None),
+            Token::Doctype(doctype) => (doctype.span, None, None),
+            Token::String(_) | Token::Error(_) => continue,
+        };
+        let Some(before) = marked.get(position..span.start) else { continue };
+        if swallowing.is_none() {
+            kept.push_str(before);
+        }
+        position = span.end;
+        match (&swallowing, opens, closes) {
+            (None, Some(name), _) if WITHOUT_CONTENT.contains(&&name[..]) => swallowing = Some(name.to_vec()),
+            (Some(open), _, Some(name)) if *open == name[..] => swallowing = None,
+            _ => {}
+        }
+    }
+    if position == 0 {
+        return None;
+    }
+    if swallowing.is_none() {
+        kept.push_str(marked.get(position..).unwrap_or_default());
+    }
+    Some(kept.replace(NO_TAG, "<"))
+}
+
+fn tokens(text: &str) -> impl Iterator<Item = Token<usize>> {
+    let mut emitter = DefaultEmitter::new_with_span();
+    emitter.naively_switch_states(true);
+    Tokenizer::new_with_emitter(text, emitter).flatten()
+}
+
+/// The tokenizer takes `</3`, `<?` and `<!` for comments. A reader does not, unless it is one.
+fn mark(text: &str) -> String {
+    let mut marked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('<') {
+        let (before, from) = rest.split_at(at);
+        marked.push_str(before);
+        let after = &from[1..];
+        let is_name = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic());
+        let is_declaration = |text: &str| {
+            text.starts_with("--") || text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("doctype"))
+        };
+        let begins_one = is_name(after)
+            || after.strip_prefix('/').is_some_and(is_name)
+            || after.strip_prefix('!').is_some_and(is_declaration);
+        marked.push(if begins_one { '<' } else { NO_TAG });
+        rest = after;
+    }
+    marked.push_str(rest);
+    marked
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plain(text: &str) -> String {
+        plain_text(text, Lines::Many)
+    }
+
+    #[test]
+    fn what_is_no_tag_stays_as_written() {
+        for text in [
+            "Tom & Jerry < 3",
+            "5 &lt; 6",
+            "I <3 you",
+            "I </3 you > me",
+            "a < b > c",
+            "x <= y && y >= z",
+            "&amp;&#60;b&#62;",
+            "R&D \"quoted\" 'single'",
+            "\u{1f600} 你好 \u{200d}é",
+            "what <? ever <! ever",
+            "1 <2> 3",
+            "a <",
+            "if a <b then",
+            "two\nlines\tand a tab",
+        ] {
+            assert_eq!(plain(text), text);
+        }
+    }
+
+    #[test]
+    fn tags_comments_and_scripts_go() {
+        for (text, expected) in [
+            ("<b>Hi</b><script>x</script>", "Hi"),
+            ("<SCRIPT SRC=//x></SCRIPT>Hi", "Hi"),
+            ("<style>b{}</style>Hi", "Hi"),
+            ("Hi<script>never closed", "Hi"),
+            ("a<!-- comment -->b", "ab"),
+            ("<!DOCTYPE html>Hi", "Hi"),
+            ("<img src=x onerror=alert(1)>Hi", "Hi"),
+            ("<a href=\"x>y\">Hi</a>", "Hi"),
+            ("<<b>script>alert(1)<</b>/script>", ""),
+            ("<scr<script></script>ipt>x</script>", "ipt>x"),
+            ("<title><b>Hi</b></title>", "Hi"),
+            ("<textarea><img src=x></textarea>Hi", "Hi"),
+            ("Tom &amp; <i>Jerry</i> < 3", "Tom &amp; Jerry < 3"),
+            ("5 &lt; <b>6</b>", "5 &lt; 6"),
+            ("<b", "<b"),
+        ] {
+            assert_eq!(plain(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn control_characters_go() {
+        assert_eq!(plain("a\u{0}b\u{7}c\u{1b}[31m\r\nd"), "abc[31m\nd");
+        assert_eq!(plain_text("a\nb\tc", Lines::One), "abc");
+        assert_eq!(plain("\u{1}b>x"), "b>x");
+        assert_eq!(plain("<\u{1}b>x</b>"), "x", "a control character hides no tag");
+    }
+
+    fn has_tag(text: &str) -> bool {
+        tokens(text).any(|token| matches!(token, Token::StartTag(_) | Token::EndTag(_)))
+    }
+
+    proptest! {
+        #[test]
+        fn text_without_tags_is_unchanged(text in "([^<\\p{Cc}]|<[ 0-9=>.&]){0,60}") {
+            prop_assert_eq!(plain(&text), text);
+        }
+
+        #[test]
+        fn no_tag_comes_out(text in "([a-z ]|<|>|/|!|-|\"|'|=|</?[a-z]{1,3}>|<script>|</script>|<!--|-->|<title>|<svg ){0,40}") {
+            let out = plain(&text);
+            prop_assert!(!has_tag(&out), "{} became {}", text, out);
+            prop_assert_eq!(plain(&out), out);
+        }
+
+        #[test]
+        fn nothing_panics_and_nothing_is_added(text in "\\PC{0,80}") {
+            prop_assert!(plain(&text).len() <= text.len());
+        }
+    }
+}

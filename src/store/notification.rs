@@ -1,0 +1,428 @@
+//! Notifications as the hub sees them: content, what became of it with its user, and what may be asked of an inbox.
+
+use std::sync::Arc;
+
+use oriva_hub_actors::model::{
+    AppId, Category, EventId, EventType, Invalid, JsonObject, NotificationId, Timestamp, UserId,
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    append::NewEvent,
+    status::{InvalidTransition, Status},
+};
+
+/// How loudly a notification asks, and so its place in a feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+    Urgent,
+}
+
+impl Priority {
+    pub const ALL: [Self; 4] = [Self::Low, Self::Normal, Self::High, Self::Urgent];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+            Self::Urgent => "urgent",
+        }
+    }
+
+    /// 0 low to 3 urgent: a feed is sorted by it, highest first.
+    #[must_use]
+    pub const fn urgency(self) -> i16 {
+        self as i16
+    }
+
+    /// Parses a priority's name; `critical` is `urgent`.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the names.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let name = if text == "critical" { "urgent" } else { text };
+        Self::ALL
+            .into_iter()
+            .find(|priority| priority.as_str() == name)
+            .ok_or_else(|| Invalid("must be one of low, normal, high, urgent".to_owned()))
+    }
+}
+
+/// What a notification says. Validated; never changes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Content {
+    pub external_id: Option<String>,
+    pub notification_type: String,
+    pub title: String,
+    pub body: String,
+    pub priority: Priority,
+    pub action_url: Option<String>,
+    pub action_label: Option<String>,
+    pub image_url: Option<String>,
+    pub icon_url: Option<String>,
+    pub context_data: JsonObject,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A validated notification that is not yet stored. The content may be shared by many users'.
+#[derive(Debug, Clone)]
+pub struct NewNotification {
+    pub id: NotificationId,
+    pub user_id: UserId,
+    pub content: Arc<Content>,
+}
+
+/// What became of a notification with its user.
+#[derive(Debug, Clone, Serialize)]
+pub struct State {
+    pub status: Status,
+    /// When a socket of the user was handed it.
+    pub delivered_at: Option<Timestamp>,
+    pub read_at: Option<Timestamp>,
+    pub dismissed_at: Option<Timestamp>,
+    pub clicked_at: Option<Timestamp>,
+    pub expired_at: Option<Timestamp>,
+    pub dismissed_from: Option<String>,
+    pub click_action: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// Whose a notification is, and how it stands: all that a change needs and answers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Standing {
+    #[serde(rename = "notification_id")]
+    pub id: NotificationId,
+    pub app_id: AppId,
+    pub user_id: UserId,
+    pub external_id: Option<String>,
+    #[serde(flatten)]
+    pub state: State,
+    #[serde(skip)]
+    pub from_platform: bool,
+}
+
+/// A notification as feeds show it.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    pub id: NotificationId,
+    pub app_id: AppId,
+    pub user_id: UserId,
+    pub content: Content,
+    pub state: State,
+}
+
+/// What of all inboxes a caller can reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// `None`: any user's.
+    pub user: Option<UserId>,
+    /// `None`: from all apps.
+    pub app: Option<AppId>,
+}
+
+impl Reach {
+    #[must_use]
+    pub fn covers(&self, app: &AppId, user: &UserId) -> bool {
+        self.app.as_ref().is_none_or(|own| own == app) && self.user.as_ref().is_none_or(|own| own == user)
+    }
+}
+
+/// A change of state that somebody asks for.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub id: NotificationId,
+    pub reach: Reach,
+    pub to: Status,
+    /// Kept where the change is a dismissal.
+    pub dismissed_from: Option<String>,
+    /// Kept where the change is a click.
+    pub click_action: Option<String>,
+    /// Merged into the event's data; the event's own fields win.
+    pub metadata: Map<String, Value>,
+}
+
+/// Why a notification was not touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    NotFound,
+    /// It is out of the caller's reach.
+    NotYours,
+    Invalid(InvalidTransition),
+}
+
+/// What a look at one notification finds.
+#[derive(Debug)]
+pub enum Look {
+    Found(Box<Notification>),
+    NotFound,
+    NotYours,
+}
+
+/// A place in a feed: the last notification of the page before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeedPosition {
+    pub urgency: i16,
+    pub created_at: Timestamp,
+    pub id: NotificationId,
+}
+
+/// Which of a user's notifications are asked for.
+#[derive(Debug, Clone)]
+pub struct FeedFilter {
+    pub statuses: Vec<Status>,
+    pub app: Option<AppId>,
+    pub notification_type: Option<String>,
+    /// Created at this moment or later.
+    pub since: Option<Timestamp>,
+    pub limit: u32,
+    pub offset: u64,
+    pub after: Option<FeedPosition>,
+}
+
+/// A page of a feed: urgent to low, then newest first.
+#[derive(Debug)]
+pub struct FeedPage {
+    pub notifications: Vec<Notification>,
+    /// Counted up to one past the cap.
+    pub total: u64,
+}
+
+/// A notification that a socket of its user was handed.
+#[derive(Debug, Clone)]
+pub struct Handed {
+    pub id: NotificationId,
+    pub app_id: AppId,
+    pub user_id: UserId,
+    pub at: Timestamp,
+}
+
+impl NewNotification {
+    /// How it stands when it is new.
+    #[must_use]
+    pub(super) fn standing(&self, app: &AppId, from_platform: bool, now: Timestamp) -> Standing {
+        Standing {
+            id: self.id,
+            app_id: app.clone(),
+            user_id: self.user_id.clone(),
+            external_id: self.content.external_id.clone(),
+            state: State::new(now),
+            from_platform,
+        }
+    }
+
+    /// `notification.created`, with the content: a client shows it without asking again.
+    pub(super) fn created_event(&self, standing: &Standing, now: Timestamp) -> NewEvent {
+        #[derive(Serialize)]
+        struct Data<'a> {
+            notification_id: NotificationId,
+            status: Status,
+            #[serde(flatten)]
+            content: &'a Content,
+            created_at: Timestamp,
+        }
+        let data =
+            Data { notification_id: self.id, status: standing.state.status, content: &self.content, created_at: now };
+        standing.event("created", JsonObject::encode(&data), now)
+    }
+}
+
+impl State {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            status: Status::Unread,
+            delivered_at: None,
+            read_at: None,
+            dismissed_at: None,
+            clicked_at: None,
+            expired_at: None,
+            dismissed_from: None,
+            click_action: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// Goes to `to`. Whether anything changed. A moment that is set stays.
+    fn go(
+        &mut self,
+        to: Status,
+        dismissed_from: Option<&str>,
+        click_action: Option<&str>,
+        now: Timestamp,
+    ) -> Result<bool, InvalidTransition> {
+        if !self.status.go(to)? {
+            return Ok(false);
+        }
+        self.status = to;
+        self.updated_at = now;
+        match to {
+            Status::Unread => {}
+            Status::Read => {
+                self.read_at.get_or_insert(now);
+            }
+            Status::Clicked => {
+                self.clicked_at.get_or_insert(now);
+                self.read_at.get_or_insert(now);
+                self.click_action = click_action.map(str::to_owned);
+            }
+            Status::Dismissed => {
+                self.dismissed_at.get_or_insert(now);
+                self.dismissed_from = dismissed_from.map(str::to_owned);
+            }
+            Status::Expired => {
+                self.expired_at.get_or_insert(now);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Standing {
+    /// Makes the change; the event that tells of it, or `None` where nothing changed.
+    ///
+    /// # Errors
+    /// [`Refusal`], with everything as it was.
+    pub(super) fn change(&mut self, change: &Change, now: Timestamp) -> Result<Option<NewEvent>, Refusal> {
+        if !change.reach.covers(&self.app_id, &self.user_id) {
+            return Err(Refusal::NotYours);
+        }
+        let (from, action) = (change.dismissed_from.as_deref(), change.click_action.as_deref());
+        let changed = self.state.go(change.to, from, action, now).map_err(Refusal::Invalid)?;
+        Ok(changed.then(|| self.told(change.to.as_str(), change.metadata.clone(), now)))
+    }
+
+    /// The same for the hub's own changes, which never are refused: what cannot become `to` is left alone.
+    pub(super) fn become_(&mut self, to: Status, now: Timestamp) -> Option<NewEvent> {
+        let changed = self.state.go(to, None, None, now).unwrap_or(false);
+        changed.then(|| self.told(to.as_str(), Map::new(), now))
+    }
+
+    /// `notification.deleted`.
+    pub(super) fn deleted_event(&self, now: Timestamp) -> NewEvent {
+        self.told("deleted", Map::new(), now)
+    }
+
+    fn told(&self, event_type: &str, mut data: Map<String, Value>, now: Timestamp) -> NewEvent {
+        data.insert("notification_id".to_owned(), Value::String(self.id.to_string()));
+        data.insert("external_id".to_owned(), self.external_id.clone().map_or(Value::Null, Value::String));
+        data.insert("status".to_owned(), Value::String(self.state.status.as_str().to_owned()));
+        match (event_type, &self.state.dismissed_from, &self.state.click_action) {
+            ("dismissed", Some(from), _) => {
+                data.insert("dismissed_from".to_owned(), Value::String(from.clone()));
+            }
+            ("clicked", _, Some(action)) => {
+                data.insert("click_action".to_owned(), Value::String(action.clone()));
+            }
+            _ => {}
+        }
+        self.event(event_type, JsonObject::from_map(&data), now)
+    }
+
+    fn event(&self, event_type: &str, data: JsonObject, now: Timestamp) -> NewEvent {
+        NewEvent {
+            id: EventId::generate(),
+            app_id: self.app_id.clone(),
+            from_platform: self.from_platform,
+            user_id: Some(self.user_id.clone()),
+            category: Category::Notification,
+            event_type: EventType::from_store(event_type),
+            entity_type: "notification".to_owned(),
+            entity_id: self.id.to_string(),
+            data,
+            timestamp: now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing() -> Standing {
+        let user = UserId::parse("alice").unwrap();
+        let content = Content {
+            external_id: Some("x1".to_owned()),
+            notification_type: "general".to_owned(),
+            title: "t".to_owned(),
+            body: "b".to_owned(),
+            priority: Priority::Normal,
+            action_url: None,
+            action_label: None,
+            image_url: None,
+            icon_url: None,
+            context_data: JsonObject::empty(),
+            expires_at: None,
+        };
+        let new = NewNotification { id: NotificationId::generate(), user_id: user, content: Arc::new(content) };
+        new.standing(&AppId::parse("work-buddy").unwrap(), false, at(0))
+    }
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_unix_ms(ms)
+    }
+
+    fn change(to: Status, metadata: Value) -> Change {
+        let Value::Object(metadata) = metadata else { panic!("an object") };
+        Change {
+            id: NotificationId::generate(),
+            reach: Reach { user: None, app: None },
+            to,
+            dismissed_from: Some("core".to_owned()),
+            click_action: Some("open".to_owned()),
+            metadata,
+        }
+    }
+
+    #[test]
+    fn a_click_reads_too_and_a_set_moment_stays() {
+        let mut standing = standing();
+        let none = serde_json::json!({});
+        standing.change(&change(Status::Read, none.clone()), at(1)).unwrap();
+        let event = standing.change(&change(Status::Clicked, none.clone()), at(2)).unwrap().unwrap();
+        assert_eq!((standing.state.read_at, standing.state.clicked_at), (Some(at(1)), Some(at(2))));
+        let data: Value = serde_json::from_str(event.data.as_str()).unwrap();
+        assert_eq!((&data["click_action"], &data["external_id"]), (&"open".into(), &"x1".into()));
+        assert!(standing.change(&change(Status::Clicked, none.clone()), at(3)).unwrap().is_none());
+        standing.change(&change(Status::Dismissed, none), at(4)).unwrap();
+        assert_eq!(standing.state.clicked_at, Some(at(2)));
+        assert_eq!(standing.state.dismissed_from.as_deref(), Some("core"));
+    }
+
+    #[test]
+    fn metadata_stands_beside_the_events_own_fields_and_never_over_them() {
+        let metadata = serde_json::json!({"status": "forged", "notification_id": 1, "why": "done"});
+        let event = standing().change(&change(Status::Dismissed, metadata), at(1)).unwrap().unwrap();
+        let data: Value = serde_json::from_str(event.data.as_str()).unwrap();
+        assert_eq!((&data["status"], &data["why"]), (&"dismissed".into(), &"done".into()));
+        assert_eq!(data["dismissed_from"], "core");
+        assert_eq!(data["notification_id"], event.entity_id);
+    }
+
+    #[test]
+    fn what_is_out_of_reach_is_not_touched() {
+        let mut standing = standing();
+        let mut change = change(Status::Read, serde_json::json!({}));
+        change.reach.app = Some(AppId::parse("other").unwrap());
+        assert_eq!(standing.change(&change, at(1)).unwrap_err(), Refusal::NotYours);
+        change.reach = Reach { user: Some(UserId::parse("bob").unwrap()), app: None };
+        assert_eq!(standing.change(&change, at(1)).unwrap_err(), Refusal::NotYours);
+        assert_eq!(standing.state.status, Status::Unread);
+    }
+
+    #[test]
+    fn a_dismissal_is_not_expired_afterwards() {
+        let mut standing = standing();
+        standing.change(&change(Status::Dismissed, serde_json::json!({})), at(1)).unwrap();
+        assert!(standing.become_(Status::Expired, at(1)).is_none());
+        assert_eq!(standing.state.status, Status::Dismissed);
+    }
+}

@@ -1,0 +1,212 @@
+//! Notifications in SQLite, as the writing transaction changes them: a prepared statement a row, since none of them
+//! leaves the process.
+
+use std::collections::HashMap;
+
+use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use super::damaged;
+use crate::store::{
+    StoreError,
+    batch::{Batch, Planned},
+    notification::{Standing, State},
+    status::Status,
+};
+
+/// Everything of [`Standing`], from `notification_state s`, `platform_notifications n` and `apps a`.
+const STANDING: &str = "select s.notification_id, s.app_id, s.user_id, n.external_id, a.is_platform, s.status, \
+     s.delivered_at, s.read_at, s.dismissed_at, s.clicked_at, s.expired_at, s.dismissed_from, s.click_action, \
+     s.created_at, s.updated_at \
+     from notification_state s join platform_notifications n on n.id = s.notification_id \
+     join apps a on a.app_id = s.app_id";
+
+pub(super) async fn create(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
+    let planned = batch.planned();
+    let mut owners = HashMap::new();
+    for new in &planned {
+        if insert_content(connection, new, batch.now).await? {
+            insert_state(connection, new, batch.now).await?;
+        } else {
+            let owner: Uuid =
+                sqlx::query_scalar("select id from platform_notifications where app_id = ?1 and external_id = ?2")
+                    .bind(new.app_id.as_str())
+                    .bind(&new.new.content.external_id)
+                    .fetch_one(&mut *connection)
+                    .await?;
+            owners.insert(new.new.id, NotificationId(owner));
+        }
+    }
+    batch.created(&planned, |planned| owners.get(&planned.new.id).copied());
+    Ok(())
+}
+
+/// False where its external id is another's.
+async fn insert_content(
+    connection: &mut SqliteConnection,
+    planned: &Planned<'_>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let content = &planned.new.content;
+    let inserted = sqlx::query(
+        "insert into platform_notifications (id, app_id, user_id, external_id, title, body, notification_type, \
+         priority, action_url, action_label, image_url, icon_url, context_data, expires_at, created_at, updated_at) \
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15) \
+         on conflict (app_id, external_id) where external_id is not null do nothing",
+    )
+    .bind(planned.new.id.0)
+    .bind(planned.app_id.as_str())
+    .bind(planned.new.user_id.as_str())
+    .bind(&content.external_id)
+    .bind(&content.title)
+    .bind(&content.body)
+    .bind(&content.notification_type)
+    .bind(content.priority.as_str())
+    .bind(&content.action_url)
+    .bind(&content.action_label)
+    .bind(&content.image_url)
+    .bind(&content.icon_url)
+    .bind(content.context_data.as_str())
+    .bind(content.expires_at.map(Timestamp::unix_ms))
+    .bind(now.unix_ms())
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+async fn insert_state(
+    connection: &mut SqliteConnection,
+    planned: &Planned<'_>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into notification_state (id, notification_id, user_id, app_id, urgency, expires_at, status, sent_at, \
+         created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, 'unread', ?7, ?7, ?7)",
+    )
+    .bind(Uuid::new_v4())
+    .bind(planned.new.id.0)
+    .bind(planned.new.user_id.as_str())
+    .bind(planned.app_id.as_str())
+    .bind(planned.new.content.priority.urgency())
+    .bind(planned.new.content.expires_at.map(Timestamp::unix_ms))
+    .bind(now.unix_ms())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn change(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
+    let mut standings = Vec::new();
+    for id in batch.to_change() {
+        standings.extend(standing(connection, id).await?);
+    }
+    store(connection, &batch.change(standings)).await
+}
+
+pub(super) async fn delete(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
+    for (item, id) in batch.deletions() {
+        let standing = standing(connection, id).await?;
+        if batch.delete(item, standing.as_ref()) {
+            sqlx::query("delete from platform_notifications where id = ?1")
+                .bind(id.0)
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn read_all(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
+    for (item, all) in batch.read_alls() {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{STANDING} where s.user_id = ?1 and s.status = 'unread' and (?2 is null or s.app_id = ?2) \
+             and (?3 is null or s.created_at < ?3) and (s.expires_at is null or s.expires_at > ?4) limit ?5"
+        )))
+        .bind(all.user.as_str())
+        .bind(all.app.as_ref().map(AppId::as_str))
+        .bind(all.before.map(Timestamp::unix_ms))
+        .bind(batch.now.unix_ms())
+        .bind(i64::from(all.limit))
+        .fetch_all(&mut *connection)
+        .await?;
+        let unread = rows.iter().map(standing_of).collect::<Result<_, _>>()?;
+        store(connection, &batch.become_(item, unread, Status::Read)).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn expire(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
+    for (item, until, limit) in batch.expiries() {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{STANDING} where s.expires_at is not null and s.expires_at <= ?1 \
+             and s.status in ('unread', 'read', 'clicked') order by s.expires_at limit ?2"
+        )))
+        .bind(until.unix_ms())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *connection)
+        .await?;
+        let due = rows.iter().map(standing_of).collect::<Result<_, _>>()?;
+        store(connection, &batch.become_(item, due, Status::Expired)).await?;
+    }
+    Ok(())
+}
+
+async fn standing(connection: &mut SqliteConnection, id: NotificationId) -> Result<Option<Standing>, StoreError> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} where s.notification_id = ?1")))
+        .bind(id.0)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(standing_of).transpose()
+}
+
+async fn store(connection: &mut SqliteConnection, standings: &[Standing]) -> Result<(), StoreError> {
+    for Standing { id, state, .. } in standings {
+        sqlx::query(
+            "update notification_state set status = ?2, read_at = ?3, dismissed_at = ?4, clicked_at = ?5, \
+             expired_at = ?6, dismissed_from = ?7, click_action = ?8, updated_at = ?9 where notification_id = ?1",
+        )
+        .bind(id.0)
+        .bind(state.status.as_str())
+        .bind(state.read_at.map(Timestamp::unix_ms))
+        .bind(state.dismissed_at.map(Timestamp::unix_ms))
+        .bind(state.clicked_at.map(Timestamp::unix_ms))
+        .bind(state.expired_at.map(Timestamp::unix_ms))
+        .bind(&state.dismissed_from)
+        .bind(&state.click_action)
+        .bind(state.updated_at.unix_ms())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+fn standing_of(row: &SqliteRow) -> Result<Standing, StoreError> {
+    Ok(Standing {
+        id: NotificationId(row.try_get(0)?),
+        app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
+        user_id: UserId::parse(row.try_get(2)?).map_err(damaged)?,
+        external_id: row.try_get(3)?,
+        from_platform: row.try_get(4)?,
+        state: state_at(row, 5)?,
+    })
+}
+
+/// Ten columns from `first`: status, delivered, read, dismissed, clicked, expired, dismissed from, click action, created,
+/// updated.
+pub(super) fn state_at(row: &SqliteRow, first: usize) -> Result<State, StoreError> {
+    let moment =
+        |index: usize| row.try_get::<Option<i64>, _>(first + index).map(|moment| moment.map(Timestamp::from_unix_ms));
+    Ok(State {
+        status: Status::from_name(row.try_get(first)?).unwrap_or(Status::Expired),
+        delivered_at: moment(1)?,
+        read_at: moment(2)?,
+        dismissed_at: moment(3)?,
+        clicked_at: moment(4)?,
+        expired_at: moment(5)?,
+        dismissed_from: row.try_get(first + 6)?,
+        click_action: row.try_get(first + 7)?,
+        created_at: Timestamp::from_unix_ms(row.try_get(first + 8)?),
+        updated_at: Timestamp::from_unix_ms(row.try_get(first + 9)?),
+    })
+}

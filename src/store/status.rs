@@ -1,0 +1,101 @@
+//! The life of a notification with its user, as a pure type (contract §6).
+
+use serde::Serialize;
+
+/// Where a notification stands with its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Unread,
+    Read,
+    Clicked,
+    Dismissed,
+    Expired,
+}
+
+/// A move that the table of contract §6 does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a notification that is {} cannot become {}", from.as_str(), to.as_str())]
+pub struct InvalidTransition {
+    pub from: Status,
+    pub to: Status,
+}
+
+impl Status {
+    pub const ALL: [Self; 5] = [Self::Unread, Self::Read, Self::Clicked, Self::Dismissed, Self::Expired];
+    /// What a feed shows where nothing else is asked for.
+    pub const SHOWN: [Self; 4] = [Self::Unread, Self::Read, Self::Clicked, Self::Dismissed];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unread => "unread",
+            Self::Read => "read",
+            Self::Clicked => "clicked",
+            Self::Dismissed => "dismissed",
+            Self::Expired => "expired",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// Whether nothing comes after it.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Dismissed | Self::Expired)
+    }
+
+    /// Whether the move to `to` changes anything. The same status again does not, so that repeats are harmless and the
+    /// first of two dismissals wins.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] where the table has no such move.
+    pub fn go(self, to: Self) -> Result<bool, InvalidTransition> {
+        if self == to {
+            return Ok(false);
+        }
+        // The names stand in the order of life, so every move goes forward.
+        if self.is_final() || to < self { Err(InvalidTransition { from: self, to }) } else { Ok(true) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_of_states_is_decided() {
+        use Status::{Clicked, Dismissed, Expired, Read, Unread};
+        let (yes, same, no) = (Some(true), Some(false), None);
+        let table = [
+            //           unread read clicked dismissed expired
+            (Unread, [same, yes, yes, yes, yes]),
+            (Read, [no, same, yes, yes, yes]),
+            (Clicked, [no, no, same, yes, yes]),
+            (Dismissed, [no, no, no, same, no]),
+            (Expired, [no, no, no, no, same]),
+        ];
+        for (from, row) in table {
+            for (to, expected) in Status::ALL.into_iter().zip(row) {
+                assert_eq!(from.go(to).ok(), expected, "{from:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_move_names_both() {
+        let refused = Status::Dismissed.go(Status::Read).unwrap_err();
+        assert_eq!(refused.to_string(), "a notification that is dismissed cannot become read");
+    }
+
+    #[test]
+    fn names_come_back() {
+        for status in Status::ALL {
+            assert_eq!(Status::from_name(status.as_str()), Some(status));
+        }
+        assert_eq!(Status::from_name("gone"), None);
+    }
+}

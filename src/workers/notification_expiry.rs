@@ -1,0 +1,79 @@
+//! Ends notifications whose time is over: sleeps until the next one is, at most so long, and is woken for an earlier one.
+//! Any number of nodes may run it: each row is ended by the one that locks it (contract §6).
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::Timestamp;
+
+use super::{Progress, Worker};
+use crate::{
+    config::Expiry,
+    hub::{Hub, HubError, NextExpiry},
+    store::{Store, StoreError},
+};
+
+/// The least pause: what is due but held by another transaction is not asked for without end.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
+pub struct NotificationExpiry {
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    next: Arc<NextExpiry>,
+    longest: Duration,
+    batch: u32,
+}
+
+impl NotificationExpiry {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, config: &Expiry) -> Self {
+        let longest = Duration::from_secs(config.max_interval_seconds);
+        Self { store, next: hub.next_expiry(), hub, longest, batch: config.batch }
+    }
+}
+
+#[async_trait(?Send)]
+impl Worker for NotificationExpiry {
+    fn name(&self) -> &'static str {
+        "notification_expiry"
+    }
+
+    fn period(&self) -> Duration {
+        self.longest
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+        let ended = match self.hub.expire_notifications(self.batch).await {
+            Ok(ended) => ended,
+            // A writer with too much to do already: the rows stay due.
+            Err(HubError::Overloaded) => return Ok(Progress::Until(LEAST_PAUSE)),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "notifications not ended");
+                return Ok(Progress::Until(Duration::from_secs(1)));
+            }
+        };
+        if ended > 0 {
+            tracing::info!(count = ended, "notifications expired");
+        }
+        if ended == u64::from(self.batch) {
+            return Ok(Progress::More);
+        }
+        let now = Timestamp::now();
+        // Whatever is made from here on wakes this worker; what was made before is seen by the look below.
+        self.next.sleeps_until(Timestamp::from(now.as_datetime() + self.longest));
+        let until_next = match self.store.next_expiry().await? {
+            Some(next) => Duration::from_millis(u64::try_from(next.unix_ms() - now.unix_ms() + 1).unwrap_or(0)),
+            None => self.longest,
+        };
+        let pause = until_next.clamp(LEAST_PAUSE, self.longest);
+        self.next.sleeps_until(Timestamp::from(now.as_datetime() + pause));
+        Ok(Progress::Until(pause))
+    }
+
+    async fn pause(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.next.earlier() => {}
+        }
+    }
+}
