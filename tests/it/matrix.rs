@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    harness::{Backend, TestHub, callers::send, hub::ADMIN_KEY},
+    harness::{App, Backend, TestHub, callers::send, hub::ADMIN_KEY},
     on_both_stores,
 };
 
@@ -13,7 +13,7 @@ on_both_stores!(every_route_against_every_credential);
 /// another app's user's token, the admin key.
 type Row = (&'static str, &'static str, [u16; 8]);
 
-const ROUTES: [Row; 19] = [
+const ROUTES: [Row; 28] = [
     ("HEAD", "/healthz", [200; 8]),
     ("HEAD", "/readyz", [200; 8]),
     ("GET", "/healthz", [200; 8]),
@@ -23,7 +23,17 @@ const ROUTES: [Row; 19] = [
     ("POST", "/api/v1/apps/a/events", [401, 401, 400, 403, 403, 403, 403, 403]),
     ("GET", "/api/v1/apps/a/events", [401, 401, 200, 403, 403, 403, 403, 403]),
     ("POST", "/api/v1/apps/a/events/batch", [401, 401, 400, 403, 403, 403, 403, 403]),
+    ("POST", "/api/v1/apps/a/notifications", [401, 401, 400, 403, 403, 403, 403, 403]),
+    ("POST", "/api/v1/apps/a/notifications/batch", [401, 401, 400, 403, 403, 403, 403, 403]),
+    // Whoever reaches the user's inbox sees what is in reach: that of another app is another's.
+    ("GET", "/api/v1/users/alice/notifications", [401, 401, 200, 200, 200, 200, 200, 403]),
+    ("GET", "/api/v1/users/bob/notifications", [401, 401, 200, 200, 200, 403, 403, 403]),
+    ("GET", "/api/v1/users/bob/notifications/counts", [401, 401, 200, 200, 200, 403, 403, 403]),
+    ("POST", "/api/v1/users/bob/notifications/read-all", [401, 401, 200, 200, 200, 403, 403, 403]),
+    ("GET", "/api/v1/notifications/{alices}", [401, 401, 200, 403, 200, 200, 403, 403]),
+    ("PATCH", "/api/v1/notifications/{alices}", [401, 401, 400, 400, 400, 400, 400, 403]),
     ("POST", "/api/v1/apps/a/users/alice/tokens", [401, 401, 201, 403, 403, 403, 403, 403]),
+    ("DELETE", "/api/v1/notifications/{alices}", [401, 401, 204, 403, 403, 403, 403, 403]),
     ("GET", "/api/v1/admin/apps", [401, 401, 403, 403, 403, 403, 403, 200]),
     ("POST", "/api/v1/admin/apps", [401, 401, 403, 403, 403, 403, 403, 400]),
     ("GET", "/api/v1/admin/apps/a", [401, 401, 403, 403, 403, 403, 403, 200]),
@@ -51,8 +61,12 @@ async fn every_route_against_every_credential(backend: Backend) {
     ];
     for (method, path, expected) in ROUTES {
         for (credential, expected) in credentials.into_iter().zip(expected) {
+            let path = match path.strip_suffix("{alices}") {
+                Some(before) => format!("{before}{}", app.notify(&App::notification("alice", "x")).await),
+                None => path.to_owned(),
+            };
             let body = ["POST", "PATCH"].contains(&method).then(|| json!({}));
-            let answer = send(hub.addr, method, path, credential, &[], body).await;
+            let answer = send(hub.addr, method, &path, credential, &[], body).await;
             assert_eq!(answer.status, expected, "{method} {path} with {credential:?}: {}", answer.body);
         }
     }

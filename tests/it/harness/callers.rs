@@ -131,6 +131,32 @@ impl App {
         read(self.request("GET", &format!("/events{query}"))).await
     }
 
+    /// A notification with nothing but what is required.
+    pub fn notification(user: &str, title: impl ToString) -> Value {
+        json!({"user_id": user, "title": title.to_string(), "body": "body"})
+    }
+
+    pub async fn create(&self, notification: &Value) -> Answer {
+        read(self.request("POST", "/notifications").json(notification)).await
+    }
+
+    /// Creates a notification that must be accepted; its id.
+    pub async fn notify(&self, notification: &Value) -> String {
+        let answer = self.create(notification).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.body["notification_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// One of its users on a device, or another caller of the inbox.
+    pub async fn user(&self, user: &str) -> Inbox {
+        Inbox { addr: self.addr, user: user.to_owned(), credential: self.token(user).await }
+    }
+
+    /// Its own look at a user's inbox.
+    pub fn inbox(&self, user: &str) -> Inbox {
+        Inbox { addr: self.addr, user: user.to_owned(), credential: self.key.clone() }
+    }
+
     /// A token for one of its users.
     pub async fn token(&self, user: &str) -> String {
         self.token_for(user, 3600).await
@@ -155,5 +181,63 @@ impl App {
 
     pub async fn try_connect_app(&self) -> Result<Socket, Refused> {
         Socket::open(self.addr, &self.key).await
+    }
+}
+
+/// A user's inbox as some credential sees it.
+#[derive(Clone)]
+pub struct Inbox {
+    pub addr: SocketAddr,
+    pub user: String,
+    pub credential: String,
+}
+
+impl Inbox {
+    pub async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        send(self.addr, method, &format!("/api/v1{path}"), Some(&self.credential), &[], body).await
+    }
+
+    pub async fn feed(&self, query: &str) -> Answer {
+        let answer = self.ask("GET", &format!("/users/{}/notifications{query}", self.user), None).await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+        answer
+    }
+
+    /// The titles of a feed, in order.
+    pub async fn titles(&self, query: &str) -> Vec<String> {
+        let feed = self.feed(query).await;
+        let title = |one: &Value| one["title"].as_str().expect("a title").to_owned();
+        feed.body["notifications"].as_array().expect("a feed").iter().map(title).collect()
+    }
+
+    pub async fn unread(&self) -> u64 {
+        self.feed("").await.body["unread_count"].as_u64().expect("a count")
+    }
+
+    pub async fn counts(&self) -> Value {
+        self.ask("GET", &format!("/users/{}/notifications/counts", self.user), None).await.body
+    }
+
+    pub async fn read_all(&self, body: Value) -> Answer {
+        self.ask("POST", &format!("/users/{}/notifications/read-all", self.user), Some(body)).await
+    }
+
+    pub async fn get(&self, id: &str) -> Answer {
+        self.ask("GET", &format!("/notifications/{id}"), None).await
+    }
+
+    pub async fn patch(&self, id: &str, body: Value) -> Answer {
+        self.ask("PATCH", &format!("/notifications/{id}"), Some(body)).await
+    }
+
+    /// Moves a notification to `status`, which must go.
+    pub async fn set(&self, id: &str, status: &str) -> Value {
+        let answer = self.patch(id, json!({"status": status})).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
+    pub async fn delete(&self, id: &str) -> Answer {
+        self.ask("DELETE", &format!("/notifications/{id}"), None).await
     }
 }
