@@ -62,6 +62,8 @@ impl NotificationStore for PostgresStore {
         let names: Vec<&str> = filter.statuses.iter().map(|status| status.as_str()).collect();
         counting.push(" and s.status = any(").push_bind(names).push(")");
         if let Some(since) = filter.since {
+            // Every urgency there is, by name: so the moment bounds the walk in the index.
+            counting.push(" and s.urgency in (0, 1, 2, 3)");
             counting.push(" and s.created_at >= ").push_bind(since.as_datetime());
         }
         counting.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");

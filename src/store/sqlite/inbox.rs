@@ -50,6 +50,8 @@ impl NotificationStore for SqliteStore {
         }
         counting.push(")");
         if let Some(since) = filter.since {
+            // Every urgency there is, by name: so the moment bounds the walk in the index.
+            counting.push(" and s.urgency in (0, 1, 2, 3)");
             counting.push(" and s.created_at >= ").push_bind(since.unix_ms());
         }
         counting.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
