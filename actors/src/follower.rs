@@ -115,12 +115,45 @@ impl Follower {
     }
 }
 
+/// Asking for a stream's end: one question at a time, and one more where something came up meanwhile. However often a
+/// store that does not answer is asked for, one question waits.
+#[derive(Debug, Default)]
+pub(crate) struct HeadQuery {
+    under_way: bool,
+    again: bool,
+}
+
+impl HeadQuery {
+    /// Whether to ask now.
+    pub(crate) fn ask(&mut self) -> bool {
+        self.again = self.under_way;
+        !std::mem::replace(&mut self.under_way, true)
+    }
+
+    /// Notes the answer. Whether to ask again: it may have been read before what came up.
+    pub(crate) fn answered(&mut self) -> bool {
+        self.under_way = std::mem::take(&mut self.again);
+        self.under_way
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::testing::event;
+
+    #[test]
+    fn a_streams_end_is_asked_for_once_at_a_time_and_once_more() {
+        let mut query = HeadQuery::default();
+        assert!(query.ask());
+        assert!(!query.ask() && !query.ask());
+        assert!(query.answered(), "what came up meanwhile is looked at");
+        assert!(!query.answered());
+        assert!(query.ask());
+        assert!(!query.answered());
+    }
 
     fn stream(n: Offset) -> Vec<Arc<Published>> {
         (1..=n).map(|offset| event("alice", offset, offset)).collect()

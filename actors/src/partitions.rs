@@ -46,6 +46,9 @@ pub(crate) struct Wiring {
     pub credentials: Arc<dyn Credentials>,
     pub witness: Arc<dyn Witness>,
     pub pump: PumpHandle,
+    /// Places taken. A session lives as long as one is, longer than its sockets are open: while there are none, nothing
+    /// needs to be routed here.
+    pub places: AtomicUsize,
 }
 
 /// Everybody who is online on this node, behind one handle. Cheap to clone.
@@ -56,7 +59,8 @@ struct Partition {
     /// Replaced when the registry had to be built anew.
     registry: Arc<RwLock<Addr<Registry>>>,
     pump: PumpHandle,
-    /// Sockets open. While there are none, nothing needs to be routed here.
+    wiring: Arc<Wiring>,
+    /// Sockets open.
     open: Arc<AtomicUsize>,
     /// Something may not have been routed: the registry has to compare with the store.
     lost_one: Arc<AtomicBool>,
@@ -85,6 +89,7 @@ impl Partitions {
                 credentials: credentials.clone(),
                 witness: witness.clone(),
                 pump: pump.clone(),
+                places: AtomicUsize::new(0),
             });
             Partition::start(wiring, pump)
         });
@@ -113,7 +118,7 @@ impl Partitions {
     /// does not fit is healed from the store.
     pub fn publish(&self, events: &[Arc<Published>]) {
         for partition in self.0.iter() {
-            let nobody_is_here = partition.open.load(Ordering::SeqCst) == 0;
+            let nobody_is_here = partition.wiring.places.load(Ordering::SeqCst) == 0;
             let concerned = events.iter().filter(|event| {
                 let event = event.event();
                 // Every partition keeps its place in the broadcast stream, for whoever comes next.
@@ -215,6 +220,7 @@ impl Partition {
         let partition = Self {
             registry: Arc::new(RwLock::new(registry)),
             pump: pump.clone(),
+            wiring: wiring.clone(),
             open: Arc::new(AtomicUsize::new(0)),
             lost_one: Arc::new(AtomicBool::new(false)),
         };

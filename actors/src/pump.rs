@@ -44,6 +44,8 @@ const TICK: Duration = Duration::from_millis(250);
 const READ_BUFFER_BYTES: usize = 32 * 1024;
 /// Reads of one socket in one tick; what is left waits for the next, so that no socket starves the others.
 const READS_A_TICK: usize = 4;
+/// How long a socket may wait for its session to welcome it.
+const JOINING: Duration = Duration::from_secs(10);
 /// How long a closed socket may take to answer the close before it is dropped.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -220,6 +222,7 @@ impl Pump {
             // One message a place, and places are bounded.
             let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
             registry.do_send(Join { socket: key, identity: identity.clone(), expires_at: shown_expiry });
+            self.deadlines.add(now + JOINING, key, Due::Welcome);
         } else {
             self.guarded(key, Self::on_joined);
         }
@@ -234,12 +237,14 @@ impl Pump {
     fn on_ready(&mut self, key: SocketKey) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         socket.signal.clear();
-        if socket.backlog_bytes() > 0 {
+        if socket.needs_flush() {
             self.mark_dirty(key);
         }
         for _ in 0..READS_A_TICK {
             let Some(socket) = self.sockets.get_mut(key) else { return };
-            if matches!(socket.phase, Phase::Joining) {
+            // Until there is a session nobody looks at messages; but an end of the connection is seen, and a pong heard.
+            let is_joining = matches!(socket.phase, Phase::Joining);
+            if is_joining && socket.unparsed_bytes() >= self.bounds.max_frame_bytes {
                 return;
             }
             match socket.read(&mut self.buffer) {
@@ -247,7 +252,9 @@ impl Pump {
                     socket.last_heard = Instant::now();
                     if !socket.is_deaf() {
                         socket.feed(&self.buffer[..count]);
-                        self.take_messages(key);
+                        if !is_joining {
+                            self.take_messages(key);
+                        }
                     }
                 }
                 Read::Nothing => return,
@@ -393,13 +400,15 @@ impl Pump {
             match due {
                 Due::Expiry if socket.expires_at.is_some_and(|at| at <= now) => self.close(key, Close::TokenExpired),
                 Due::Linger if socket.is_closing() => self.remove(key),
+                // The store does not answer, or the session ended before it heard of this socket: the client tries anew.
+                Due::Welcome if matches!(socket.phase, Phase::Joining) => self.close(key, Close::Internal),
                 Due::Drain => self.close(key, Close::GoingAway),
                 Due::Expiry => {
                     if let Some(at) = socket.expires_at {
                         self.deadlines.add(at, key, Due::Expiry);
                     }
                 }
-                Due::Linger => {}
+                Due::Linger | Due::Welcome => {}
             }
         }
         let Some(beating) = self.heartbeats.turn() else { return };

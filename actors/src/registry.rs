@@ -1,7 +1,11 @@
 //! Who is online on one thread: takes places, starts sessions, routes events to them, and orders the broadcast stream
 //! for all of them at once.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use actix::{
     Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, WrapFuture,
@@ -10,7 +14,7 @@ use actix::{
 };
 
 use crate::{
-    follower::{Follower, Need},
+    follower::{Follower, HeadQuery, Need},
     model::{Identity, Offset, Published, StreamKey, StreamKind, Timestamp},
     partitions::Wiring,
     ports::{Page, Unavailable},
@@ -140,6 +144,7 @@ pub(crate) struct Registry {
     broadcast: Option<Follower>,
     /// The highest broadcast heard of before that. The end that is asked for may have been read just before it.
     announced: Offset,
+    broadcast_end: HeadQuery,
     waiting: Vec<Join>,
     next_serial: u64,
     closed: bool,
@@ -152,14 +157,22 @@ impl Registry {
 
     pub(crate) fn new(wiring: Arc<Wiring>, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
+        wiring.places.store(0, Ordering::SeqCst);
         Self {
             wiring,
             entries: HashMap::new(),
             broadcast: None,
             announced: 0,
+            broadcast_end: HeadQuery::default(),
             waiting: Vec::new(),
             next_serial: 0,
             closed: false,
+        }
+    }
+
+    fn ask_for_broadcast_end(&mut self, ctx: &mut Context<Self>) {
+        if self.broadcast_end.ask() {
+            self.load_broadcast_head(ctx);
         }
     }
 
@@ -179,6 +192,9 @@ impl Registry {
     }
 
     fn on_broadcast_head(&mut self, head: Offset, ctx: &mut Context<Self>) {
+        if self.broadcast_end.answered() {
+            self.load_broadcast_head(ctx);
+        }
         match &mut self.broadcast {
             None => {
                 let mut follower = Follower::at(StreamKind::Broadcast, head);
@@ -270,7 +286,7 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.load_broadcast_head(ctx);
+        self.ask_for_broadcast_end(ctx);
         ctx.run_interval(MENDING, |registry, _| {
             for entry in registry.entries.values_mut() {
                 if let Some(online) = &mut entry.session
@@ -296,6 +312,7 @@ impl Handler<Reserve> for Registry {
             return MessageResult(Err(NoPlace::Full { limit }));
         }
         entry.places += 1;
+        self.wiring.places.fetch_add(1, Ordering::SeqCst);
         MessageResult(Ok(Place { registry: ctx.address(), stream, socket: None }))
     }
 }
@@ -306,6 +323,7 @@ impl Handler<Vacate> for Registry {
     fn handle(&mut self, Vacate { stream, socket }: Vacate, _: &mut Self::Context) {
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         entry.places = entry.places.saturating_sub(1);
+        self.wiring.places.fetch_sub(1, Ordering::SeqCst);
         if entry.places == 0 {
             // Its last address goes with the entry, and so the session ends.
             self.entries.remove(&stream);
@@ -355,9 +373,7 @@ impl Handler<CatchUp> for Registry {
                 online.lost_one = true;
             }
         }
-        if self.broadcast.is_some() {
-            self.load_broadcast_head(ctx);
-        }
+        self.ask_for_broadcast_end(ctx);
     }
 }
 

@@ -178,6 +178,16 @@ impl Socket {
         self.backlog.bytes()
     }
 
+    /// Whether there is something to write, here or in the transport.
+    pub(crate) fn needs_flush(&self) -> bool {
+        self.backlog.needs_flush()
+    }
+
+    /// Bytes read that are no whole message yet, or wait to be looked at.
+    pub(crate) fn unparsed_bytes(&self) -> usize {
+        self.unparsed.len()
+    }
+
     /// Writes what waits, as far as the peer takes it.
     pub(crate) fn flush(&mut self) -> Poll<io::Result<()>> {
         let waker = Waker::from(self.signal.clone());

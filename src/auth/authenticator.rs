@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -77,6 +80,8 @@ pub struct Authenticator {
     admin_key: SecretString,
     keys: Cache<[u8; 32], Arc<KnownKey>>,
     apps: Cache<AppId, Arc<App>>,
+    /// Rises when what is remembered may be wrong.
+    generation: AtomicU64,
     /// When keys were last used, until a worker writes it down: no write a request.
     used: Mutex<HashMap<KeyId, Timestamp>>,
 }
@@ -90,6 +95,7 @@ impl Authenticator {
             admin_key: secrets.admin_key.clone(),
             keys: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
             apps: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
+            generation: AtomicU64::new(0),
             used: Mutex::default(),
         }
     }
@@ -113,10 +119,15 @@ impl Authenticator {
         let known = match self.keys.get(&hash) {
             Some(known) => known,
             None => {
+                let generation = self.generation();
                 let (key, app) = self.store.key_by_hash(&hash).await?.ok_or(AuthError::Unknown)?;
                 let is_revoked = key.revoked_at.is_some();
                 let known = Arc::new(KnownKey { id: key.id, is_revoked, app: Arc::new(app) });
                 self.keys.insert(hash, known.clone());
+                if generation != self.generation() {
+                    // Read before a change and remembered after it.
+                    self.keys.invalidate(&hash);
+                }
                 known
             }
         };
@@ -151,8 +162,12 @@ impl Authenticator {
         if let Some(app) = self.apps.get(id) {
             return Ok(Some(app));
         }
+        let generation = self.generation();
         let Some(app) = self.store.app(id).await?.map(Arc::new) else { return Ok(None) };
         self.apps.insert(id.clone(), app.clone());
+        if generation != self.generation() {
+            self.apps.invalidate(id);
+        }
         Ok(Some(app))
     }
 
@@ -161,8 +176,15 @@ impl Authenticator {
         &self.tokens
     }
 
+    /// A number that rises with [`Authenticator::forget`]: whoever was let in under an earlier one is looked at again.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
     /// Forgets everything remembered of apps and keys.
     pub fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         self.keys.invalidate_all();
         self.apps.invalidate_all();
     }

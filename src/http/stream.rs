@@ -18,7 +18,7 @@ use actix_web::http::header::{self, HeaderValue};
 use futures_util::SinkExt as _;
 use oriva_hub_actors::{
     NoPlace, Transport,
-    model::{AppId, Identity},
+    model::{AppId, Identity, Refused},
     ports::Expiry,
     protocol::Close,
 };
@@ -106,6 +106,7 @@ async fn serve<T: IntoTransport>(
         return refuse(&mut framed, &id, &Problem::new(Code::ValidationFailed, error.to_string())).await;
     }
     let offer = Offer::read(&request);
+    let generation = hub.auth().generation();
     let admitted = admit(&hub, &offer).await;
     match admitted {
         Ok(Admitted { identity, expiry, seat }) => {
@@ -117,7 +118,11 @@ async fn serve<T: IntoTransport>(
                 "stream opened"
             );
             let parts = framed.into_parts();
-            seat.sit(parts.io.into_transport()?, parts.read_buf, Arc::new(identity), expiry);
+            let identity = Arc::new(identity);
+            seat.sit(parts.io.into_transport()?, parts.read_buf, identity.clone(), expiry);
+            if generation != hub.auth().generation() {
+                look_again(&hub, &offer, &identity).await;
+            }
             Ok(())
         }
         Err(Refusal { problem, close }) => {
@@ -130,6 +135,22 @@ async fn serve<T: IntoTransport>(
             hub.online().turn_away(framed.into_parts().io.into_transport()?, close);
             Ok(())
         }
+    }
+}
+
+/// A credential that was taken away while its socket was being opened passed by the closing of sockets: it is refused
+/// here. Where it is taken away from now on, its socket is among those that are closed.
+async fn look_again(hub: &Hub, offer: &Offer, identity: &Identity) {
+    let Some(credential) = &offer.credential else { return };
+    if matches!(
+        hub.auth().authenticate(credential).await,
+        Err(AuthError::Revoked | AuthError::Inactive | AuthError::Unknown)
+    ) {
+        let refused = match identity {
+            Identity::App { key, .. } => Refused { keys: [*key].into(), ..Refused::default() },
+            Identity::User { issuer, .. } => Refused { apps: [issuer.clone()].into(), ..Refused::default() },
+        };
+        hub.online().refuse(&Arc::new(refused));
     }
 }
 

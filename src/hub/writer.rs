@@ -81,11 +81,12 @@ async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         // One that cannot be written must not take the others with it; and what stood in another node's way, or had it
         // in its own, goes through alone.
-        Err(StoreError::Failed(_)) if submissions.len() > 1 => one_by_one(store, &submissions).await,
-        Err(StoreError::Contended) => one_by_one(store, &submissions).await,
+        Err(StoreError::Failed(_)) if submissions.len() > 1 => one_by_one(store, online, &submissions).await,
+        Err(StoreError::Contended) => one_by_one(store, online, &submissions).await,
         Err(error) => {
-            // A connection that broke during the commit leaves open whether it was one.
-            online.catch_up();
+            if error.is_in_doubt() {
+                online.catch_up();
+            }
             let error = HubError::from(error);
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
         }
@@ -102,7 +103,11 @@ async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
     }
 }
 
-async fn one_by_one(store: &dyn Store, submissions: &[Submission]) -> Vec<Result<Appended, HubError>> {
+async fn one_by_one(
+    store: &dyn Store,
+    online: &Partitions,
+    submissions: &[Submission],
+) -> Vec<Result<Appended, HubError>> {
     let mut outcomes = Vec::with_capacity(submissions.len());
     for submission in submissions {
         let mut outcome = store.append(std::slice::from_ref(submission)).await;
@@ -111,6 +116,9 @@ async fn one_by_one(store: &dyn Store, submissions: &[Submission]) -> Vec<Result
                 break;
             }
             outcome = store.append(std::slice::from_ref(submission)).await;
+        }
+        if outcome.as_ref().is_err_and(StoreError::is_in_doubt) {
+            online.catch_up();
         }
         outcomes.push(outcome.map_err(HubError::from).and_then(|mut all| all.pop().ok_or(HubError::Overloaded)));
     }

@@ -44,6 +44,8 @@ pub(super) enum Due {
     Linger,
     /// Its turn in the drain has come.
     Drain,
+    /// It should have been welcomed by now.
+    Welcome,
 }
 
 /// Moments in order.

@@ -37,6 +37,8 @@ pub(super) struct Member {
     pub positions: Positions,
     /// While it lasts, live events wait.
     pub replay: Option<Box<Replay>>,
+    /// A new token of its is being looked at.
+    pub refreshing: bool,
 }
 
 impl Member {
@@ -76,6 +78,21 @@ impl Member {
         self.subscriptions.extend(added);
         self.subscriptions.shrink_to_fit();
         Ok(())
+    }
+
+    /// A replay from `after` brings everything that the patterns held now match.
+    pub(super) fn served_since(&mut self, after: Positions) {
+        for held in &mut self.subscriptions {
+            held.since =
+                Positions { own: held.since.own.min(after.own), broadcast: held.since.broadcast.min(after.broadcast) };
+        }
+    }
+
+    /// What was up to `now` may not have been sent.
+    pub(super) fn served_from(&mut self, now: Positions) {
+        for held in &mut self.subscriptions {
+            held.since = now;
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, patterns: &[EventPattern]) {

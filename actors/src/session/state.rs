@@ -9,7 +9,7 @@ use super::{
     replay::{Replay, Seam, Waiting, reaches_back},
 };
 use crate::{
-    follower::{Follower, Need},
+    follower::{Follower, HeadQuery, Need},
     model::{ConnectionId, EventPattern, Identity, Offset, Published, Scope, StreamKey, StreamKind, Timestamp},
     partitions::RealtimeConfig,
     ports::{Expiry, Page, RefreshRefused, Unavailable},
@@ -86,6 +86,8 @@ pub(super) struct State {
     /// The highest offset heard of before that. The end that is asked for may have been read just before it.
     announced: Offset,
     broadcast: Follower,
+    own_end: HeadQuery,
+    broadcast_end: HeadQuery,
     /// Who came before the stream's end was known.
     newcomers: Vec<(SocketKey, Arc<Identity>, Option<Timestamp>)>,
     members: Vec<(SocketKey, Member)>,
@@ -104,6 +106,8 @@ impl State {
             own: None,
             announced: 0,
             broadcast: Follower::at(StreamKind::Broadcast, broadcast_position),
+            own_end: HeadQuery::default(),
+            broadcast_end: HeadQuery::default(),
             newcomers: Vec::new(),
             members: Vec::new(),
             recent: VecDeque::new(),
@@ -121,7 +125,7 @@ impl State {
 
     pub(super) fn on(&mut self, input: Input, effects: &mut Vec<Effect>) {
         match input {
-            Input::Started => effects.push(Effect::LoadHead { kind: self.stream.kind() }),
+            Input::Started => self.ask_for_end(self.stream.kind(), effects),
             Input::Head { kind, head } => self.on_head(kind, head, effects),
             Input::Page { kind, page } => {
                 let mut ready = Vec::new();
@@ -145,11 +149,9 @@ impl State {
                 load(kind, need, effects);
             }
             Input::CatchUp => {
-                if self.own.is_some() {
-                    effects.push(Effect::LoadHead { kind: self.stream.kind() });
-                }
+                self.ask_for_end(self.stream.kind(), effects);
                 if self.follows_broadcasts() {
-                    effects.push(Effect::LoadHead { kind: StreamKind::Broadcast });
+                    self.ask_for_end(StreamKind::Broadcast, effects);
                 }
             }
             Input::Join { socket, identity, expires_at } => match &self.own {
@@ -172,6 +174,9 @@ impl State {
             }
             Input::ReplayPage { socket, turn, kind, page } => self.on_replay_page(socket, turn, kind, page, effects),
             Input::Refreshed { socket, id, outcome } => {
+                if let Some(member) = self.member(socket) {
+                    member.refreshing = false;
+                }
                 let frame = match &outcome {
                     Ok(expiry) => ServerFrame::Refreshed { expires_at: Some(expiry.at), id: id.as_ref() },
                     Err(refused) => {
@@ -204,7 +209,20 @@ impl State {
         self.member(socket)?.replay.as_deref_mut()
     }
 
+    fn end_query(&mut self, kind: StreamKind) -> &mut HeadQuery {
+        if kind == StreamKind::Broadcast { &mut self.broadcast_end } else { &mut self.own_end }
+    }
+
+    fn ask_for_end(&mut self, kind: StreamKind, effects: &mut Vec<Effect>) {
+        if self.end_query(kind).ask() {
+            effects.push(Effect::LoadHead { kind });
+        }
+    }
+
     fn on_head(&mut self, kind: StreamKind, head: Offset, effects: &mut Vec<Effect>) {
+        if self.end_query(kind).answered() {
+            effects.push(Effect::LoadHead { kind });
+        }
         if let Some(follower) = self.follower(kind) {
             let need = follower.learn(head);
             return load(kind, need, effects);
@@ -242,7 +260,8 @@ impl State {
         };
         effects.push(Effect::Open { socket });
         push(socket, &frame, effects);
-        self.members.push((socket, Member { identity, subscriptions: Vec::new(), positions, replay: None }));
+        self.members
+            .push((socket, Member { identity, subscriptions: Vec::new(), positions, replay: None, refreshing: false }));
     }
 
     fn deliver(&mut self, kind: StreamKind, ready: Vec<Arc<Published>>, effects: &mut Vec<Effect>) {
@@ -285,7 +304,12 @@ impl State {
                 let event_types = pattern_texts(member.subscriptions.iter().map(|held| &held.pattern));
                 push(socket, &ServerFrame::Unsubscribed { event_types, id: id.as_ref() }, effects);
             }
+            ClientFrame::Refresh { id, .. } if member.refreshing => {
+                let message = "a refresh is under way on this socket; wait for its answer";
+                push(socket, &ServerFrame::Error { code: "conflict", message, id: id.as_ref() }, effects);
+            }
             ClientFrame::Refresh { token, id } => {
+                member.refreshing = true;
                 let identity = member.identity.clone();
                 effects.push(Effect::Refresh { socket, identity, token, id });
             }
@@ -352,6 +376,7 @@ impl State {
         let Some(member) = self.member(socket) else { return };
         member.positions = after;
         member.replay = Some(Box::new(replay));
+        member.served_since(after);
         if resume.epoch.is_some_and(|theirs| *theirs != *epoch) {
             self.end_replay(socket, false, effects);
         } else {
@@ -419,6 +444,7 @@ impl State {
         if !recovered {
             // The client reloads its state; from here on it is served live.
             member.positions = now;
+            member.served_from(now);
         }
         let frame = ServerFrame::Resumed {
             after: replay.after.own,

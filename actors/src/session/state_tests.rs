@@ -214,3 +214,81 @@ fn a_socket_that_left_is_served_no_more() {
     assert_eq!(bench.said(left), ["welcome", "subscribed"]);
     assert_eq!(bench.said(stays), ["welcome", "subscribed", "event 1"]);
 }
+
+#[test]
+fn a_catch_up_while_the_streams_end_is_asked_for_asks_once_more() {
+    let mut bench = Bench::user();
+    let heads = |bench: &mut Bench| {
+        let before = bench.effects.len();
+        bench.effects.retain(|effect| !matches!(effect, Effect::LoadHead { kind: StreamKind::User }));
+        before - bench.effects.len()
+    };
+    let socket = bench.input(Input::Started).join();
+    assert_eq!(heads(&mut bench), 1);
+    for _ in 0..5 {
+        bench.input(Input::CatchUp);
+    }
+    assert_eq!(heads(&mut bench), 0, "a store that does not answer is not asked again and again");
+    // The end was read as 3; what the catching up is about was committed after that, and nobody was told of it.
+    bench.head(3);
+    assert_eq!(heads(&mut bench), 1);
+    bench.head(4);
+    assert_eq!(heads(&mut bench), 0);
+    assert!(bench.effects.iter().any(|effect| matches!(effect, Effect::LoadPage { kind: StreamKind::User, after: 3 })));
+    assert_eq!(bench.said(socket), ["welcome"]);
+}
+
+#[test]
+fn a_second_replay_does_not_repeat_the_first_ones() {
+    let mut bench = Bench::user();
+    let socket = bench.input(Input::Started).head(4).join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"], "after": 2}));
+    let (turn, kind, after) = bench.replay_wanted().unwrap();
+    assert_eq!(after, 2);
+    let page = bench.page(3..=4, 4);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    assert_eq!(bench.said(socket), ["welcome", "subscribed", "event 3", "event 4", "resumed"]);
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["user.*"], "after": 2}));
+    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let page = bench.page(3..=4, 4);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    assert_eq!(bench.said(socket), ["subscribed", "resumed"]);
+    // Further back than the first: what that one did not bring comes now.
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["session.*"], "after": 1}));
+    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let page = bench.page(2..=4, 4);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    assert_eq!(bench.said(socket), ["subscribed", "event 2", "resumed"]);
+}
+
+#[test]
+fn what_a_failed_recovery_passed_over_is_not_taken_for_sent() {
+    let mut bench = Bench::user();
+    let socket = bench.input(Input::Started).head(3).join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"]}));
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["user.*"], "after": 1}));
+    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    bench.live(4);
+    // History no longer reaches back to 2.
+    let page = bench.page(3..=4, 4);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    assert_eq!(bench.said(socket), ["welcome", "subscribed", "subscribed", "resumed"]);
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"], "after": 3}));
+    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let page = bench.page(4..=4, 4);
+    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    assert_eq!(bench.said(socket), ["subscribed", "event 4", "resumed"]);
+}
+
+#[test]
+fn one_refresh_at_a_time() {
+    let mut bench = Bench::user();
+    let socket = bench.input(Input::Started).head(0).join();
+    let refresh = || json!({"action": "refresh", "token": "t"});
+    bench.say(socket, refresh()).say(socket, refresh());
+    assert_eq!(bench.effects.iter().filter(|effect| matches!(effect, Effect::Refresh { .. })).count(), 1);
+    assert_eq!(bench.said(socket), ["welcome", "error"]);
+    let outcome = Err(RefreshRefused { code: "unauthenticated", message: String::new() });
+    bench.input(Input::Refreshed { socket, id: None, outcome }).say(socket, refresh());
+    assert_eq!(bench.effects.iter().filter(|effect| matches!(effect, Effect::Refresh { .. })).count(), 2);
+}

@@ -35,6 +35,11 @@ impl Backlog {
         self.bytes
     }
 
+    /// Whether a writable wire has something to do: the last bytes may wait in it and not here.
+    pub(super) fn needs_flush(&self) -> bool {
+        !self.frames.is_empty() || self.unflushed
+    }
+
     /// Drops what was not begun. A frame half written must be finished, or the close frame would be read as its rest.
     pub(super) fn keep_only_started(&mut self) {
         self.frames.truncate(usize::from(self.written > 0));
