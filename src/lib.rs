@@ -6,6 +6,7 @@ pub mod config;
 pub mod http;
 pub mod hub;
 pub mod limits;
+pub mod outbound;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -21,19 +21,23 @@ use actix_web::{
     web::Data,
 };
 use oriva_hub_actors::{
-    Partitions, RealtimeConfig,
-    ports::{Credentials, EventHistory, Witness},
+    Partitions, RealtimeConfig, WebhookConfig, Webhooks,
+    ports::{Credentials, Deliveries, EventHistory, WebhookSender, Witness},
 };
 use tokio::time::Instant;
 
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, Sealer},
     config::{Config, ConfigError, Secrets},
     http::{MaxBodyBytes, routes, stream, surround},
-    hub::{HandedNotifications, Hub, HubError, StoreHistory, Writer},
+    hub::{
+        HandedNotifications, Hub, HubError, OutboxConfig, StoreHistory, StoreOutbox, WebhookParts, Writer,
+        reseal_secrets,
+    },
     limits::Limits,
+    outbound::{Guard, HttpSender},
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
-    workers::{self, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NotificationExpiry},
+    workers::{self, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NotificationExpiry, WebhookRecovery},
 };
 
 /// Connections that the kernel holds for a hub that is busy: a storm of reconnects.
@@ -42,6 +46,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Closes a draining hub spreads a second: fewer sockets need less than the whole window.
 const CLOSES_A_SECOND: f64 = 200.0;
+/// How much longer than an attempt a claimed delivery is its node's own: time to write down how it went.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// How often deliveries of nodes that are gone are looked for.
+const LEASE_CHECK: Duration = Duration::from_secs(5);
+/// The safety net (seed task T037); due times drive the deliveries.
+const WEBHOOK_SWEEP: Duration = Duration::from_secs(60);
 /// What of the window is left for answers to the closes and for requests in flight.
 const DRAIN_SHARE: f64 = 0.8;
 
@@ -102,14 +112,16 @@ impl Server {
         let auth = Arc::new(Authenticator::new(store.clone(), &secrets));
         let handed = Arc::new(HandedNotifications::default());
         let online = start_partitions(config, &store, &auth, &handed).await?;
-        let writer = Writer::start(store.clone(), online.clone());
+        let webhooks = start_webhooks(config, &secrets, &store, &online).await?;
+        let writer = Writer::start(store.clone(), online.clone(), webhooks.actors.clone());
         let limits = Limits::new(config.rate_limits.clone());
-        let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online));
+        let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online, webhooks));
         workers::spawn(IdentityWatch::new(store.clone(), hub.clone()));
         workers::spawn(KeyUsage::new(store.clone(), auth.clone()));
         workers::spawn(IdempotencyPurge::new(store.clone()));
         workers::spawn(NotificationExpiry::new(store.clone(), hub.clone(), &config.expiry));
         workers::spawn(HandedNotes::new(store.clone(), handed.clone()));
+        workers::spawn(WebhookRecovery::new(hub.clone()));
 
         let listener = listen(config.server.bind)?;
         let addr = listener.local_addr()?;
@@ -185,6 +197,41 @@ async fn start_partitions(
     Ok(Partitions::start(&realtime, &history, &credentials, &witness))
 }
 
+/// The webhook actors and what stands around them.
+async fn start_webhooks(
+    config: &Config,
+    secrets: &Secrets,
+    store: &Arc<dyn Store>,
+    online: &Partitions,
+) -> Result<WebhookParts, ServeError> {
+    let settings = &config.webhooks;
+    let keys = std::iter::once(&secrets.encryption_key).chain(&secrets.previous_encryption_keys);
+    let sealer = Arc::new(Sealer::new(keys).map_err(|error| ConfigError(error.to_string()))?);
+    let resealed = reseal_secrets(&**store, &sealer).await?;
+    if resealed > 0 {
+        tracing::info!(count = resealed, "webhook secrets sealed anew under auth.encryption_key");
+    }
+    let deadline = Duration::from_secs(settings.timeout_seconds);
+    let guard = Guard::new(settings.allow_http, &settings.allowed_networks);
+    let sender = HttpSender::new(guard.clone(), deadline).map_err(|error| std::io::Error::other(error.to_string()))?;
+    let sender: Arc<dyn WebhookSender> = Arc::new(sender);
+    let outbox = OutboxConfig { lease: deadline + LEASE_MARGIN, disable_after: settings.disable_after_failures };
+    let deliveries: Arc<dyn Deliveries> =
+        Arc::new(StoreOutbox::new(store.clone(), sealer.clone(), online.clone(), outbox));
+    let actors = WebhookConfig {
+        concurrency: settings.concurrency_per_endpoint,
+        sweep: WEBHOOK_SWEEP,
+        lease_check: LEASE_CHECK,
+    };
+    Ok(WebhookParts {
+        sealer,
+        actors: Webhooks::start(actors, deliveries, sender.clone()),
+        sender,
+        disable_after: settings.disable_after_failures,
+        check_url: Arc::new(move |text| guard.webhook_url(text)),
+    })
+}
+
 fn listen(addr: SocketAddr) -> Result<TcpListener, ServeError> {
     let bind = || {
         let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
@@ -251,7 +298,7 @@ async fn drain(hub: &Hub, window: Duration) {
     let needed = Duration::from_secs_f64(sockets as f64 / CLOSES_A_SECOND);
     hub.drain(needed.min(window.mul_f64(DRAIN_SHARE)));
     let end = Instant::now() + window;
-    while hub.online().open_sockets() > 0 && Instant::now() < end {
+    while (hub.online().open_sockets() > 0 || hub.deliveries_under_way().await > 0) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

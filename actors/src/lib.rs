@@ -1,7 +1,8 @@
 //! The realtime core of oriva-hub: who is online, in which order they are told what, and over which socket.
 //!
 //! It knows no routes, no SQL, no Redis and no HTTP client. What it needs from outside is a trait in [`ports`];
-//! what it offers is one handle, [`Partitions`].
+//! what it offers are two handles, [`Partitions`] and
+//! [`Webhooks`].
 
 pub mod model;
 pub mod ports;
@@ -16,7 +17,9 @@ mod socket;
 mod supervise;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod webhooks;
 
 pub use partitions::{Partitions, RealtimeConfig, Seat};
 pub use registry::{NoPlace, RegistryState};
 pub use socket::{Handed, Transport};
+pub use webhooks::{WebhookConfig, Webhooks, WebhooksState};

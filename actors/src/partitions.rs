@@ -12,11 +12,11 @@ use std::{
 };
 
 use crate::{
-    model::{Identity, Published, Refused, StreamKey},
+    model::{AppId, Identity, Published, Refused, StreamKey, WebhookId},
     ports::{Credentials, EventHistory, Expiry, Witness},
-    protocol::Close,
+    protocol::{Close, ServerFrame},
     pump::{Pump, PumpHandle, SocketBounds},
-    registry::{CatchUp, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore},
+    registry::{CatchUp, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore, Tell},
     socket::{Handed, Purpose, Transport},
     supervise::keep_running,
 };
@@ -132,6 +132,14 @@ impl Partitions {
             });
             partition.route(concerned.cloned().collect());
         }
+    }
+
+    /// Tells an app's sockets that one of its webhooks was disabled.
+    pub fn tell_webhook_disabled(&self, app: &AppId, webhook: WebhookId, reason: &str) {
+        let frame = ServerFrame::WebhookDisabled { webhook_id: webhook, reason }.encode();
+        let stream = StreamKey::App(app.clone());
+        // A hint that does not fit is not repeated: the webhook itself says why it is disabled.
+        let _ = self.of(&stream).registry().try_send(Tell { stream, frame });
     }
 
     /// Has every session compare itself with the store: something may be committed that nobody was told of.

@@ -13,6 +13,8 @@ use actix::{
     fut::ActorFutureExt,
 };
 
+use bytes::Bytes;
+
 use crate::{
     follower::{Follower, HeadQuery, Need},
     model::{Identity, Offset, Published, StreamKey, StreamKind, Timestamp},
@@ -91,6 +93,14 @@ pub(crate) struct Route {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct CatchUp;
+
+/// Something to say to everybody of a stream, beside its events.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Tell {
+    pub stream: StreamKey,
+    pub frame: Bytes,
+}
 
 /// No new places from now on.
 #[derive(Message)]
@@ -374,6 +384,16 @@ impl Handler<CatchUp> for Registry {
             }
         }
         self.ask_for_broadcast_end(ctx);
+    }
+}
+
+impl Handler<Tell> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Tell { stream, frame }: Tell, _: &mut Self::Context) {
+        if let Some(online) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
+            let _ = online.addr.try_send(ToSession::Tell { frame });
+        }
     }
 }
 

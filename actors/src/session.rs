@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture, dev::ContextFutureSpawner,
 };
+use bytes::Bytes;
 use state::{Effect, Input, State};
 use tokio::time::Instant;
 
@@ -48,6 +49,9 @@ pub(crate) enum ToSession {
         event: Arc<Published>,
     },
     CatchUp,
+    Tell {
+        frame: Bytes,
+    },
     #[cfg(any(test, feature = "testing"))]
     Panic,
 }
@@ -169,6 +173,7 @@ impl Handler<ToSession> for Session {
             ToSession::Drained { socket } => Input::Drained { socket },
             ToSession::Deliver { kind, event } => Input::Deliver { kind, event },
             ToSession::CatchUp => Input::CatchUp,
+            ToSession::Tell { frame } => Input::Tell { frame },
             #[cfg(any(test, feature = "testing"))]
             ToSession::Panic => panic!("a session that was told to panic"),
         };

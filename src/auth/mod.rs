@@ -3,8 +3,10 @@
 
 mod api_key;
 mod authenticator;
+mod seal;
 mod token;
 
 pub use api_key::ApiKeySecret;
 pub use authenticator::{AuthError, Authenticator, Caller, KeyHolder, TokenHolder};
+pub use seal::{SealError, Sealer};
 pub use token::{TokenError, Tokens, UserToken};

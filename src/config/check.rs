@@ -56,6 +56,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         config.auth.encryption_key.as_ref().is_none_or(|key| secrets::is_encryption_key(key.expose_secret()));
     rule(key_is_good, "auth.encryption_key must be base64 of 32 bytes")?;
 
+    let previous_are_good = config.auth.previous_encryption_keys.iter().all(|key| secrets::is_encryption_key(key));
+    rule(previous_are_good, "auth.previous_encryption_keys must each be base64 of 32 bytes")?;
+
     let limits = &config.rate_limits;
     for (name, limit) in
         [("publish", limits.publish), ("read", limits.read), ("notify", limits.notify), ("webhooks", limits.webhooks)]

@@ -82,6 +82,9 @@ pub struct Auth {
     pub token_secret: Option<SecretString>,
     pub admin_key: Option<SecretString>,
     pub encryption_key: Option<SecretString>,
+    /// Keys that were `encryption_key` before, while secrets sealed under them are still there.
+    #[serde(deserialize_with = "list")]
+    pub previous_encryption_keys: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

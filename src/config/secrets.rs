@@ -20,6 +20,7 @@ pub struct Secrets {
     pub admin_key: SecretString,
     /// Base64 of 32 bytes.
     pub encryption_key: SecretString,
+    pub previous_encryption_keys: Vec<SecretString>,
 }
 
 /// What the file holds.
@@ -39,9 +40,11 @@ impl Secrets {
     /// Where a secret is required and not set, or the file cannot be read or written.
     pub fn resolve(config: &Config) -> Result<Self, ConfigError> {
         let auth = &config.auth;
+        let previous_encryption_keys: Vec<SecretString> =
+            auth.previous_encryption_keys.iter().cloned().map(SecretString::from).collect();
         let kept = match (auth.token_secret.clone(), auth.admin_key.clone(), auth.encryption_key.clone()) {
             (Some(token_secret), Some(admin_key), Some(encryption_key)) => {
-                return Ok(Self { token_secret, admin_key, encryption_key });
+                return Ok(Self { token_secret, admin_key, encryption_key, previous_encryption_keys });
             }
             _ if config.is_embedded() => keep(&secrets_path(&config.database.url))?,
             _ => Kept::default(),
@@ -53,6 +56,7 @@ impl Secrets {
             token_secret: pick(&auth.token_secret, kept.token_secret, "token_secret")?,
             admin_key: pick(&auth.admin_key, kept.admin_key, "admin_key")?,
             encryption_key: pick(&auth.encryption_key, kept.encryption_key, "encryption_key")?,
+            previous_encryption_keys,
         })
     }
 }

@@ -9,7 +9,7 @@ use actix_web::{
     web::{Bytes, BytesMut, Data},
 };
 use futures_util::StreamExt as _;
-use oriva_hub_actors::model::Invalid;
+use oriva_hub_actors::model::{Invalid, parse_json};
 use serde_json::{Map, Value};
 
 use super::problem::{Code, Problem};
@@ -98,7 +98,7 @@ impl Body {
 }
 
 fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
-    match serde_json::from_slice(bytes) {
+    match parse_json(bytes) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
         Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),

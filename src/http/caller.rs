@@ -12,6 +12,7 @@ use actix_web::{
     web::Data,
 };
 use oriva_hub_actors::model::{AppId, UserId};
+use uuid::Uuid;
 
 use super::problem::{Code, Problem};
 use crate::{
@@ -46,6 +47,8 @@ route_class! {
     Notify => Some(Class::Notify);
     /// Reading.
     Read => Some(Class::Read);
+    /// Webhooks.
+    Webhooks => Some(Class::Webhooks);
     /// Not limited.
     Unlimited => None;
 }
@@ -74,6 +77,12 @@ impl<C: RouteClass> AppKey<C> {
     #[must_use]
     pub fn origin(&self, request: &HttpRequest) -> Origin {
         origin(request, self.holder.app.id.to_string())
+    }
+
+    /// Who an audit row names.
+    #[must_use]
+    pub fn audit(&self, request: &HttpRequest) -> Audit {
+        Audit { actor: self.holder.app.id.to_string(), ip: request.peer_addr().map(|address| address.ip()) }
     }
 }
 
@@ -160,6 +169,10 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
             let caller = authenticate(&request, &hub).await?;
             let user = request.match_info().get("user_id").map(UserId::parse);
             let user = user.transpose().map_err(|_| Problem::not_found())?;
+            if user.as_ref().is_some_and(|user| user.as_str().contains(char::REPLACEMENT_CHARACTER)) {
+                // The path was no UTF-8.
+                return Err(Problem::not_found());
+            }
             let (app, token_user, spending) = match caller {
                 Caller::App(holder) => (holder.app.clone(), None, Spending::of(&holder)),
                 Caller::User(holder) => {
@@ -226,6 +239,15 @@ async fn authenticate(request: &HttpRequest, hub: &Hub) -> Result<Caller, Proble
     let credential = bearer(request.headers())
         .ok_or_else(|| Problem::new(Code::Unauthenticated, "send Authorization: Bearer and a credential"))?;
     Ok(hub.auth().authenticate(credential).await?)
+}
+
+/// An id of the hub's making in a path, in the one form that it is made in: an id has one address.
+///
+/// # Errors
+/// 404.
+pub(super) fn path_id(text: &str) -> Result<Uuid, Problem> {
+    let id: Uuid = text.parse().map_err(|_| Problem::not_found())?;
+    if id.to_string() == text { Ok(id) } else { Err(Problem::not_found()) }
 }
 
 /// The credential of an `Authorization: Bearer` header.

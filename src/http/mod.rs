@@ -68,6 +68,41 @@ pub fn routes(config: &mut ServiceConfig) {
                     ],
                 ))
                 .service(resource(
+                    "/apps/{app_id}/webhooks",
+                    [(Method::GET, web::to(apps::webhooks::list)), (Method::POST, web::to(apps::webhooks::create))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/webhooks/{webhook_id}",
+                    [
+                        (Method::GET, web::to(apps::webhooks::get)),
+                        (Method::PATCH, web::to(apps::webhooks::update)),
+                        (Method::DELETE, web::to(apps::webhooks::delete)),
+                    ],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/webhooks/{webhook_id}/rotate-secret",
+                    [(Method::POST, web::to(apps::webhooks::rotate_secret))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/webhooks/{webhook_id}/test",
+                    [(Method::POST, web::to(apps::webhooks::test))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/webhooks/{webhook_id}/deliveries",
+                    [(Method::GET, web::to(apps::webhooks::deliveries))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
+                    [(Method::POST, web::to(apps::webhooks::redeliver))],
+                ))
+                .service(resource(
+                    "/apps/{app_id}/webhooks/{webhook_id}/recover",
+                    [
+                        (Method::GET, web::to(apps::webhooks::recovery)),
+                        (Method::POST, web::to(apps::webhooks::recover)),
+                    ],
+                ))
+                .service(resource(
                     "/apps/{app_id}/users/{user_id}/tokens",
                     [(Method::POST, web::to(apps::tokens::issue))],
                 ))

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     Problem,
     body::{Body, Fields, MAX_OBJECT_BYTES, text},
-    caller::{AppKey, Inbox, Read},
+    caller::{AppKey, Inbox, Read, path_id},
     users::notifications::status,
 };
 use crate::{
@@ -69,8 +69,14 @@ pub async fn update(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let id = notification_id(&path)?;
-    let (_, map) = body.object().await?;
-    let mut asked = Asked::parse(map).map_err(Problem::invalid)?;
+    let mut asked = match Asked::read(body).await {
+        Ok(asked) => asked,
+        Err(mistake) => {
+            // What is not there, or not the caller's, comes before what is wrong with the body (contract §1).
+            hub.notification(inbox.reach(), id).await?;
+            return Err(mistake);
+        }
+    };
     if asked.status == Status::Dismissed && asked.dismissed_from.is_none() {
         asked.dismissed_from = Some(inbox.app_id().to_string());
     }
@@ -101,7 +107,7 @@ pub async fn delete(
 }
 
 fn notification_id(text: &str) -> Result<NotificationId, Problem> {
-    text.parse().map(NotificationId).map_err(|_| Problem::not_found())
+    path_id(text).map(NotificationId)
 }
 
 /// The body of a change.
@@ -113,18 +119,17 @@ struct Asked {
 }
 
 impl Asked {
+    async fn read(body: Body) -> Result<Self, Problem> {
+        let (_, map) = body.object().await?;
+        Self::parse(map).map_err(Problem::invalid)
+    }
+
     fn parse(map: Map<String, Value>) -> Result<Self, Vec<Field>> {
         let mut fields = Fields::new(map);
         let status = fields.required("status", status);
         let dismissed_from = fields.optional("dismissed_from", text(1..=255));
         let click_action = fields.optional("click_action", text(1..=255));
         let metadata = fields.object("metadata", MAX_OBJECT_BYTES).unwrap_or_default();
-        if dismissed_from.is_some() && status.is_some_and(|status| status != Status::Dismissed) {
-            fields.fault("dismissed_from", "goes with status dismissed alone");
-        }
-        if click_action.is_some() && status.is_some_and(|status| status != Status::Clicked) {
-            fields.fault("click_action", "goes with status clicked alone");
-        }
         fields.finish()?;
         // A status that is missing was noted as a fault.
         let status = status.ok_or_else(Vec::new)?;

@@ -12,12 +12,23 @@ const DANGEROUS: [&str; 4] = ["javascript", "data", "vbscript", "file"];
 /// # Errors
 /// [`Invalid`] with the rule.
 pub fn action_url(text: &str) -> Result<String, Invalid> {
-    let is_safe = |url: &Url| !DANGEROUS.contains(&url.scheme());
+    let is_safe = |url: &Url| schemes(url).iter().all(|scheme| !DANGEROUS.contains(&scheme.as_str()));
     parse(text).filter(is_safe).map(|_| text.to_owned()).ok_or_else(|| {
         Invalid(format!(
             "must be an absolute URL of at most {MAX_CHARACTERS} characters, without blanks, and not javascript:, data:, vbscript: or file:"
         ))
     })
+}
+
+/// A URL's scheme, and those within it where it wraps another: `view-source:javascript:…`.
+fn schemes(url: &Url) -> Vec<String> {
+    let mut schemes = vec![url.scheme().to_owned()];
+    let mut inner = url.cannot_be_a_base().then(|| Url::parse(url.path()).ok()).flatten();
+    while let Some(url) = inner {
+        schemes.push(url.scheme().to_owned());
+        inner = url.cannot_be_a_base().then(|| Url::parse(url.path()).ok()).flatten();
+    }
+    schemes
 }
 
 /// An image: http or https.
@@ -63,6 +74,8 @@ mod tests {
             "VbScript:x",
             "file:///etc/passwd",
             "FILE:///c:/",
+            "view-source:javascript:alert(1)",
+            "feed:jar:JAVASCRIPT:alert(1)",
         ] {
             assert!(action_url(bad).is_err(), "{bad:?}");
         }

@@ -9,7 +9,9 @@ mod idempotency;
 mod link;
 mod next_expiry;
 mod notifications;
+mod outbox;
 mod plain_text;
+mod webhooks;
 mod witness;
 mod writer;
 
@@ -22,6 +24,7 @@ use std::{
 };
 
 use oriva_hub_actors::{Partitions, model::Refused};
+use tokio::sync::Notify;
 
 pub use apps::{Apps, NewKeyShown, display_name};
 pub use error::{Field, HubError};
@@ -31,7 +34,9 @@ pub use idempotency::{Idempotency, Written};
 pub use link::{action_url, image_url};
 pub use next_expiry::NextExpiry;
 pub use notifications::{Branded, Counts, Feed};
+pub use outbox::{OutboxConfig, StoreOutbox, warning};
 pub use plain_text::{Lines, plain_text};
+pub use webhooks::{UrlRule, WebhookParts, WebhookShown, WebhookWanted, reseal_secrets};
 pub use witness::HandedNotifications;
 pub use writer::Writer;
 
@@ -48,6 +53,9 @@ pub struct Hub {
     in_flight: idempotency::InFlight,
     counts: counts::CountCache,
     next_expiry: Arc<NextExpiry>,
+    webhooks: WebhookParts,
+    /// A recovery was opened.
+    recoveries: Notify,
     draining: AtomicBool,
 }
 
@@ -59,6 +67,7 @@ impl Hub {
         limits: Limits,
         writer: Writer,
         online: Partitions,
+        webhooks: WebhookParts,
     ) -> Self {
         Self {
             apps: Apps::new(store.clone()),
@@ -70,6 +79,8 @@ impl Hub {
             in_flight: idempotency::InFlight::default(),
             counts: counts::CountCache::default(),
             next_expiry: Arc::default(),
+            webhooks,
+            recoveries: Notify::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -122,6 +133,12 @@ impl Hub {
     pub fn drain(&self, over: Duration) {
         self.draining.store(true, Ordering::SeqCst);
         self.online.drain(over);
+        self.webhooks.actors.drain();
+    }
+
+    /// Deliveries to webhooks that are under way.
+    pub async fn deliveries_under_way(&self) -> usize {
+        self.webhooks.actors.observe().await.under_way
     }
 
     #[must_use]

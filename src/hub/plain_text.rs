@@ -32,7 +32,10 @@ pub fn plain_text(text: &str, lines: Lines) -> String {
             None => return text,
         }
     }
-    if without_tags(&text).is_some() { text.replace('<', "") } else { text }
+    match without_tags(&text) {
+        Some(_) => mark(&text).replace('<', "").replace(NO_TAG, "<"),
+        None => text,
+    }
 }
 
 /// The text without the tags, comments and scripts in it; `None` where there are none.
@@ -63,13 +66,22 @@ fn without_tags(text: &str) -> Option<String> {
             _ => {}
         }
     }
-    if position == 0 {
+    let rest = if swallowing.is_none() { marked.get(position..).unwrap_or_default() } else { "" };
+    let disarmed = disarm(rest);
+    if position == 0 && disarmed.is_none() {
         return None;
     }
-    if swallowing.is_none() {
-        kept.push_str(marked.get(position..).unwrap_or_default());
-    }
+    kept.push_str(disarmed.as_deref().unwrap_or(rest));
     Some(kept.replace(NO_TAG, "<"))
+}
+
+/// A tag that never ends is no tag here, but the next `>` of a page that it is put into would end it. Where it is more
+/// than a word behind a `<`, that sign goes, and the words stay.
+fn disarm(rest: &str) -> Option<String> {
+    let (before, open) = rest.rsplit_once('<')?;
+    let name = open.trim_start_matches('/').split(|c: char| c.is_whitespace() || c == '/').next().unwrap_or("");
+    let is_known = WITHOUT_CONTENT.iter().any(|known| known.eq_ignore_ascii_case(name.as_bytes()));
+    (is_known || open.contains('=')).then(|| format!("{before}{open}"))
 }
 
 fn tokens(text: &str) -> impl Iterator<Item = Token<usize>> {
@@ -150,6 +162,10 @@ mod tests {
             ("Tom &amp; <i>Jerry</i> < 3", "Tom &amp; Jerry < 3"),
             ("5 &lt; <b>6</b>", "5 &lt; 6"),
             ("<b", "<b"),
+            ("hi <img src=x onerror=alert(1) ", "hi img src=x onerror=alert(1) "),
+            ("<b>ok</b> <svg onload=alert(1)//", "ok svg onload=alert(1)//"),
+            ("text <script src", "text script src"),
+            ("<<<<<b>b>b>b>b> 1 < 2 and 2 > 1", "b> 1 < 2 and 2 > 1"),
         ] {
             assert_eq!(plain(text), expected, "{text}");
         }

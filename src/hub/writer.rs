@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use oriva_hub_actors::{Partitions, model::Published};
+use oriva_hub_actors::{Partitions, Webhooks, model::Published};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::HubError;
@@ -32,11 +32,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the writer, which ends when its last handle is gone. What is committed is told to `online`.
+    /// Starts the writer, which ends when its last handle is gone. What is committed is told to
+    /// `online`, and `webhooks` are nudged to what they got.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>, online: Partitions) -> Self {
+    pub fn start(store: Arc<dyn Store>, online: Partitions, webhooks: Webhooks) -> Self {
         let (queue, jobs) = mpsc::unbounded_channel();
-        actix_rt::spawn(run(store, online, jobs));
+        actix_rt::spawn(run(store, online, webhooks, jobs));
         Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)) }
     }
 
@@ -54,7 +55,7 @@ impl Writer {
     }
 }
 
-async fn run(store: Arc<dyn Store>, online: Partitions, mut jobs: mpsc::UnboundedReceiver<Job>) {
+async fn run(store: Arc<dyn Store>, online: Partitions, webhooks: Webhooks, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut next = None;
     while let Some(first) = match next.take() {
         Some(job) => Some(job),
@@ -70,11 +71,11 @@ async fn run(store: Arc<dyn Store>, online: Partitions, mut jobs: mpsc::Unbounde
             }
             batch.push(job);
         }
-        write_batch(&*store, &online, batch).await;
+        write_batch(&*store, &online, &webhooks, batch).await;
     }
 }
 
-async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
+async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks, batch: Vec<Job>) {
     let (submissions, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
     let outcomes = match store.append(&submissions).await {
@@ -91,12 +92,16 @@ async fn write_batch(store: &dyn Store, online: &Partitions, batch: Vec<Job>) {
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
         }
     };
-    let mut committed: Vec<Arc<Published>> = Vec::new();
+    let (mut committed, mut owed_to): (Vec<Arc<Published>>, Vec<_>) = (Vec::new(), Vec::new());
     for outcome in outcomes.iter().flatten() {
         committed.extend_from_slice(&outcome.events);
+        owed_to.extend_from_slice(&outcome.owed_to);
     }
+    owed_to.sort_unstable();
+    owed_to.dedup();
     // Told before the answers: in the order of commit, whatever the answered do next.
     online.publish(&committed);
+    webhooks.nudge(owed_to);
     for (outcome, (answer, _room)) in outcomes.into_iter().zip(waiting) {
         // Nobody waits any more where the client went away; what is written is written.
         let _ = answer.send(outcome);

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::model::{
-    AppId, Category, EventId, EventType, JsonObject, NotificationId, Published, Timestamp, UserId,
+    AppId, Category, EventId, EventType, JsonObject, NotificationId, Published, Timestamp, UserId, WebhookId,
 };
 
 use super::notification::{Change, NewNotification, Refusal, Standing};
@@ -108,6 +108,8 @@ pub enum Receipt {
 #[derive(Debug, Clone)]
 pub struct Appended {
     pub events: Vec<Arc<Published>>,
+    /// Webhooks that got deliveries.
+    pub owed_to: Vec<WebhookId>,
     pub outcome: Outcome,
 }
 

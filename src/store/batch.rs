@@ -8,12 +8,15 @@ use std::{
     sync::Arc,
 };
 
-use oriva_hub_actors::model::{AppId, Event, NotificationId, Offset, Offsets, Published, StreamKey, Timestamp, UserId};
+use oriva_hub_actors::model::{
+    AppId, Event, EventId, NotificationId, Offset, Offsets, Published, StreamKey, Timestamp, UserId, WebhookId,
+};
 
 use super::{
     append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work},
     notification::{Change, NewNotification, Refusal, Standing},
     status::Status,
+    webhook::Owed,
 };
 
 /// Submissions, what is decided of each, and the events it became.
@@ -289,7 +292,11 @@ impl<'a> Batch<'a> {
     }
 
     /// What became of everything, in the order of the submissions.
-    pub(super) fn finish(self, numbered: Numbered<'a>) -> Vec<Appended> {
+    pub(super) fn finish(self, numbered: Numbered<'a>, owed: &[Owed]) -> Vec<Appended> {
+        let mut webhooks: HashMap<EventId, Vec<WebhookId>> = HashMap::new();
+        for owed in owed {
+            webhooks.entry(owed.event_id).or_default().push(owed.webhook);
+        }
         let outcome = |draft| match draft {
             Draft::Settled(outcome) => outcome,
             Draft::Open | Draft::Created(_) => Outcome::Done(0),
@@ -297,9 +304,10 @@ impl<'a> Batch<'a> {
         self.items
             .into_iter()
             .zip(numbered.rows)
-            .map(|(item, rows)| Appended {
-                events: rows.into_iter().map(|row| row.published).collect(),
-                outcome: outcome(item.draft),
+            .map(|(item, rows)| {
+                let events: Vec<_> = rows.into_iter().map(|row| row.published).collect();
+                let owed_to = events.iter().filter_map(|event| webhooks.remove(&event.event().id)).flatten().collect();
+                Appended { events, owed_to, outcome: outcome(item.draft) }
             })
             .collect()
     }
@@ -309,6 +317,10 @@ impl<'a> Numbered<'a> {
     /// Every event to insert.
     pub(super) fn events(&self) -> impl Iterator<Item = &EventRow<'a>> {
         self.rows.iter().flatten()
+    }
+
+    pub(super) fn published(&self) -> impl Iterator<Item = &Arc<Published>> {
+        self.events().map(|row| &row.published)
     }
 
     /// Events that the audit log tells of.

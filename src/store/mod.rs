@@ -8,12 +8,13 @@ mod notification;
 pub mod postgres;
 pub mod sqlite;
 mod status;
+mod webhook;
 
 use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{AppId, KeyId, NotificationId, Offset, StreamKey, Timestamp, UserId},
+    model::{AppId, Attempt, DeliveryId, KeyId, NotificationId, Offset, StreamKey, Timestamp, UserId, WebhookId},
     ports::Page,
 };
 
@@ -24,6 +25,10 @@ pub use notification::{
     Refusal, Standing, State,
 };
 pub use status::{InvalidTransition, Status};
+pub use webhook::{
+    AfterAttempts, AttemptRow, Claimed, DeliveryFilter, DeliveryRow, DeliveryStatus, Lease, NewWebhook, Recovery,
+    SecretChange, Webhook, WebhookChange,
+};
 
 /// Past this many, a listing's `total` is capped (contract §4).
 pub const TOTAL_CAP: u64 = 10_000;
@@ -203,9 +208,117 @@ pub trait NotificationStore: Send + Sync {
     async fn note_handed(&self, handed: &[Handed]) -> Result<(), StoreError>;
 }
 
+/// Webhooks as their apps see them.
+#[async_trait]
+pub trait WebhookStore: Send + Sync {
+    async fn create_webhook(&self, new: &NewWebhook, audit: &Audit) -> Result<Webhook, StoreError>;
+
+    /// An app's webhooks, oldest first. Runs with the app as its tenant.
+    async fn webhooks(&self, app: &AppId) -> Result<Vec<Webhook>, StoreError>;
+
+    async fn webhook(&self, app: &AppId, id: WebhookId) -> Result<Option<Webhook>, StoreError>;
+
+    /// `None` where the app has no such webhook.
+    async fn update_webhook(
+        &self,
+        app: &AppId,
+        id: WebhookId,
+        change: &WebhookChange,
+        audit: &Audit,
+    ) -> Result<Option<Webhook>, StoreError>;
+
+    async fn rotate_secret(
+        &self,
+        app: &AppId,
+        id: WebhookId,
+        change: &SecretChange,
+        audit: &Audit,
+    ) -> Result<Option<Webhook>, StoreError>;
+
+    /// Deletes a webhook with its deliveries and their log. False where the app has none such.
+    async fn delete_webhook(&self, app: &AppId, id: WebhookId, audit: &Audit) -> Result<bool, StoreError>;
+
+    /// A webhook's deliveries with their attempts, newest first.
+    async fn deliveries(
+        &self,
+        app: &AppId,
+        id: WebhookId,
+        filter: &DeliveryFilter,
+    ) -> Result<Vec<DeliveryRow>, StoreError>;
+
+    /// Makes a delivery due again, from its first attempt on.
+    async fn redeliver(
+        &self,
+        app: &AppId,
+        id: WebhookId,
+        delivery: DeliveryId,
+        audit: &Audit,
+    ) -> Result<Option<DeliveryRow>, StoreError>;
+
+    /// Opens a job that queues again what has no successful delivery since a moment.
+    async fn start_recovery(
+        &self,
+        app: &AppId,
+        id: WebhookId,
+        since: Timestamp,
+        audit: &Audit,
+    ) -> Result<Option<Recovery>, StoreError>;
+
+    /// A webhook's last recovery.
+    async fn recovery(&self, app: &AppId, id: WebhookId) -> Result<Option<Recovery>, StoreError>;
+}
+
+/// What is owed to webhooks. Deliveries are added by [`EventStore::append`], in the transaction of their events.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Takes the oldest open recovery one step of at most `limit` events further; `None` where there is none, or
+    /// another node has it.
+    async fn advance_recovery(&self, limit: u32) -> Result<Option<Recovery>, StoreError>;
+
+    /// Takes due deliveries under a lease; `None` where the webhook is gone or not active.
+    async fn claim_deliveries(
+        &self,
+        id: WebhookId,
+        limit: u32,
+        lease: Lease,
+        now: Timestamp,
+    ) -> Result<Option<Claimed>, StoreError>;
+
+    /// Writes attempts down: deliveries, log and the webhook's figures in one transaction. A webhook is disabled by so
+    /// many failures in a row, or by a 410. `None` where it is gone.
+    async fn record_attempts(
+        &self,
+        id: WebhookId,
+        attempts: &[Attempt],
+        disable_after: u32,
+        now: Timestamp,
+    ) -> Result<Option<AfterAttempts>, StoreError>;
+
+    /// Writes down an attempt that is no delivery's: a test.
+    async fn log_attempt(&self, webhook: &Webhook, attempt: &Attempt, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Active webhooks with deliveries that wait, those due longest first.
+    async fn webhooks_with_work(&self, limit: u32) -> Result<Vec<WebhookId>, StoreError>;
+
+    /// Makes due again what was claimed under leases that ran out; whose it is.
+    async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;
+
+    /// Every webhook's sealed secrets.
+    async fn webhook_secrets(&self) -> Result<Vec<(WebhookId, Vec<u8>, Option<Vec<u8>>)>, StoreError>;
+
+    /// Exchanges the sealing of a webhook's secrets, where they are still the same.
+    async fn reseal_secret(
+        &self,
+        id: WebhookId,
+        was: &[u8],
+        secret: &[u8],
+        previous: Option<&[u8]>,
+    ) -> Result<(), StoreError>;
+}
+
 /// The store as a whole.
 #[async_trait]
-pub trait Store: EventStore + AppStore + NotificationStore {
+pub trait Store: EventStore + AppStore + NotificationStore + WebhookStore + Outbox {
     /// Brings the schema up to date. Names of what was applied.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;
 

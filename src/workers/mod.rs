@@ -5,6 +5,7 @@ mod idempotency_purge;
 mod identity_watch;
 mod key_usage;
 mod notification_expiry;
+mod webhook_recovery;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ pub use idempotency_purge::IdempotencyPurge;
 pub use identity_watch::IdentityWatch;
 pub use key_usage::KeyUsage;
 pub use notification_expiry::NotificationExpiry;
+pub use webhook_recovery::WebhookRecovery;
 
 use crate::store::StoreError;
 

@@ -16,3 +16,4 @@ mod process;
 mod resume;
 mod store;
 mod stream;
+mod webhooks;

@@ -13,7 +13,7 @@ on_both_stores!(every_route_against_every_credential);
 /// another app's user's token, the admin key.
 type Row = (&'static str, &'static str, [u16; 8]);
 
-const ROUTES: [Row; 28] = [
+const ROUTES: [Row; 39] = [
     ("HEAD", "/healthz", [200; 8]),
     ("HEAD", "/readyz", [200; 8]),
     ("GET", "/healthz", [200; 8]),
@@ -31,7 +31,22 @@ const ROUTES: [Row; 28] = [
     ("GET", "/api/v1/users/bob/notifications/counts", [401, 401, 200, 200, 200, 403, 403, 403]),
     ("POST", "/api/v1/users/bob/notifications/read-all", [401, 401, 200, 200, 200, 403, 403, 403]),
     ("GET", "/api/v1/notifications/{alices}", [401, 401, 200, 403, 200, 200, 403, 403]),
-    ("PATCH", "/api/v1/notifications/{alices}", [401, 401, 400, 400, 400, 400, 400, 403]),
+    ("PATCH", "/api/v1/notifications/{alices}", [401, 401, 400, 403, 400, 400, 403, 403]),
+    ("GET", "/api/v1/apps/a/webhooks", [401, 401, 200, 403, 403, 403, 403, 403]),
+    ("POST", "/api/v1/apps/a/webhooks", [401, 401, 400, 403, 403, 403, 403, 403]),
+    ("GET", "/api/v1/apps/a/webhooks/018f0000-0000-7000-8000-000000000000", [401, 401, 404, 403, 403, 403, 403, 403]),
+    ("PATCH", "/api/v1/apps/a/webhooks/018f0000-0000-7000-8000-000000000000", [401, 401, 404, 403, 403, 403, 403, 403]),
+    (
+        "DELETE",
+        "/api/v1/apps/a/webhooks/018f0000-0000-7000-8000-000000000000",
+        [401, 401, 404, 403, 403, 403, 403, 403],
+    ),
+    ("POST", "/api/v1/apps/a/webhooks/not-a-uuid/rotate-secret", [401, 401, 404, 403, 403, 403, 403, 403]),
+    ("POST", "/api/v1/apps/a/webhooks/not-a-uuid/test", [401, 401, 404, 403, 403, 403, 403, 403]),
+    ("GET", "/api/v1/apps/a/webhooks/not-a-uuid/deliveries", [401, 401, 404, 403, 403, 403, 403, 403]),
+    ("POST", "/api/v1/apps/a/webhooks/not-a-uuid/deliveries/x/redeliver", [401, 401, 404, 403, 403, 403, 403, 403]),
+    ("POST", "/api/v1/apps/a/webhooks/not-a-uuid/recover", [401, 401, 404, 403, 403, 403, 403, 403]),
+    ("GET", "/api/v1/apps/a/webhooks/not-a-uuid/recover", [401, 401, 404, 403, 403, 403, 403, 403]),
     ("POST", "/api/v1/apps/a/users/alice/tokens", [401, 401, 201, 403, 403, 403, 403, 403]),
     ("DELETE", "/api/v1/notifications/{alices}", [401, 401, 204, 403, 403, 403, 403, 403]),
     ("GET", "/api/v1/admin/apps", [401, 401, 403, 403, 403, 403, 403, 200]),

@@ -189,6 +189,12 @@ impl Published {
     #[must_use]
     pub fn new(event: Event) -> Arc<Self> {
         let full_type = event.full_type();
+        Self::named(event, full_type)
+    }
+
+    /// The same under a type of the hub's own, which no category has.
+    #[must_use]
+    pub fn named(event: Event, full_type: String) -> Arc<Self> {
         Arc::new(Self { event, full_type, frames: Default::default() })
     }
 

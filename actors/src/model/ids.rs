@@ -105,6 +105,10 @@ uuid_id!(
     EventId,
     /// One notification.
     NotificationId,
+    /// One webhook.
+    WebhookId,
+    /// One event owed to one webhook.
+    DeliveryId,
     /// One API key (not the key itself).
     KeyId,
     /// One WebSocket, as its `welcome` names it.

@@ -1,15 +1,19 @@
 //! The words everything else is said in: ids, events, streams, patterns, and who holds a socket.
 
+mod delivery;
 mod event;
 mod identity;
 mod ids;
+mod json;
 mod pattern;
 mod stream;
 mod timestamp;
 
+pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
 pub use event::{Category, Event, EventType, JsonObject, Offsets, Published};
 pub use identity::{Identity, Refused, Scope};
-pub use ids::{AppId, ConnectionId, EventId, KeyId, NotificationId, UserId};
+pub use ids::{AppId, ConnectionId, DeliveryId, EventId, KeyId, NotificationId, UserId, WebhookId};
+pub use json::parse_json;
 pub use pattern::{EventPattern, MAX_PATTERNS};
 pub use stream::{Offset, StreamKey, StreamKind};
 pub use timestamp::Timestamp;

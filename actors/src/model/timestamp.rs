@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::Invalid;
@@ -23,9 +23,12 @@ impl Timestamp {
     /// # Errors
     /// [`Invalid`] with the rule, when `text` is not such a timestamp.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
+        // In UTC too it must have four digits for a year.
         DateTime::parse_from_rfc3339(text)
+            .ok()
             .map(|time| Self::from(time.to_utc()))
-            .map_err(|_| Invalid::new("must be an RFC 3339 timestamp such as 2026-01-02T03:04:05.678Z"))
+            .filter(|moment| (0..=9999).contains(&moment.0.year()))
+            .ok_or_else(|| Invalid::new("must be an RFC 3339 timestamp such as 2026-01-02T03:04:05.678Z"))
     }
 
     #[must_use]

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::model::{Identity, Offset, Published, StreamKey, Timestamp};
+use crate::model::{
+    Attempt, Claim, Delivery, Identity, Offset, Published, Report, StreamKey, Target, Timestamp, WebhookId,
+};
 
 /// The store cannot answer now; ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +30,29 @@ pub trait EventHistory: Send + Sync {
 
     /// At most `limit` events later than `after`.
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable>;
+}
+
+/// Deliveries as the store keeps them: the queue itself.
+#[async_trait]
+pub trait Deliveries: Send + Sync {
+    /// Takes at most `limit` due deliveries of an active webhook under this node's lease.
+    async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable>;
+
+    /// Writes down attempts of one webhook, in the order in which they ended, with what comes after each.
+    async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable>;
+
+    /// Active webhooks with deliveries that wait, some of them.
+    async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable>;
+
+    /// Makes due again what was claimed by nodes that are gone; whose it is.
+    async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable>;
+}
+
+/// Makes attempts.
+#[async_trait]
+pub trait WebhookSender: Send + Sync {
+    /// One HTTP try, within its own deadline. Whatever goes wrong is in the report.
+    async fn send(&self, target: &Target, delivery: &Delivery) -> Report;
 }
 
 /// Hears which notifications reached their users.

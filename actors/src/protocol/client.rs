@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{EventPattern, MAX_PATTERNS, Offset};
+use crate::model::{EventPattern, MAX_PATTERNS, Offset, parse_json};
 
 /// The client's own mark on a frame, echoed in the answer: a string or a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,7 +67,7 @@ enum Raw {
 /// # Errors
 /// [`Mistake`] for bad JSON, an unknown action or field, a wrong type or a bad pattern.
 pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, Mistake> {
-    let mut value: Value = serde_json::from_slice(text).map_err(|error| Mistake {
+    let mut value: Value = parse_json(text).map_err(|error| Mistake {
         code: "malformed_json",
         message: format!("not JSON: {error}"),
         id: None,

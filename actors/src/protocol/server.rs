@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Close, FrameId};
-use crate::model::{AppId, ConnectionId, EventPattern, Offset, Timestamp, UserId};
+use crate::model::{AppId, ConnectionId, EventPattern, Offset, Timestamp, UserId, WebhookId};
 
 /// What the hub says to one socket. Events are not here: they are encoded once for all (see `Published::frame`).
 #[derive(Debug, Serialize)]
@@ -50,6 +50,8 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },
+    #[serde(rename = "webhook.disabled")]
+    WebhookDisabled { webhook_id: WebhookId, reason: &'a str },
     Error {
         code: &'a str,
         message: &'a str,

@@ -27,6 +27,7 @@ pub(super) enum Input {
     Page { kind: StreamKind, page: Result<Page, Unavailable> },
     Deliver { kind: StreamKind, event: Arc<Published> },
     CatchUp,
+    Tell { frame: Bytes },
     Join { socket: SocketKey, identity: Arc<Identity>, expires_at: Option<Timestamp> },
     Left { socket: SocketKey },
     Frame { socket: SocketKey, frame: ClientFrame },
@@ -152,6 +153,11 @@ impl State {
                 self.ask_for_end(self.stream.kind(), effects);
                 if self.follows_broadcasts() {
                     self.ask_for_end(StreamKind::Broadcast, effects);
+                }
+            }
+            Input::Tell { frame } => {
+                for (socket, _) in &self.members {
+                    effects.push(Effect::Push { socket: *socket, frame: frame.clone() });
                 }
             }
             Input::Join { socket, identity, expires_at } => match &self.own {

@@ -13,7 +13,7 @@ use crate::{
     http::{
         Problem,
         body::{Body, Fields},
-        caller::Admin,
+        caller::{Admin, path_id},
     },
     hub::Hub,
     store::ApiKey,
@@ -67,7 +67,7 @@ pub async fn create(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body
 /// # Errors
 /// 401, 403, 404.
 pub async fn revoke(admin: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
-    let key = KeyId(path.parse().map_err(|_| Problem::not_found())?);
+    let key = KeyId(path_id(&path)?);
     let key = hub.revoke_key(key, &admin.audit()).await?;
     Ok(HttpResponse::Ok().json(KeyView::from(&key)))
 }

@@ -3,3 +3,4 @@
 pub mod events;
 pub mod notifications;
 pub mod tokens;
+pub mod webhooks;

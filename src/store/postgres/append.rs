@@ -1,17 +1,23 @@
 //! The writing transaction in PostgreSQL: one statement a table for a whole batch, rows locked in an order that is the
 //! same on every node.
 
+use std::sync::{Arc, PoisonError};
+
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::model::UserId;
 use sqlx::PgConnection;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::{PostgresStore, notifications};
+use super::{
+    PostgresStore, notifications,
+    outbox::{self, insert_owed},
+};
 use crate::store::{
     Appended, StoreError, Submission,
     batch::{Batch, EventRow, Numbered, Numbering},
     ip_text,
+    webhook::Subscriptions,
 };
 use oriva_hub_actors::model::Timestamp;
 
@@ -25,13 +31,31 @@ impl PostgresStore {
         notifications::delete(&mut transaction, &mut batch).await?;
         notifications::read_all(&mut transaction, &mut batch).await?;
         notifications::expire(&mut transaction, &mut batch).await?;
-        let numbered = batch.number(raise_streams(&mut transaction, &batch).await?);
+        let (numbering, revision) = raise_streams(&mut transaction, &batch).await?;
+        let numbered = batch.number(numbering);
         insert_events(&mut transaction, &numbered).await?;
+        let owed = self.subscriptions(&mut transaction, revision).await?.owed(numbered.published());
+        insert_owed(&mut transaction, &owed, batch.now).await?;
         write_audit(&mut transaction, &batch, &numbered).await?;
         batch.answer(&numbered);
         keep_answers(&mut transaction, &batch).await?;
         transaction.commit().await?;
-        Ok(batch.finish(numbered))
+        Ok(batch.finish(numbered, &owed))
+    }
+
+    /// What webhooks subscribe to. Read anew where another revision is in force, on whichever node it was made.
+    async fn subscriptions(
+        &self,
+        connection: &mut PgConnection,
+        revision: i64,
+    ) -> Result<Arc<Subscriptions>, StoreError> {
+        let known = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.revision == revision || revision == 0 {
+            return Ok(known);
+        }
+        let now = Arc::new(outbox::subscriptions(connection, revision).await?);
+        *self.subscriptions.write().unwrap_or_else(PoisonError::into_inner) = now.clone();
+        Ok(now)
     }
 }
 
@@ -77,11 +101,12 @@ async fn keep_answers(connection: &mut PgConnection, batch: &Batch<'_>) -> Resul
     Ok(())
 }
 
-async fn raise_streams(connection: &mut PgConnection, batch: &Batch<'_>) -> Result<Numbering, StoreError> {
-    let mut numbering = Numbering::default();
+/// The numbering, and the revision of what webhooks subscribe to (0 where nothing is written).
+async fn raise_streams(connection: &mut PgConnection, batch: &Batch<'_>) -> Result<(Numbering, i64), StoreError> {
+    let (mut numbering, mut revision) = (Numbering::default(), 0);
     let counts = batch.tally();
     if counts.is_empty() {
-        return Ok(numbering);
+        return Ok((numbering, revision));
     }
     let (keys, numbers): (Vec<_>, Vec<i64>) = counts.iter().map(|(key, count)| (key, count.cast_signed())).unzip();
     let (kinds, names): (Vec<&str>, Vec<&str>) = keys.into_iter().map(|(kind, name)| (*kind, name.as_str())).unzip();
@@ -90,7 +115,8 @@ async fn raise_streams(connection: &mut PgConnection, batch: &Batch<'_>) -> Resu
          select * from unnest($1::text[], $2::text[], $3::bigint[]) as raised (kind, key, count) \
          order by kind collate \"C\", key collate \"C\" \
          on conflict (kind, key) do update set last_offset = stream.last_offset + excluded.last_offset \
-         returning kind, key, last_offset",
+         returning kind, key, last_offset, \
+         (select value::bigint from hub_meta where key = 'webhook_revision')",
     )
     .bind(&kinds)
     .bind(&names)
@@ -102,8 +128,9 @@ async fn raise_streams(connection: &mut PgConnection, batch: &Batch<'_>) -> Resu
         let kind: &'static str = ["app", "broadcast", "user"].into_iter().find(|known| *known == kind).unwrap_or("");
         let count = counts.get(&(kind, key.clone())).copied().unwrap_or(0);
         numbering.raised(kind.to_owned(), key, row.try_get::<i64, _>(2)?.unsigned_abs(), count);
+        revision = row.try_get(3)?;
     }
-    Ok(numbering)
+    Ok((numbering, revision))
 }
 
 async fn insert_events(connection: &mut PgConnection, numbered: &Numbered<'_>) -> Result<(), StoreError> {

@@ -181,7 +181,7 @@ async fn insert_key(connection: &mut PgConnection, key: &NewKey) -> Result<PgRow
     .await?)
 }
 
-async fn write_audit(
+pub(super) async fn write_audit(
     connection: &mut PgConnection,
     audit: &Audit,
     action: &str,

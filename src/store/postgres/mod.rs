@@ -8,8 +8,13 @@ mod apps;
 mod events;
 mod inbox;
 mod notifications;
+mod outbox;
+mod webhooks;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{Invalid, StreamKey};
@@ -19,7 +24,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{Store, StoreError, new_epoch};
+use super::{Store, StoreError, new_epoch, webhook::Subscriptions};
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
@@ -33,6 +38,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct PostgresStore {
     pool: PgPool,
     options: PgConnectOptions,
+    /// What webhooks subscribe to, as of a revision that each writing transaction compares.
+    subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
 }
 
 impl PostgresStore {
@@ -50,7 +57,7 @@ impl PostgresStore {
                 Box::pin(async move { connection.execute("set role oriva_hub_service").await.map(drop) })
             })
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options })
+        Ok(Self { pool, options, subscriptions: Arc::default() })
     }
 
     /// A transaction that sees this stream's holder's rows and no others.
@@ -71,6 +78,14 @@ impl PostgresStore {
         .execute(&mut *transaction)
         .await?;
         Ok(transaction)
+    }
+
+    /// Has every writing transaction from now on match by what webhooks subscribe to now.
+    async fn raise_webhook_revision(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("update hub_meta set value = (value::bigint + 1)::text where key = 'webhook_revision'")
+            .execute(connection)
+            .await
+            .map(drop)
     }
 
     async fn set_meta(connection: &mut PgConnection, key: &str, value: &str) -> Result<(), sqlx::Error> {

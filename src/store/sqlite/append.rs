@@ -1,15 +1,21 @@
 //! The writing transaction in SQLite. A batch of events is cut into runs of fixed lengths, so that each insert is one of
 //! three prepared statements.
 
+use std::sync::{Arc, PoisonError};
+
 use oriva_hub_actors::model::Timestamp;
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 use uuid::Uuid;
 
-use super::{SqliteStore, notifications};
+use super::{
+    SqliteStore, notifications,
+    outbox::{self, insert_owed},
+};
 use crate::store::{
     Appended, StoreError, Submission,
     batch::{Batch, EventRow, Numbered, Numbering},
     ip_text,
+    webhook::Subscriptions,
 };
 
 impl SqliteStore {
@@ -24,11 +30,25 @@ impl SqliteStore {
         notifications::expire(&mut transaction, &mut batch).await?;
         let numbered = batch.number(raise_streams(&mut transaction, &batch).await?);
         insert_events(&mut transaction, &numbered).await?;
+        let owed = self.subscriptions(&mut transaction).await?.owed(numbered.published());
+        insert_owed(&mut transaction, &owed, batch.now).await?;
         write_audit(&mut transaction, &batch, &numbered).await?;
         batch.answer(&numbered);
         keep_answers(&mut transaction, &batch).await?;
         transaction.commit().await?;
-        Ok(batch.finish(numbered))
+        Ok(batch.finish(numbered, &owed))
+    }
+
+    /// What webhooks subscribe to. Read anew where another revision is in force.
+    async fn subscriptions(&self, connection: &mut SqliteConnection) -> Result<Arc<Subscriptions>, StoreError> {
+        let revision = outbox::revision(connection).await?;
+        let known = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.revision == revision {
+            return Ok(known);
+        }
+        let now = Arc::new(outbox::subscriptions(connection, revision).await?);
+        *self.subscriptions.write().unwrap_or_else(PoisonError::into_inner) = now.clone();
+        Ok(now)
     }
 }
 

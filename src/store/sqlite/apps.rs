@@ -187,7 +187,7 @@ async fn insert_key(connection: &mut SqliteConnection, key: &NewKey) -> Result<S
     .await?)
 }
 
-async fn write_audit(
+pub(super) async fn write_audit(
     connection: &mut SqliteConnection,
     audit: &Audit,
     action: &str,

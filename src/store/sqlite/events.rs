@@ -15,7 +15,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use super::{SqliteStore, damaged};
 use crate::store::{Appended, EventFilter, EventPage, EventStore, StoreError, Submission, TOTAL_CAP};
 
-const COLUMNS: &str = "id, app_id, user_id, event_category, event_type, entity_type, entity_id, event_data, \
+pub(super) const COLUMNS: &str = "id, app_id, user_id, event_category, event_type, entity_type, entity_id, event_data, \
                        from_platform, app_offset, user_offset, broadcast_offset, timestamp, created_at";
 
 #[async_trait]
@@ -121,7 +121,7 @@ fn push_conditions(query: &mut QueryBuilder<Sqlite>, app: &AppId, filter: &Event
     }
 }
 
-fn event_of(row: &SqliteRow) -> Result<Arc<Published>, StoreError> {
+pub(super) fn event_of(row: &SqliteRow) -> Result<Arc<Published>, StoreError> {
     let time = |index: usize| row.try_get(index).map(Timestamp::from_unix_ms);
     let offset = |index: usize| row.try_get::<Option<i64>, _>(index).map(|offset| offset.map(i64::unsigned_abs));
     Ok(Published::new(Event {

@@ -9,8 +9,14 @@ mod apps;
 mod events;
 mod inbox;
 mod notifications;
+mod outbox;
+mod webhooks;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::Invalid;
@@ -20,7 +26,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Store, StoreError, new_epoch};
+use super::{Store, StoreError, new_epoch, webhook::Subscriptions};
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
@@ -35,6 +41,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// What webhooks subscribe to, as of a revision that each writing transaction compares.
+    subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
 }
 
 impl SqliteStore {
@@ -61,7 +69,7 @@ impl SqliteStore {
         };
         let writer = pool(1).connect_with(options.clone()).await?;
         let readers = pool(max_connections).connect_lazy_with(options.pragma("query_only", "on"));
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, subscriptions: Arc::default() })
     }
 
     /// A transaction that holds the write lock from its beginning: one that took it later could find it gone.
@@ -72,6 +80,14 @@ impl SqliteStore {
     async fn meta(&self, key: &str) -> Result<String, StoreError> {
         let row = sqlx::query("select value from hub_meta where key = ?1").bind(key).fetch_one(&self.readers).await?;
         Ok(row.try_get(0)?)
+    }
+
+    /// Has every writing transaction from now on match by what webhooks subscribe to now.
+    async fn raise_webhook_revision(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("update hub_meta set value = cast(value as integer) + 1 where key = 'webhook_revision'")
+            .execute(connection)
+            .await
+            .map(drop)
     }
 
     /// Tells the node, by its next look, that a credential changed.

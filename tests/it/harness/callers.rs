@@ -157,6 +157,34 @@ impl App {
         Inbox { addr: self.addr, user: user.to_owned(), credential: self.key.clone() }
     }
 
+    /// A webhook that must be registered; the answer.
+    pub async fn webhook(&self, url: &str, events: &[&str]) -> Value {
+        self.webhook_with(&json!({"webhook_url": url, "subscribed_events": events})).await
+    }
+
+    pub async fn webhook_with(&self, body: &Value) -> Value {
+        let answer = read(self.request("POST", "/webhooks").json(body)).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.body
+    }
+
+    /// A request about a webhook.
+    pub async fn webhook_request(&self, method: &str, id: &Value, path: &str, body: Option<Value>) -> Answer {
+        let id = id.as_str().expect("an id");
+        let request = self.request(method, &format!("/webhooks/{id}{path}"));
+        read(match body {
+            Some(body) => request.json(&body),
+            None => request,
+        })
+        .await
+    }
+
+    pub async fn deliveries(&self, id: &Value, query: &str) -> Vec<Value> {
+        let answer = self.webhook_request("GET", id, &format!("/deliveries{query}"), None).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["deliveries"].as_array().expect("a list").clone()
+    }
+
     /// A token for one of its users.
     pub async fn token(&self, user: &str) -> String {
         self.token_for(user, 3600).await

@@ -4,12 +4,14 @@ pub mod callers;
 mod database;
 pub mod hub;
 pub mod process;
+mod receiver;
 mod socket;
 
 pub use callers::{Answer, App};
 pub use database::{Backend, Database};
 pub use hub::TestHub;
 pub use process::HubProcess;
+pub use receiver::Receiver;
 pub use socket::{Refused, Socket};
 
 /// Runs each test on both stores: `on_both_stores!(name, …)` for `async fn name(backend: Backend)`.

@@ -42,7 +42,7 @@ impl Socket {
         let mut request =
             format!("ws://{addr}/api/v1/events/stream{query}").into_client_request().expect("a good address");
         for (name, value) in headers {
-            let name: tungstenite::http::HeaderName = name.parse().expect("a name");
+            let name: http::HeaderName = name.parse().expect("a name");
             request.headers_mut().insert(name, value.parse().expect("a value"));
         }
         let (inner, response) = match connect_async(request).await {

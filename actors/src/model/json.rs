@@ -1,0 +1,117 @@
+//! JSON from outside, read as nothing but JSON.
+//!
+//! `serde_json` with its `raw_value` feature takes an object with one reserved key for a raw value and parses the text in
+//! it anew, with its bound on nesting begun afresh. So a client could have other JSON read than it sent, and nest it until
+//! the stack is gone. Whatever a client wrote is read by this.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Reads JSON that a client wrote.
+///
+/// # Errors
+/// Where it is none, or nested more than 127 deep.
+pub fn parse_json(text: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice::<Plain>(text).map(|Plain(value)| value)
+}
+
+struct Plain(Value);
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PlainVisitor).map(Self)
+    }
+}
+
+struct PlainVisitor;
+
+impl<'de> Visitor<'de> for PlainVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+        Ok(Value::Bool(flag))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::Number(number.into()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::Number(number.into()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Value, E> {
+        Number::from_f64(number).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::String(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(Value::String(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(Plain(item)) = items.next_element()? {
+            out.push(item);
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some((key, Plain(value))) = entries.next_entry::<String, Plain>()? {
+            out.insert(key, value);
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_as_it_is_everywhere() {
+        for text in [r#"{"a":[1,-2,3.5,true,null,"é\n"],"b":{}}"#, "[]", r#""x""#, "18446744073709551615"] {
+            assert_eq!(parse_json(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+        }
+        for bad in ["", "{", "[1,]", "1e999", "{1:2}", "nul"] {
+            assert!(parse_json(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reserved_key_is_a_key_like_any_other() {
+        let text = r#"{"$serde_json::private::RawValue":"{\"a\":1}","b":{"$serde_json::private::RawValue":"{bad"}}"#;
+        let value = parse_json(text.as_bytes()).unwrap();
+        assert_eq!(value["$serde_json::private::RawValue"], r#"{"a":1}"#);
+        assert_eq!(value["b"]["$serde_json::private::RawValue"], "{bad");
+        assert_eq!(serde_json::to_string(&value).unwrap(), text);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse_json(nested(127).as_bytes()).is_ok());
+        assert!(parse_json(nested(128).as_bytes()).is_err());
+        let mut text = "1".to_owned();
+        for _ in 0..12 {
+            let inner = format!("{}{text}{}", "[".repeat(100), "]".repeat(100));
+            text = serde_json::json!({"$serde_json::private::RawValue": inner}).to_string();
+        }
+        assert!(parse_json(text.as_bytes()).unwrap().is_object());
+    }
+}

@@ -1,0 +1,95 @@
+//! Whether an endpoint is worth trying. Pure: the moment comes in as an argument.
+//!
+//! A single delivery's retries never open it, so they come when the table says. What opens it is a run of failures longer
+//! than that: from then on one probe at a time tells whether the endpoint is back, and whatever else is owed to it stays
+//! in the store, costing nothing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Failures in a row that open it: more than one delivery has by itself with the default of five retries.
+const OPENS_AT: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How many deliveries may be tried now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    All,
+    /// One, to see whether it is back.
+    Probe,
+    NotBefore(Instant),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    failures: u32,
+    /// While open: when the next probe may go.
+    probe_at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Breaker {
+    pub(super) fn leave(&self, now: Instant) -> Leave {
+        match self.probe_at {
+            None => Leave::All,
+            Some(at) if at <= now => Leave::Probe,
+            Some(at) => Leave::NotBefore(at),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.probe_at.is_some()
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures < OPENS_AT {
+            return;
+        }
+        // Those that were under way when it opened say nothing new.
+        if self.probe_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.probe_at = Some(now + self.pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_deliverys_retries_do_not_open_it() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        for _ in 0..6 {
+            breaker.failed(now);
+        }
+        assert_eq!(breaker.leave(now), Leave::All);
+    }
+
+    #[test]
+    fn a_dead_endpoint_is_probed_less_and_less_often_and_a_success_closes_it() {
+        let (mut breaker, mut now) = (Breaker::default(), Instant::now());
+        for _ in 0..18 {
+            breaker.failed(now);
+        }
+        for pause in [5, 10, 20, 40, 60, 60] {
+            let at = now + Duration::from_secs(pause);
+            assert_eq!(breaker.leave(now), Leave::NotBefore(at), "{pause}");
+            now = at;
+            assert_eq!(breaker.leave(now), Leave::Probe);
+            breaker.failed(now);
+        }
+        breaker.succeeded();
+        assert_eq!((breaker.leave(now), breaker.is_open()), (Leave::All, false));
+        breaker.failed(now);
+        assert_eq!(breaker.leave(now), Leave::All, "it counts anew");
+    }
+}

@@ -1,0 +1,167 @@
+//! The store's outbox as the webhook actors' queue: leases in this node's name, secrets opened, and what must be said
+//! when an endpoint fails.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use oriva_hub_actors::{
+    Partitions,
+    model::{Attempt, Backoff, Claim, Delivery, SigningSecret, Target, Timestamp, WebhookId},
+    ports::{Deliveries, Unavailable},
+};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::{
+    auth::Sealer,
+    store::{AfterAttempts, Lease, Store, StoreError, Webhook},
+};
+
+/// Webhooks nudged by one sweep.
+const SWEPT: u32 = 100;
+/// Claims and records under way at once: a thousand busy endpoints must leave connections for publishing.
+const AT_ONCE: usize = 4;
+/// Shares of the failures that disable a webhook at which its app is warned, in percent.
+const WARNINGS: [u32; 3] = [50, 75, 90];
+
+/// How the outbox is worked (section `webhooks` of the configuration).
+#[derive(Debug, Clone, Copy)]
+pub struct OutboxConfig {
+    /// How long what a node claimed is its own: longer than an attempt may take.
+    pub lease: Duration,
+    /// Failures in a row that disable a webhook.
+    pub disable_after: u32,
+}
+
+/// The outbox of one node.
+pub struct StoreOutbox {
+    store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
+    online: Partitions,
+    config: OutboxConfig,
+    node: Uuid,
+    turns: Semaphore,
+}
+
+impl StoreOutbox {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>, online: Partitions, config: OutboxConfig) -> Self {
+        Self { store, sealer, online, config, node: Uuid::now_v7(), turns: Semaphore::new(AT_ONCE) }
+    }
+
+    async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unavailable> {
+        let _turn = self.turns.acquire().await.map_err(|_| Unavailable)?;
+        question.await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "outbox unavailable");
+            Unavailable
+        })
+    }
+
+    /// Says what attempts did to their webhook.
+    fn report(&self, webhook: WebhookId, after: &AfterAttempts) {
+        let AfterAttempts { app_id, failures_before, failures, disabled } = after;
+        if let Some(reason) = disabled {
+            tracing::error!(
+                webhook_id = %webhook,
+                %app_id,
+                reason,
+                "webhook disabled; its deliveries are kept until the app enables it again (PATCH is_active)"
+            );
+            self.online.tell_webhook_disabled(app_id, webhook, reason);
+            return;
+        }
+        for share in WARNINGS {
+            let at = warns_at(share, self.config.disable_after);
+            if *failures_before < at && at <= *failures {
+                let (disabled_at, consecutive_failures) = (self.config.disable_after, failures);
+                tracing::warn!(webhook_id = %webhook, %app_id, consecutive_failures, disabled_at, "webhook keeps failing");
+            }
+        }
+    }
+}
+
+/// Failures in a row from which a warning of this share (in percent) is due.
+fn warns_at(share: u32, disable_after: u32) -> u32 {
+    disable_after.saturating_mul(share).div_ceil(100)
+}
+
+/// What an app is shown of a webhook that keeps failing.
+#[must_use]
+pub fn warning(webhook: &Webhook, disable_after: u32) -> Option<String> {
+    let failures = webhook.consecutive_failures;
+    let warns = webhook.is_active && failures >= warns_at(WARNINGS[0], disable_after);
+    warns.then(|| format!("{failures} attempts failed in a row; at {disable_after} the webhook is disabled"))
+}
+
+/// Where a webhook's deliveries go, its secrets opened.
+pub(super) fn target(webhook: &Webhook, sealer: &Sealer, now: Timestamp) -> Option<Target> {
+    let owner = webhook.id.0.as_bytes();
+    let previous = match (&webhook.previous_secret, webhook.previous_secret_expires_at) {
+        (Some(secret), Some(until)) if until > now => Some(secret),
+        _ => None,
+    };
+    let mut secrets = Vec::new();
+    for sealed in [Some(&webhook.secret), previous].into_iter().flatten() {
+        match sealer.open(sealed, owner) {
+            Ok(secret) => secrets.push(SigningSecret(secret)),
+            Err(error) => {
+                tracing::error!(
+                    webhook_id = %webhook.id,
+                    %error,
+                    "webhook secret cannot be opened; configure the key in auth.previous_encryption_keys or rotate the secret"
+                );
+            }
+        }
+    }
+    (!secrets.is_empty()).then(|| Target {
+        webhook: webhook.id,
+        app: webhook.app_id.clone(),
+        url: webhook.url.clone(),
+        secrets,
+        backoff: Backoff {
+            first: Duration::from_secs(webhook.retry_backoff_seconds.into()),
+            retries: webhook.max_retries,
+        },
+    })
+}
+
+#[async_trait]
+impl Deliveries for StoreOutbox {
+    async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable> {
+        let now = Timestamp::now();
+        let lease = Lease { owner: self.node, until: Timestamp::from(now.as_datetime() + self.config.lease) };
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let Some(claimed) = self.ask(self.store.claim_deliveries(webhook, limit, lease, now)).await? else {
+            return Ok(Claim::default());
+        };
+        let Some(target) = target(&claimed.webhook, &self.sealer, now) else { return Ok(Claim::default()) };
+        let until = |moment: Timestamp| {
+            Duration::from_millis(u64::try_from(moment.unix_ms() - Timestamp::now().unix_ms()).unwrap_or(0))
+        };
+        Ok(Claim {
+            target: Some(Arc::new(target)),
+            deliveries: claimed
+                .deliveries
+                .into_iter()
+                .map(|(id, attempt, event)| Delivery { id, attempt, event })
+                .collect(),
+            next_due: claimed.next_due.map(until),
+        })
+    }
+
+    async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable> {
+        let record = self.store.record_attempts(webhook, attempts, self.config.disable_after, Timestamp::now());
+        if let Some(after) = self.ask(record).await? {
+            self.report(webhook, &after);
+        }
+        Ok(())
+    }
+
+    async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable> {
+        self.ask(self.store.webhooks_with_work(SWEPT)).await
+    }
+
+    async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable> {
+        self.ask(self.store.free_leases(Timestamp::now())).await
+    }
+}

@@ -1,0 +1,305 @@
+//! Webhooks as their apps register, see and repair them (contract §7).
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use oriva_hub_actors::{
+    Webhooks,
+    model::{
+        Attempt, Category, Delivery, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, Published,
+        Report, Timestamp, WebhookId,
+    },
+    ports::WebhookSender,
+};
+
+use super::{Hub, HubError, outbox::target};
+use crate::{
+    auth::{KeyHolder, Sealer},
+    store::{
+        Audit, DeliveryFilter, DeliveryRow, NewWebhook, Recovery, SecretChange, Store, StoreError, Webhook,
+        WebhookChange,
+    },
+};
+
+/// How long an exchanged secret keeps signing.
+const OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
+/// Bytes of a secret.
+const SECRET_BYTES: usize = 32;
+/// Events that one step of a recovery looks at.
+const RECOVERED_AT_ONCE: u32 = 500;
+
+/// Judges a URL as it is registered.
+pub type UrlRule = Arc<dyn Fn(&str) -> Result<String, Invalid> + Send + Sync>;
+
+/// What webhooks need beside the store.
+pub struct WebhookParts {
+    pub sealer: Arc<Sealer>,
+    pub sender: Arc<dyn WebhookSender>,
+    pub actors: Webhooks,
+    pub disable_after: u32,
+    /// The rule for a webhook's URL.
+    pub check_url: UrlRule,
+}
+
+/// What an app asks for in a new webhook.
+#[derive(Debug)]
+pub struct WebhookWanted {
+    pub url: String,
+    pub subscribed_events: Vec<String>,
+    pub description: Option<String>,
+    pub max_retries: u16,
+    pub retry_backoff_seconds: u16,
+}
+
+/// A webhook with its secret's text: the one time that it is shown.
+pub struct WebhookShown {
+    pub webhook: Webhook,
+    pub secret: String,
+}
+
+impl Hub {
+    /// Failures in a row that disable a webhook.
+    #[must_use]
+    pub fn disables_after(&self) -> u32 {
+        self.webhooks.disable_after
+    }
+
+    /// Checks a webhook's URL; a name in it is judged when it is dialled.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the rule.
+    pub fn webhook_url(&self, text: &str) -> Result<String, Invalid> {
+        (self.webhooks.check_url)(text)
+    }
+
+    /// Registers a webhook. Every event from the answer on is owed to it.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub async fn create_webhook(
+        &self,
+        caller: &KeyHolder,
+        wanted: WebhookWanted,
+        audit: &Audit,
+    ) -> Result<WebhookShown, HubError> {
+        let id = WebhookId::generate();
+        let (secret, sealed) = self.new_secret(id)?;
+        let new = NewWebhook {
+            id,
+            app_id: caller.app.id.clone(),
+            url: wanted.url,
+            secret: sealed,
+            subscribed_events: wanted.subscribed_events,
+            description: wanted.description,
+            max_retries: wanted.max_retries,
+            retry_backoff_seconds: wanted.retry_backoff_seconds,
+        };
+        let webhook = self.store.create_webhook(&new, audit).await?;
+        tracing::info!(app_id = %webhook.app_id, webhook_id = %id, "webhook created");
+        Ok(WebhookShown { webhook, secret })
+    }
+
+    /// # Errors
+    /// Where the store fails.
+    pub async fn list_webhooks(&self, caller: &KeyHolder) -> Result<Vec<Webhook>, HubError> {
+        Ok(self.store.webhooks(&caller.app.id).await?)
+    }
+
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn webhook(&self, caller: &KeyHolder, id: WebhookId) -> Result<Webhook, HubError> {
+        self.store.webhook(&caller.app.id, id).await?.ok_or(HubError::NotFound)
+    }
+
+    /// Changes a webhook. One that is enabled again gets what it is still owed.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn update_webhook(
+        &self,
+        caller: &KeyHolder,
+        id: WebhookId,
+        change: &WebhookChange,
+        audit: &Audit,
+    ) -> Result<Webhook, HubError> {
+        let changed = self.store.update_webhook(&caller.app.id, id, change, audit).await?;
+        let webhook = changed.ok_or(HubError::NotFound)?;
+        tracing::info!(app_id = %webhook.app_id, webhook_id = %id, is_active = webhook.is_active, "webhook changed");
+        if webhook.is_active {
+            self.webhooks.actors.nudge(vec![id]);
+        }
+        Ok(webhook)
+    }
+
+    /// Deletes a webhook with everything that was owed to it.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn delete_webhook(&self, caller: &KeyHolder, id: WebhookId, audit: &Audit) -> Result<(), HubError> {
+        if !self.store.delete_webhook(&caller.app.id, id, audit).await? {
+            return Err(HubError::NotFound);
+        }
+        tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook deleted");
+        Ok(())
+    }
+
+    /// Exchanges a webhook's secret. The old one keeps signing beside it for a day.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn rotate_webhook_secret(
+        &self,
+        caller: &KeyHolder,
+        id: WebhookId,
+        audit: &Audit,
+    ) -> Result<WebhookShown, HubError> {
+        let webhook = self.webhook(caller, id).await?;
+        let (secret, sealed) = self.new_secret(id)?;
+        let until = Timestamp::from(Timestamp::now().as_datetime() + OVERLAP);
+        let change = SecretChange { secret: sealed, previous: Some((webhook.secret, until)) };
+        let changed = self.store.rotate_secret(&caller.app.id, id, &change, audit).await?;
+        tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook secret rotated");
+        Ok(WebhookShown { webhook: changed.ok_or(HubError::NotFound)?, secret })
+    }
+
+    /// Sends a `webhook.test` now, once, and says how it went. It counts for nothing but the log.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn test_webhook(&self, caller: &KeyHolder, id: WebhookId) -> Result<Report, HubError> {
+        let webhook = self.webhook(caller, id).await?;
+        let now = Timestamp::now();
+        let target = target(&webhook, &self.webhooks.sealer, now)
+            .ok_or_else(|| HubError::Conflict("the secret of this webhook cannot be opened; rotate it".to_owned()))?;
+        let event = Event {
+            id: EventId::generate(),
+            app_id: caller.app.id.clone(),
+            user_id: None,
+            // The wire has no category of its own for it; what counts is the type.
+            category: Category::Session,
+            event_type: EventType::from_store("webhook.test"),
+            entity_type: "webhook".to_owned(),
+            entity_id: id.to_string(),
+            data: JsonObject::empty(),
+            timestamp: now,
+            created_at: now,
+            from_platform: caller.app.is_platform,
+            offsets: Offsets { app: 0, user: None, broadcast: None },
+        };
+        let event = Published::named(event, "webhook.test".to_owned());
+        let delivery = Delivery { id: DeliveryId::generate(), attempt: 1, event };
+        let report = self.webhooks.sender.send(&target, &delivery).await;
+        let attempt = Attempt::judge(delivery, report, target.backoff, 0.5);
+        self.store.log_attempt(&webhook, &attempt, now).await?;
+        Ok(attempt.report)
+    }
+
+    /// A webhook's deliveries with their attempts, newest first.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn webhook_deliveries(
+        &self,
+        caller: &KeyHolder,
+        id: WebhookId,
+        filter: &DeliveryFilter,
+    ) -> Result<Vec<DeliveryRow>, HubError> {
+        self.webhook(caller, id).await?;
+        Ok(self.store.deliveries(&caller.app.id, id, filter).await?)
+    }
+
+    /// Makes a delivery due again, from its first attempt on.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn redeliver(
+        &self,
+        caller: &KeyHolder,
+        id: WebhookId,
+        delivery: DeliveryId,
+        audit: &Audit,
+    ) -> Result<DeliveryRow, HubError> {
+        let row = self.store.redeliver(&caller.app.id, id, delivery, audit).await?.ok_or(HubError::NotFound)?;
+        self.webhooks.actors.nudge(vec![id]);
+        Ok(row)
+    }
+
+    /// Opens a job that queues again what has no successful delivery since a moment.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`].
+    pub async fn recover_webhook(
+        &self,
+        caller: &KeyHolder,
+        id: WebhookId,
+        since: Timestamp,
+        audit: &Audit,
+    ) -> Result<Recovery, HubError> {
+        let opened = self.store.start_recovery(&caller.app.id, id, since, audit).await?;
+        let recovery = opened.ok_or(HubError::NotFound)?;
+        self.recoveries.notify_one();
+        Ok(recovery)
+    }
+
+    /// A webhook's last recovery.
+    ///
+    /// # Errors
+    /// [`HubError::NotFound`] where there is none.
+    pub async fn webhook_recovery(&self, caller: &KeyHolder, id: WebhookId) -> Result<Recovery, HubError> {
+        self.store.recovery(&caller.app.id, id).await?.ok_or(HubError::NotFound)
+    }
+
+    /// Completes when a recovery was opened on this node.
+    pub async fn recovery_opened(&self) {
+        self.recoveries.notified().await;
+    }
+
+    /// Takes the oldest open recovery a step further. False where none is open.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub async fn advance_recovery(&self) -> Result<bool, StoreError> {
+        let Some(recovery) = self.store.advance_recovery(RECOVERED_AT_ONCE).await? else { return Ok(false) };
+        self.webhooks.actors.nudge(vec![recovery.webhook_id]);
+        if recovery.finished_at.is_some() {
+            let (webhook, queued) = (recovery.webhook_id, recovery.queued);
+            tracing::info!(webhook_id = %webhook, queued, "webhook recovery finished");
+        }
+        Ok(true)
+    }
+
+    fn new_secret(&self, id: WebhookId) -> Result<(String, Vec<u8>), HubError> {
+        let bytes: [u8; SECRET_BYTES] = rand::random();
+        let secret = format!("whsec_{}", BASE64_STANDARD.encode(bytes));
+        let sealed = self.webhooks.sealer.seal(&secret, id.0.as_bytes()).map_err(|_| HubError::Overloaded)?;
+        Ok((secret, sealed))
+    }
+}
+
+/// Seals anew what is sealed under a key that is to go; how many.
+///
+/// # Errors
+/// Where the store fails.
+pub async fn reseal_secrets(store: &dyn Store, sealer: &Sealer) -> Result<u64, StoreError> {
+    let mut resealed = 0;
+    for (id, secret, previous) in store.webhook_secrets().await? {
+        if !sealer.is_stale(&secret) {
+            continue;
+        }
+        let owner = id.0.as_bytes();
+        let again = |sealed: &[u8]| sealer.open(sealed, owner).and_then(|text| sealer.seal(&text, owner));
+        match again(&secret) {
+            Ok(new) => {
+                let previous = previous.and_then(|sealed| again(&sealed).ok());
+                store.reseal_secret(id, &secret, &new, previous.as_deref()).await?;
+                resealed += 1;
+            }
+            Err(error) => tracing::error!(
+                webhook_id = %id,
+                %error,
+                "webhook secret cannot be opened; configure its key in auth.previous_encryption_keys"
+            ),
+        }
+    }
+    Ok(resealed)
+}

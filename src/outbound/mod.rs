@@ -1,0 +1,10 @@
+//! What the hub sends out: webhook requests, and the guard on where they may go.
+
+mod guard;
+mod payload;
+mod resolver;
+mod sender;
+mod signature;
+
+pub use guard::Guard;
+pub use sender::HttpSender;

@@ -1,0 +1,224 @@
+//! One webhook request: dialled where the guard permits, signed twice, under one deadline from the look-up of the name
+//! to the last byte that is read (contract §7).
+
+use std::{error::Error as _, time::Duration};
+
+use async_trait::async_trait;
+use oriva_hub_actors::{
+    model::{Delivery, Report, Target, Verdict},
+    ports::WebhookSender,
+};
+use reqwest::{
+    Client, Response,
+    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT},
+    redirect::Policy,
+};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use url::Url;
+
+use super::{
+    guard::{Guard, address_of},
+    payload,
+    resolver::{Forbidden, GuardedResolver},
+    signature,
+};
+
+/// What is read and kept of an answer.
+const MAX_ANSWER_BYTES: usize = 10 * 1024;
+/// What is kept of an answer's headers.
+const MAX_HEADERS: usize = 50;
+const MAX_HEADER_CHARACTERS: usize = 512;
+/// Connections at rest that are kept to one host.
+const IDLE_PER_HOST: usize = 8;
+const IDLE_FOR: Duration = Duration::from_secs(60);
+const AGENT: &str = concat!("oriva-hub/", env!("CARGO_PKG_VERSION"));
+
+/// Makes attempts over HTTP.
+pub struct HttpSender {
+    guard: Guard,
+    deadline: Duration,
+    over_tls: Client,
+    /// For loopback alone; connections of its own, so that none of them is ever used for the other.
+    plain: Client,
+}
+
+impl HttpSender {
+    /// # Errors
+    /// Where the TLS library cannot be set up.
+    pub fn new(guard: Guard, deadline: Duration) -> Result<Self, reqwest::Error> {
+        // Where another part of the process did it already, it is the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = |resolver| {
+            Client::builder()
+                .dns_resolver(resolver)
+                .redirect(Policy::none())
+                .no_proxy()
+                .timeout(deadline)
+                .pool_max_idle_per_host(IDLE_PER_HOST)
+                .pool_idle_timeout(IDLE_FOR)
+        };
+        let (tls_guard, plain_guard) = (guard.clone(), guard.clone());
+        let over_tls = GuardedResolver::new(move |address| tls_guard.permits(address));
+        let plain = GuardedResolver::new(move |address| plain_guard.permits_plain(address));
+        Ok(Self {
+            guard,
+            deadline,
+            over_tls: client(over_tls).https_only(true).build()?,
+            plain: client(plain).build()?,
+        })
+    }
+
+    /// The client for a URL. An address in it is judged here, since no resolver is asked for it.
+    fn client(&self, url: &Url) -> Result<&Client, String> {
+        let is_plain = url.scheme() == "http";
+        if let Some(address) = address_of(url) {
+            let permitted = if is_plain { self.guard.permits_plain(address) } else { self.guard.permits(address) };
+            if !permitted {
+                return Err(Forbidden(address.to_string()).to_string());
+            }
+        }
+        Ok(if is_plain { &self.plain } else { &self.over_tls })
+    }
+
+    async fn attempt(&self, target: &Target, delivery: &Delivery, body: &str) -> Result<Answer, String> {
+        let url = Url::parse(&target.url).map_err(|_| "the URL is not valid".to_owned())?;
+        let client = self.client(&url)?;
+        let id = delivery.event.event().id.to_string();
+        let timestamp = chrono::Utc::now().timestamp();
+        let mut request = client
+            .post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, AGENT)
+            .header("x-oriva-event-id", &id)
+            .header("x-oriva-event-type", delivery.event.full_type())
+            .header("x-oriva-delivery-id", delivery.id.to_string())
+            .header("x-oriva-delivery-attempt", delivery.attempt)
+            .header("webhook-id", &id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", signature::standard(&target.secrets, &id, timestamp, body.as_bytes()));
+        for (name, secret) in ["x-oriva-signature", "x-oriva-signature-previous"].into_iter().zip(&target.secrets) {
+            request = request.header(name, signature::oriva(secret, body.as_bytes()));
+        }
+        let response = request.body(body.to_owned()).send().await.map_err(|error| cause(&error))?;
+        Answer::read(response).await
+    }
+}
+
+#[async_trait]
+impl WebhookSender for HttpSender {
+    async fn send(&self, target: &Target, delivery: &Delivery) -> Report {
+        let payload = payload::body(&delivery.event);
+        let began = Instant::now();
+        let answer = match tokio::time::timeout(self.deadline, self.attempt(target, delivery, &payload)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("no whole answer within {} s", self.deadline.as_secs())),
+        };
+        let response_time = began.elapsed();
+        match answer {
+            Ok(answer) => Report {
+                verdict: answer.verdict(),
+                status_code: Some(answer.status),
+                response_time,
+                response_body: Some(answer.body),
+                response_headers: Some(answer.headers),
+                error: answer.error,
+                payload,
+            },
+            Err(error) => Report {
+                verdict: Verdict::Failed { retry_after: None },
+                status_code: None,
+                response_time,
+                response_body: None,
+                response_headers: None,
+                error: Some(error),
+                payload,
+            },
+        }
+    }
+}
+
+/// An answer, as far as it is read.
+struct Answer {
+    status: u16,
+    retry_after: Option<Duration>,
+    headers: String,
+    body: String,
+    error: Option<String>,
+}
+
+impl Answer {
+    async fn read(mut response: Response) -> Result<Self, String> {
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
+        let headers = headers(response.headers());
+        let mut bytes = Vec::new();
+        while bytes.len() < MAX_ANSWER_BYTES {
+            match response.chunk().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => return Err(cause(&error)),
+            }
+        }
+        bytes.truncate(MAX_ANSWER_BYTES);
+        let error = (!(200..300).contains(&status)).then(|| match status {
+            300..400 => format!("answered {status}; redirects are not followed"),
+            410 => "answered 410: it wants no more".to_owned(),
+            _ => format!("answered {status}"),
+        });
+        Ok(Self { status, retry_after, headers, body: text(&bytes), error })
+    }
+
+    fn verdict(&self) -> Verdict {
+        match self.status {
+            200..300 => Verdict::Delivered,
+            410 => Verdict::Gone,
+            _ => Verdict::Failed { retry_after: self.retry_after },
+        }
+    }
+}
+
+/// Text as databases take it: within the bound in bytes even where something had to be replaced, and without U+0000.
+fn text(bytes: &[u8]) -> String {
+    let mut text: String = String::from_utf8_lossy(bytes).chars().filter(|c| *c != '\0').collect();
+    while text.len() > MAX_ANSWER_BYTES {
+        text.pop();
+    }
+    text
+}
+
+/// Seconds, or a date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = chrono::DateTime::parse_from_rfc2822(value).ok()?;
+    (at.to_utc() - chrono::Utc::now()).to_std().ok()
+}
+
+fn headers(headers: &HeaderMap) -> String {
+    let mut map = Map::new();
+    for (name, value) in headers.iter().take(MAX_HEADERS) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let value: String = value.chars().filter(|c| *c != '\0').take(MAX_HEADER_CHARACTERS).collect();
+        map.insert(name.to_string(), Value::String(value));
+    }
+    Value::Object(map).to_string()
+}
+
+/// What an app is told of a request that failed: the last cause, which says most, and no URL.
+fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "timed out".to_owned();
+    }
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    let kind = if error.is_connect() { "no connection: " } else { "" };
+    match error.source() {
+        Some(_) => format!("{kind}{last}"),
+        None => "the request failed".to_owned(),
+    }
+}

@@ -1,0 +1,347 @@
+//! The outbox in SQLite: deliveries as they are owed, claimed, and written down.
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::{AppId, Attempt, DeliveryId, Next, Timestamp, WebhookId};
+use sqlx::{Row, SqliteConnection, types::Json};
+use uuid::Uuid;
+
+use super::{
+    SqliteStore, damaged,
+    events::{COLUMNS as EVENT, event_of},
+    webhooks::{WEBHOOK, recovery_of, webhook_of},
+};
+use crate::store::{
+    Outbox, StoreError,
+    webhook::{
+        AfterAttempts, Claimed, Lease, Owed, Recovery, Subscriptions, Tally, Webhook, after_attempt, parse_patterns,
+    },
+};
+
+#[async_trait]
+impl Outbox for SqliteStore {
+    async fn advance_recovery(&self, limit: u32) -> Result<Option<Recovery>, StoreError> {
+        let now = Timestamp::now();
+        let mut transaction = self.begin().await?;
+        let open = sqlx::query(
+            "select r.id, r.webhook_id, r.app_id, r.since, r.position, r.until_offset, r.queued, r.created_at, \
+             r.finished_at, w.subscribed_events from webhook_recoveries r join app_webhooks w on w.id = r.webhook_id \
+             where r.finished_at is null order by r.created_at limit 1",
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(open) = open else { return Ok(None) };
+        let mut recovery = recovery_of(&open)?;
+        let patterns = parse_patterns(&open.try_get::<Json<Vec<String>>, _>(9)?.0);
+        let rows = sqlx::query(
+            "select id, app_offset, event_category || '.' || event_type from platform_events \
+             where app_id = ?1 and app_offset > ?2 and app_offset <= ?3 order by app_offset limit ?4",
+        )
+        .bind(recovery.app_id.as_str())
+        .bind(recovery.position.cast_signed())
+        .bind(recovery.until.cast_signed())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *transaction)
+        .await?;
+        for row in &rows {
+            let full_type: String = row.try_get(2)?;
+            if !patterns.iter().any(|pattern| pattern.matches(&full_type)) {
+                continue;
+            }
+            let queued = sqlx::query(
+                "insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
+                 created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?6) \
+                 on conflict (webhook_id, event_id) do update \
+                 set status = 'pending', attempts = 0, next_attempt_at = ?6, updated_at = ?6 \
+                 where status in ('failed', 'cancelled')",
+            )
+            .bind(DeliveryId::generate().0)
+            .bind(recovery.webhook_id.0)
+            .bind(recovery.app_id.as_str())
+            .bind(row.try_get::<Uuid, _>(0)?)
+            .bind(full_type)
+            .bind(now.unix_ms())
+            .execute(&mut *transaction)
+            .await?;
+            recovery.queued += queued.rows_affected();
+        }
+        recovery.position = match rows.last() {
+            Some(last) if rows.len() == limit as usize => last.try_get::<i64, _>(1)?.unsigned_abs(),
+            _ => recovery.until,
+        };
+        recovery.finished_at = (recovery.position >= recovery.until).then_some(now);
+        sqlx::query("update webhook_recoveries set position = ?2, queued = ?3, finished_at = ?4 where id = ?1")
+            .bind(recovery.id)
+            .bind(recovery.position.cast_signed())
+            .bind(recovery.queued.cast_signed())
+            .bind(recovery.finished_at.map(Timestamp::unix_ms))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Some(recovery))
+    }
+
+    async fn claim_deliveries(
+        &self,
+        id: WebhookId,
+        limit: u32,
+        lease: Lease,
+        now: Timestamp,
+    ) -> Result<Option<Claimed>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let row =
+            sqlx::query(sqlx::AssertSqlSafe(format!("select {WEBHOOK} from app_webhooks where id = ?1 and is_active")))
+                .bind(id.0)
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        let webhook = webhook_of(&row)?;
+        let due = sqlx::query(
+            "select id, attempts, event_id from webhook_deliveries where webhook_id = ?1 and status = 'pending' \
+             and next_attempt_at <= ?2 order by next_attempt_at limit ?3",
+        )
+        .bind(id.0)
+        .bind(now.unix_ms())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut deliveries = Vec::with_capacity(due.len());
+        for row in &due {
+            let delivery: Uuid = row.try_get(0)?;
+            let event = sqlx::query(sqlx::AssertSqlSafe(format!("select {EVENT} from platform_events where id = ?1")))
+                .bind(row.try_get::<Uuid, _>(2)?)
+                .fetch_optional(&mut *transaction)
+                .await?;
+            // Where the event is past retention nothing is left to deliver.
+            let status = if event.is_some() { "delivering" } else { "cancelled" };
+            sqlx::query(
+                "update webhook_deliveries set status = ?2, lease_owner = ?3, lease_until = ?4, updated_at = ?5 \
+                 where id = ?1",
+            )
+            .bind(delivery)
+            .bind(status)
+            .bind(lease.owner)
+            .bind(lease.until.unix_ms())
+            .bind(now.unix_ms())
+            .execute(&mut *transaction)
+            .await?;
+            if let Some(event) = event {
+                let attempt = row.try_get::<i16, _>(1)?.unsigned_abs() + 1;
+                deliveries.push((DeliveryId(delivery), attempt, event_of(&event)?));
+            }
+        }
+        deliveries.sort_by_key(|(_, _, event)| event.event().offsets.app);
+        let next_due: Option<i64> = sqlx::query_scalar(
+            "select min(next_attempt_at) from webhook_deliveries where webhook_id = ?1 and status = 'pending'",
+        )
+        .bind(id.0)
+        .fetch_one(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from_unix_ms) }))
+    }
+
+    async fn record_attempts(
+        &self,
+        id: WebhookId,
+        attempts: &[Attempt],
+        disable_after: u32,
+        now: Timestamp,
+    ) -> Result<Option<AfterAttempts>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let row = sqlx::query("select app_id, consecutive_failures, is_active from app_webhooks where id = ?1")
+            .bind(id.0)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let app_id = AppId::parse(row.try_get(0)?).map_err(damaged)?;
+        let failures_before = row.try_get::<i32, _>(1)?.unsigned_abs();
+        let was_active: bool = row.try_get(2)?;
+        for Attempt { delivery, next, .. } in attempts {
+            let (status, due) = after_attempt(*next, now);
+            sqlx::query(
+                "update webhook_deliveries set status = ?2, attempts = ?3, next_attempt_at = ?4, \
+                 lease_owner = null, lease_until = null, updated_at = ?5 where id = ?1 and status = 'delivering'",
+            )
+            .bind(delivery.id.0)
+            .bind(status.as_str())
+            .bind(delivery.attempt.cast_signed())
+            .bind(due.unix_ms())
+            .bind(now.unix_ms())
+            .execute(&mut *transaction)
+            .await?;
+        }
+        insert_log(&mut transaction, id, &app_id, attempts, now, true).await?;
+        let tally = Tally::of(attempts);
+        let (failures, reason) = tally.judge(failures_before, disable_after);
+        let disabled = reason.filter(|_| was_active);
+        sqlx::query(
+            "update app_webhooks set last_delivery_at = ?2, \
+             last_success_at = case when ?3 then ?2 else last_success_at end, \
+             last_failure_at = case when ?4 then ?2 else last_failure_at end, consecutive_failures = ?5, \
+             total_deliveries = total_deliveries + ?6, total_failures = total_failures + ?7, \
+             is_active = is_active and ?8 is null, disabled_reason = coalesce(?8, disabled_reason), updated_at = ?2 \
+             where id = ?1",
+        )
+        .bind(id.0)
+        .bind(now.unix_ms())
+        .bind(tally.succeeded > 0)
+        .bind(tally.failed > 0)
+        .bind(failures.cast_signed())
+        .bind((tally.succeeded + tally.failed).cast_signed())
+        .bind(tally.failed.cast_signed())
+        .bind(&disabled)
+        .execute(&mut *transaction)
+        .await?;
+        if disabled.is_some() {
+            Self::raise_webhook_revision(&mut transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(Some(AfterAttempts { app_id, failures_before, failures, disabled }))
+    }
+
+    async fn log_attempt(&self, webhook: &Webhook, attempt: &Attempt, now: Timestamp) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        let attempts = std::slice::from_ref(attempt);
+        insert_log(&mut transaction, webhook.id, &webhook.app_id, attempts, now, false).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn webhooks_with_work(&self, limit: u32) -> Result<Vec<WebhookId>, StoreError> {
+        // One look into each active webhook's own queue.
+        let ids: Vec<Uuid> = sqlx::query_scalar(
+            "select id from (select w.id, (select min(next_attempt_at) from webhook_deliveries d \
+             where d.webhook_id = w.id and d.status = 'pending') as due from app_webhooks w where w.is_active) \
+             where due is not null order by due limit ?1",
+        )
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(ids.into_iter().map(WebhookId).collect())
+    }
+
+    async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError> {
+        let ids: Vec<Uuid> = sqlx::query_scalar(
+            "select distinct webhook_id from webhook_deliveries where status = 'delivering' and lease_until <= ?1",
+        )
+        .bind(now.unix_ms())
+        .fetch_all(&self.readers)
+        .await?;
+        if !ids.is_empty() {
+            sqlx::query(
+                "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null, \
+                 updated_at = ?1 where status = 'delivering' and lease_until <= ?1",
+            )
+            .bind(now.unix_ms())
+            .execute(&self.writer)
+            .await?;
+        }
+        Ok(ids.into_iter().map(WebhookId).collect())
+    }
+
+    async fn webhook_secrets(&self) -> Result<Vec<(WebhookId, Vec<u8>, Option<Vec<u8>>)>, StoreError> {
+        let rows = sqlx::query("select id, secret, previous_secret from app_webhooks").fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((WebhookId(row.try_get(0)?), row.try_get(1)?, row.try_get(2)?))).collect()
+    }
+
+    async fn reseal_secret(
+        &self,
+        id: WebhookId,
+        was: &[u8],
+        secret: &[u8],
+        previous: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("update app_webhooks set secret = ?3, previous_secret = ?4 where id = ?1 and secret = ?2")
+            .bind(id.0)
+            .bind(was)
+            .bind(secret)
+            .bind(previous)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+}
+
+/// The revision of what active webhooks subscribe to.
+pub(super) async fn revision(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("select cast(value as integer) from hub_meta where key = 'webhook_revision'")
+        .fetch_one(connection)
+        .await?)
+}
+
+/// What active webhooks subscribe to, read in the transaction that writes the events.
+pub(super) async fn subscriptions(
+    connection: &mut SqliteConnection,
+    revision: i64,
+) -> Result<Subscriptions, StoreError> {
+    let rows = sqlx::query("select id, app_id, subscribed_events from app_webhooks where is_active")
+        .fetch_all(connection)
+        .await?;
+    let rows = rows.iter().map(|row| {
+        Ok::<_, StoreError>((
+            WebhookId(row.try_get(0)?),
+            AppId::parse(row.try_get(1)?).map_err(damaged)?,
+            row.try_get::<Json<Vec<String>>, _>(2)?.0,
+        ))
+    });
+    Ok(Subscriptions::new(revision, rows.collect::<Result<_, _>>()?))
+}
+
+pub(super) async fn insert_owed(
+    connection: &mut SqliteConnection,
+    owed: &[Owed],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for owed in owed {
+        sqlx::query(
+            "insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
+             created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?6)",
+        )
+        .bind(owed.id.0)
+        .bind(owed.webhook.0)
+        .bind(owed.app_id.as_str())
+        .bind(owed.event_id.0)
+        .bind(&owed.event_type)
+        .bind(now.unix_ms())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn insert_log(
+    connection: &mut SqliteConnection,
+    webhook: WebhookId,
+    app: &AppId,
+    attempts: &[Attempt],
+    now: Timestamp,
+    has_events: bool,
+) -> Result<(), StoreError> {
+    for Attempt { delivery, report, next } in attempts {
+        sqlx::query(
+            "insert into webhook_delivery_log (id, delivery_id, webhook_id, app_id, event_id, event_type, payload, \
+             status_code, response_body, response_headers, delivery_attempt, delivered_at, response_time_ms, success, \
+             error_message) values (?1, ?2, ?3, ?4, (select id from platform_events where id = ?5 and ?15), ?6, \
+             ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?16)",
+        )
+        .bind(Uuid::now_v7())
+        .bind(delivery.id.0)
+        .bind(webhook.0)
+        .bind(app.as_str())
+        .bind(delivery.event.event().id.0)
+        .bind(delivery.event.full_type())
+        .bind(&report.payload)
+        .bind(report.status_code.map(u16::cast_signed))
+        .bind(&report.response_body)
+        .bind(&report.response_headers)
+        .bind(delivery.attempt.cast_signed())
+        .bind(now.unix_ms())
+        .bind(i32::try_from(report.response_time.as_millis()).unwrap_or(i32::MAX))
+        .bind(*next == Next::Succeeded)
+        .bind(has_events)
+        .bind(&report.error)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Webhooks and what is owed to them, as the hub sees them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use oriva_hub_actors::model::{
+    AppId, Attempt, DeliveryId, EventId, EventPattern, Next, Offset, Published, Timestamp, WebhookId,
+};
+
+/// A registered URL. The secrets are as they are stored: encrypted.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    pub id: WebhookId,
+    pub app_id: AppId,
+    pub url: String,
+    pub secret: Vec<u8>,
+    pub previous_secret: Option<Vec<u8>>,
+    pub previous_secret_expires_at: Option<Timestamp>,
+    pub subscribed_events: Vec<String>,
+    pub is_active: bool,
+    pub disabled_reason: Option<String>,
+    pub description: Option<String>,
+    pub last_delivery_at: Option<Timestamp>,
+    pub last_success_at: Option<Timestamp>,
+    pub last_failure_at: Option<Timestamp>,
+    pub consecutive_failures: u32,
+    pub total_deliveries: u64,
+    pub total_failures: u64,
+    pub max_retries: u16,
+    pub retry_backoff_seconds: u16,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct NewWebhook {
+    pub id: WebhookId,
+    pub app_id: AppId,
+    pub url: String,
+    pub secret: Vec<u8>,
+    pub subscribed_events: Vec<String>,
+    pub description: Option<String>,
+    pub max_retries: u16,
+    pub retry_backoff_seconds: u16,
+}
+
+/// A change of a webhook; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookChange {
+    pub url: Option<String>,
+    pub subscribed_events: Option<Vec<String>>,
+    /// `true` clears failures and reason.
+    pub is_active: Option<bool>,
+    /// `Some(None)` takes it away.
+    pub description: Option<Option<String>>,
+    pub max_retries: Option<u16>,
+    pub retry_backoff_seconds: Option<u16>,
+}
+
+/// A webhook's secrets, exchanged.
+#[derive(Debug, Clone)]
+pub struct SecretChange {
+    pub secret: Vec<u8>,
+    /// What signs beside it, and until when.
+    pub previous: Option<(Vec<u8>, Timestamp)>,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryStatus {
+    Pending,
+    Delivering,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl DeliveryStatus {
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Delivering, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivering => "delivering",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+/// A delivery as it is listed.
+#[derive(Debug, Clone)]
+pub struct DeliveryRow {
+    pub id: DeliveryId,
+    pub event_id: EventId,
+    /// Full.
+    pub event_type: String,
+    pub status: DeliveryStatus,
+    pub attempts: u16,
+    pub next_attempt_at: Timestamp,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    /// Oldest first.
+    pub log: Vec<AttemptRow>,
+}
+
+/// An attempt as it is listed.
+#[derive(Debug, Clone)]
+pub struct AttemptRow {
+    pub number: u16,
+    pub at: Timestamp,
+    pub success: bool,
+    pub status_code: Option<u16>,
+    pub response_time_ms: Option<u32>,
+    pub response_body: Option<String>,
+    pub error_message: Option<String>,
+}
+
+/// Which of a webhook's deliveries are asked for, newest first.
+#[derive(Debug, Clone)]
+pub struct DeliveryFilter {
+    pub status: Option<DeliveryStatus>,
+    /// Full.
+    pub event_type: Option<String>,
+    pub since: Option<Timestamp>,
+    pub limit: u32,
+    /// Only what stands after this one in the list.
+    pub after: Option<DeliveryId>,
+}
+
+/// Due deliveries under a lease, with their webhook.
+#[derive(Debug)]
+pub struct Claimed {
+    pub webhook: Webhook,
+    /// Number of the attempt to be made, and the event.
+    pub deliveries: Vec<(DeliveryId, u16, Arc<Published>)>,
+    /// The moment when the next one is due.
+    pub next_due: Option<Timestamp>,
+}
+
+/// Under what a node claims.
+#[derive(Debug, Clone, Copy)]
+pub struct Lease {
+    /// The node.
+    pub owner: uuid::Uuid,
+    pub until: Timestamp,
+}
+
+/// How a webhook stands after attempts were written down.
+#[derive(Debug, Clone)]
+pub struct AfterAttempts {
+    pub app_id: AppId,
+    pub failures_before: u32,
+    pub failures: u32,
+    /// Why it was disabled by these attempts, where it was.
+    pub disabled: Option<String>,
+}
+
+/// A job that queues again what a webhook missed.
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    pub id: uuid::Uuid,
+    pub webhook_id: WebhookId,
+    pub app_id: AppId,
+    pub since: Timestamp,
+    /// The app stream's offset up to which events were looked at.
+    pub position: Offset,
+    pub until: Offset,
+    pub queued: u64,
+    pub created_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+}
+
+/// What active webhooks subscribe to, as of a revision.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    pub revision: i64,
+    by_app: HashMap<AppId, Vec<(WebhookId, Vec<EventPattern>)>>,
+}
+
+/// A delivery to be written in its event's transaction.
+#[derive(Debug)]
+pub(super) struct Owed {
+    pub id: DeliveryId,
+    pub webhook: WebhookId,
+    pub app_id: AppId,
+    pub event_id: EventId,
+    pub event_type: String,
+}
+
+impl Subscriptions {
+    pub(super) fn new(revision: i64, rows: Vec<(WebhookId, AppId, Vec<String>)>) -> Self {
+        let mut by_app: HashMap<_, Vec<_>> = HashMap::new();
+        for (webhook, app, patterns) in rows {
+            by_app.entry(app).or_default().push((webhook, parse_patterns(&patterns)));
+        }
+        Self { revision, by_app }
+    }
+
+    /// What these events owe.
+    pub(super) fn owed<'a>(&self, events: impl Iterator<Item = &'a Arc<Published>>) -> Vec<Owed> {
+        let mut owed = Vec::new();
+        for published in events {
+            let event = published.event();
+            for (webhook, patterns) in self.by_app.get(&event.app_id).into_iter().flatten() {
+                if patterns.iter().any(|pattern| pattern.matches(published.full_type())) {
+                    owed.push(Owed {
+                        id: DeliveryId::generate(),
+                        webhook: *webhook,
+                        app_id: event.app_id.clone(),
+                        event_id: event.id,
+                        event_type: published.full_type().to_owned(),
+                    });
+                }
+            }
+        }
+        owed
+    }
+}
+
+/// Patterns as they are stored; one that is damaged matches nothing.
+pub(super) fn parse_patterns(texts: &[String]) -> Vec<EventPattern> {
+    texts.iter().filter_map(|text| EventPattern::parse(text).ok()).collect()
+}
+
+/// What a run of attempts does to its webhook's row, so that it is written once.
+pub(super) struct Tally {
+    pub succeeded: u64,
+    pub failed: u64,
+    /// The run of failures begins anew within these attempts.
+    pub resets: bool,
+    /// Failures after the last success.
+    pub failures: u32,
+    pub is_gone: bool,
+}
+
+impl Tally {
+    pub(super) fn of(attempts: &[Attempt]) -> Self {
+        let mut tally = Self { succeeded: 0, failed: 0, resets: false, failures: 0, is_gone: false };
+        for attempt in attempts {
+            if attempt.next == Next::Succeeded {
+                tally.succeeded += 1;
+                tally.resets = true;
+                tally.failures = 0;
+            } else {
+                tally.failed += 1;
+                tally.failures += 1;
+            }
+            tally.is_gone |= attempt.next == Next::Gone;
+        }
+        tally
+    }
+
+    /// The run of failures, where it was `before`; and why the webhook is disabled by it, if it is.
+    pub(super) fn judge(&self, before: u32, disable_after: u32) -> (u32, Option<String>) {
+        let failures = if self.resets { self.failures } else { before.saturating_add(self.failures) };
+        let reason = if self.is_gone {
+            Some("the endpoint answered 410 Gone".to_owned())
+        } else if failures >= disable_after {
+            Some(format!("{failures} attempts failed in a row"))
+        } else {
+            None
+        };
+        (failures, reason)
+    }
+}
+
+/// The status of a delivery after an attempt, and the moment when the next one is due.
+pub(super) fn after_attempt(next: Next, now: Timestamp) -> (DeliveryStatus, Timestamp) {
+    match next {
+        Next::Succeeded => (DeliveryStatus::Succeeded, now),
+        Next::Failed => (DeliveryStatus::Failed, now),
+        // It stays owed, for whoever enables the webhook again.
+        Next::Gone => (DeliveryStatus::Pending, now),
+        Next::RetryIn(pause) => (DeliveryStatus::Pending, Timestamp::from(now.as_datetime() + pause)),
+    }
+}

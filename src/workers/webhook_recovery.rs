@@ -1,0 +1,41 @@
+//! Takes recoveries of webhooks further, a bounded step at a time. They are rows: a restart goes on where they stood.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{Progress, Worker};
+use crate::{hub::Hub, store::StoreError};
+
+pub struct WebhookRecovery {
+    hub: Arc<Hub>,
+}
+
+impl WebhookRecovery {
+    #[must_use]
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+}
+
+#[async_trait(?Send)]
+impl Worker for WebhookRecovery {
+    fn name(&self) -> &'static str {
+        "webhook_recovery"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+        Ok(if self.hub.advance_recovery().await? { Progress::More } else { Progress::Done })
+    }
+
+    async fn pause(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.hub.recovery_opened() => {}
+        }
+    }
+}
