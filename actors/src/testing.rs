@@ -1,15 +1,21 @@
 //! Fakes of the ports and makers of events, for tests of the core (feature `testing`).
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
+use tokio::time::Instant;
+
 use crate::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
-        UserId,
+        AppId, Attempt, Backoff, Category, Claim, Delivery, DeliveryId, Event, EventId, EventType, JsonObject, Next,
+        Offset, Offsets, Published, Report, StreamKey, Target, Timestamp, UserId, Verdict, WebhookId,
     },
-    ports::{EventHistory, Page, Unavailable},
+    ports::{Deliveries, EventHistory, Page, Unavailable, WebhookSender},
 };
 
 /// An event of app `work-buddy` for `user`, at these offsets of its user's and its app's stream.
@@ -91,5 +97,152 @@ impl EventHistory for MemoryHistory {
         let head = all.last().map_or(0, |event| event.offset_in(stream.kind()));
         let events = all.into_iter().filter(|event| event.offset_in(stream.kind()) > after).take(limit).collect();
         Ok(Page { events, head })
+    }
+}
+
+/// An outbox in memory, on tokio's clock.
+#[derive(Default)]
+pub struct MemoryOutbox(Mutex<OutboxRows>);
+
+#[derive(Default)]
+struct OutboxRows {
+    /// Not claimed: webhook, attempts made, due.
+    pending: HashMap<DeliveryId, (WebhookId, u16, Instant)>,
+    claims: usize,
+    ended: Vec<(DeliveryId, Next)>,
+    down: bool,
+}
+
+impl MemoryOutbox {
+    fn rows(&self) -> MutexGuard<'_, OutboxRows> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Owes a webhook something, due now.
+    pub fn owe(&self, webhook: WebhookId) -> DeliveryId {
+        let id = DeliveryId::generate();
+        self.rows().pending.insert(id, (webhook, 0, Instant::now()));
+        id
+    }
+
+    /// Claims made so far.
+    #[must_use]
+    pub fn claims(&self) -> usize {
+        self.rows().claims
+    }
+
+    /// How deliveries ended, in order.
+    #[must_use]
+    pub fn ended(&self) -> Vec<(DeliveryId, Next)> {
+        self.rows().ended.clone()
+    }
+
+    pub fn set_down(&self, down: bool) {
+        self.rows().down = down;
+    }
+}
+
+#[async_trait]
+impl Deliveries for MemoryOutbox {
+    async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable> {
+        let (mut rows, now) = (self.rows(), Instant::now());
+        if rows.down {
+            return Err(Unavailable);
+        }
+        rows.claims += 1;
+        let theirs = |(id, (owner, attempts, due)): (&DeliveryId, &(WebhookId, u16, Instant))| {
+            (*owner == webhook).then_some((*due, *id, *attempts))
+        };
+        let mut waiting: Vec<_> = rows.pending.iter().filter_map(theirs).collect();
+        waiting.sort_unstable();
+        let due: Vec<_> = waiting.iter().filter(|(due, ..)| *due <= now).take(limit).copied().collect();
+        for (_, id, _) in &due {
+            rows.pending.remove(id);
+        }
+        let next_due = waiting.get(due.len()).map(|(due, ..)| due.saturating_duration_since(now));
+        let target = Target {
+            webhook,
+            app: AppId::parse("work-buddy").expect("a slug"),
+            url: "https://example.com/".to_owned(),
+            secrets: Vec::new(),
+            backoff: Backoff { first: Duration::from_secs(1), retries: 5 },
+        };
+        Ok(Claim {
+            target: Some(Arc::new(target)),
+            deliveries: due
+                .into_iter()
+                .map(|(_, id, attempts)| Delivery { id, attempt: attempts + 1, event: event("alice", 1, 1) })
+                .collect(),
+            next_due,
+        })
+    }
+
+    async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable> {
+        let mut rows = self.rows();
+        if rows.down {
+            return Err(Unavailable);
+        }
+        for Attempt { delivery, next, .. } in attempts {
+            match next {
+                Next::RetryIn(pause) => {
+                    rows.pending.insert(delivery.id, (webhook, delivery.attempt, Instant::now() + *pause));
+                }
+                ended => rows.ended.push((delivery.id, *ended)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable> {
+        let rows = self.rows();
+        if rows.down { Err(Unavailable) } else { Ok(rows.pending.values().map(|(webhook, ..)| *webhook).collect()) }
+    }
+
+    async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable> {
+        Ok(Vec::new())
+    }
+}
+
+/// How a [`ScriptedSender`] answers.
+pub type Script = dyn Fn(&Target, &Delivery) -> Option<Verdict> + Send + Sync;
+
+/// Answers by a script after a pause, and keeps what it was asked to send, with the moment. Panics where the script has
+/// no answer.
+pub struct ScriptedSender {
+    script: Box<Script>,
+    takes: Duration,
+    sent: Mutex<Vec<(WebhookId, DeliveryId, Instant)>>,
+}
+
+impl ScriptedSender {
+    #[must_use]
+    pub fn new(
+        takes: Duration,
+        script: impl Fn(&Target, &Delivery) -> Option<Verdict> + Send + Sync + 'static,
+    ) -> Self {
+        Self { script: Box::new(script), takes, sent: Mutex::default() }
+    }
+
+    #[must_use]
+    pub fn sent(&self) -> Vec<(WebhookId, DeliveryId, Instant)> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl WebhookSender for ScriptedSender {
+    async fn send(&self, target: &Target, delivery: &Delivery) -> Report {
+        let sent = (target.webhook, delivery.id, Instant::now());
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+        tokio::time::sleep(self.takes).await;
+        Report {
+            verdict: (self.script)(target, delivery).expect("the script has an answer"),
+            status_code: None,
+            response_time: self.takes,
+            response_body: None,
+            response_headers: None,
+            error: None,
+            payload: String::new(),
+        }
     }
 }

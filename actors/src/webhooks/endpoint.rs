@@ -55,7 +55,7 @@ pub(super) struct Endpoint {
     finished: Vec<Attempt>,
     recording: usize,
     claiming: bool,
-    /// A nudge came while a claim was under way.
+    /// A nudge came, or room became free, while a claim was under way.
     nudged: bool,
     nudges: u64,
     draining: bool,
@@ -130,12 +130,13 @@ impl Endpoint {
                 self.send(target.clone(), delivery, ctx);
             }
         }
+        if nudged {
+            // Something became due, or room became free, while the claim was under way.
+            return self.pull(ctx);
+        }
         if is_full {
             // The next claim comes when one of these is done.
             return;
-        }
-        if nudged {
-            return self.pull(ctx);
         }
         match next_due {
             Some(pause) => self.wake_at(Instant::now() + pause.clamp(LEAST_PAUSE, LONGEST_PAUSE), ctx),

@@ -6,6 +6,8 @@
 mod breaker;
 mod endpoint;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

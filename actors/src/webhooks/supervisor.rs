@@ -37,10 +37,18 @@ impl Webhooks {
     pub fn start(config: WebhookConfig, deliveries: Arc<dyn Deliveries>, sender: Arc<dyn WebhookSender>) -> Self {
         let wiring = Arc::new(Wiring { config, deliveries, sender });
         let arbiter = Arbiter::new().handle();
-        Self(Supervisor::start_in_arbiter(&arbiter, move |ctx| {
-            ctx.set_mailbox_capacity(MAILBOX);
-            Supervisor { wiring, endpoints: HashMap::new(), next_serial: 0, draining: false, looking: false }
-        }))
+        Self(Supervisor::start_in_arbiter(&arbiter, move |ctx| Supervisor::new(wiring, ctx)))
+    }
+
+    /// The same on the caller's thread, whose clock a test may have paused.
+    #[cfg(test)]
+    pub(super) fn start_here(
+        config: WebhookConfig,
+        deliveries: Arc<dyn Deliveries>,
+        sender: Arc<dyn WebhookSender>,
+    ) -> Self {
+        let wiring = Arc::new(Wiring { config, deliveries, sender });
+        Self(Supervisor::create(|ctx| Supervisor::new(wiring, ctx)))
     }
 
     /// These have something due. A hint: never waits.
@@ -107,6 +115,11 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
+    fn new(wiring: Arc<Wiring>, ctx: &mut Context<Self>) -> Self {
+        ctx.set_mailbox_capacity(MAILBOX);
+        Self { wiring, endpoints: HashMap::new(), next_serial: 0, draining: false, looking: false }
+    }
+
     fn nudge(&mut self, webhook: WebhookId, ctx: &Context<Self>) {
         if self.draining {
             return;

@@ -1,0 +1,186 @@
+//! Supervisor and endpoints on a paused clock: an hour of backoff runs in a moment.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{WebhookConfig, Webhooks};
+use crate::{
+    model::{Delivery, Next, Target, Verdict, WebhookId},
+    testing::{MemoryOutbox, ScriptedSender},
+};
+
+const FAILED: Option<Verdict> = Some(Verdict::Failed { retry_after: None });
+const DELIVERED: Option<Verdict> = Some(Verdict::Delivered);
+
+struct Bench {
+    outbox: Arc<MemoryOutbox>,
+    sender: Arc<ScriptedSender>,
+    webhooks: Webhooks,
+}
+
+impl Bench {
+    fn start(takes: Duration, script: impl Fn(&Target, &Delivery) -> Option<Verdict> + Send + Sync + 'static) -> Self {
+        let config =
+            WebhookConfig { concurrency: 8, sweep: Duration::from_secs(60), lease_check: Duration::from_secs(5) };
+        let outbox = Arc::new(MemoryOutbox::default());
+        let sender = Arc::new(ScriptedSender::new(takes, script));
+        let webhooks = Webhooks::start_here(config, outbox.clone(), sender.clone());
+        Self { outbox, sender, webhooks }
+    }
+
+    fn owe(&self, webhook: WebhookId, count: usize) {
+        for _ in 0..count {
+            self.outbox.owe(webhook);
+        }
+        self.webhooks.nudge(vec![webhook]);
+    }
+}
+
+/// Runs a test in an actix system whose clock is paused: it goes on only when nobody has anything to do.
+fn paused(test: impl Future<Output = ()>) {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    actix::System::with_tokio_rt(runtime).block_on(test);
+}
+
+#[test]
+fn attempts_come_when_the_table_says() {
+    paused(async {
+        let bench = Bench::start(Duration::ZERO, |_, _| FAILED);
+        let began = Instant::now();
+        bench.owe(WebhookId::generate(), 1);
+        sleep(Duration::from_secs(3600)).await;
+        let at: Vec<f64> = bench.sender.sent().iter().map(|(.., at)| (*at - began).as_secs_f64()).collect();
+        assert_eq!(at.len(), 6, "the first and five more: {at:?}");
+        for (pause, expected) in at.windows(2).map(|pair| pair[1] - pair[0]).zip([1.0, 2.0, 4.0, 8.0, 16.0]) {
+            assert!(pause >= expected * 0.9 && pause <= expected * 1.1 + 0.1, "{pause} for {expected}: {at:?}");
+        }
+        let ended: Vec<Next> = bench.outbox.ended().into_iter().map(|(_, next)| next).collect();
+        assert_eq!(ended, [Next::Failed]);
+    });
+}
+
+#[test]
+fn eight_at_once_and_no_more_are_even_claimed() {
+    paused(async {
+        let bench = Bench::start(Duration::from_secs(10), |_, _| DELIVERED);
+        bench.owe(WebhookId::generate(), 20);
+        sleep(Duration::from_secs(9)).await;
+        assert_eq!(bench.sender.sent().len(), 8);
+        assert_eq!(bench.outbox.claims(), 1);
+        assert_eq!(bench.webhooks.observe().await.under_way, 8);
+        sleep(Duration::from_secs(21)).await;
+        assert_eq!(bench.outbox.ended().len(), 20);
+    });
+}
+
+#[test]
+fn a_hanging_endpoint_delays_nobody_elses() {
+    paused(async {
+        let slow = WebhookId::generate();
+        let bench = Bench::start(Duration::ZERO, |_, _| DELIVERED);
+        let hanging = Bench::start(Duration::from_secs(10), |_, _| FAILED);
+        hanging.owe(slow, 100);
+        bench.owe(WebhookId::generate(), 1000);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.outbox.ended().len(), 1000);
+    });
+}
+
+#[test]
+fn an_idle_endpoint_is_let_go_and_comes_back() {
+    paused(async {
+        let bench = Bench::start(Duration::ZERO, |_, _| DELIVERED);
+        let webhook = WebhookId::generate();
+        for round in 1..=3 {
+            bench.owe(webhook, 10);
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(bench.outbox.ended().len(), round * 10);
+            assert_eq!(bench.webhooks.observe().await.endpoints, 0, "round {round}");
+        }
+    });
+}
+
+#[test]
+fn what_nobody_was_nudged_for_is_found_by_the_sweep() {
+    paused(async {
+        let bench = Bench::start(Duration::ZERO, |_, _| DELIVERED);
+        sleep(Duration::from_secs(1)).await;
+        bench.outbox.owe(WebhookId::generate());
+        sleep(Duration::from_secs(61)).await;
+        assert_eq!(bench.outbox.ended().len(), 1);
+    });
+}
+
+#[test]
+fn a_dead_endpoint_costs_probes_and_a_living_one_is_served_at_once_again() {
+    paused(async {
+        let is_back = Arc::new(AtomicBool::new(false));
+        let back = is_back.clone();
+        let bench =
+            Bench::start(Duration::ZERO, move |_, _| if back.load(Ordering::SeqCst) { DELIVERED } else { FAILED });
+        bench.owe(WebhookId::generate(), 5000);
+        sleep(Duration::from_secs(3600)).await;
+        let tries = bench.sender.sent().len();
+        assert!(tries < 100, "{tries} tries in an hour");
+        is_back.store(true, Ordering::SeqCst);
+        sleep(Duration::from_secs(61)).await;
+        let delivered = bench.outbox.ended().iter().filter(|(_, next)| *next == Next::Succeeded).count();
+        assert!(delivered > 4900, "{delivered}");
+    });
+}
+
+#[test]
+fn an_endpoint_that_panics_is_built_anew() {
+    paused(async {
+        let panicked = Arc::new(AtomicBool::new(false));
+        let once = panicked.clone();
+        let bench =
+            Bench::start(Duration::ZERO, move |_, _| if once.swap(true, Ordering::SeqCst) { DELIVERED } else { None });
+        let webhook = WebhookId::generate();
+        bench.owe(webhook, 1);
+        sleep(Duration::from_secs(1)).await;
+        assert!(panicked.load(Ordering::SeqCst) && bench.outbox.ended().is_empty());
+        bench.owe(webhook, 3);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.outbox.ended().len(), 3);
+    });
+}
+
+#[test]
+fn a_store_that_is_away_loses_no_outcome() {
+    paused(async {
+        let bench = Bench::start(Duration::from_secs(2), |_, _| DELIVERED);
+        bench.owe(WebhookId::generate(), 5);
+        sleep(Duration::from_secs(1)).await;
+        bench.outbox.set_down(true);
+        sleep(Duration::from_secs(5)).await;
+        bench.outbox.set_down(false);
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(bench.outbox.ended().len(), 5);
+        let sent: HashSet<_> = bench.sender.sent().into_iter().map(|(_, delivery, _)| delivery).collect();
+        assert_eq!((sent.len(), bench.sender.sent().len()), (5, 5), "none was sent twice");
+    });
+}
+
+#[test]
+fn a_draining_node_claims_nothing_more() {
+    paused(async {
+        let bench = Bench::start(Duration::from_secs(1), |_, _| DELIVERED);
+        let webhook = WebhookId::generate();
+        bench.owe(webhook, 20);
+        sleep(Duration::from_millis(500)).await;
+        bench.webhooks.drain();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(bench.outbox.ended().len(), 8);
+        assert_eq!(bench.webhooks.observe().await.under_way, 0);
+    });
+}
