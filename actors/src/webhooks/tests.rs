@@ -77,7 +77,7 @@ fn eight_at_once_and_no_more_are_even_claimed() {
         assert_eq!(bench.sender.sent().len(), 8);
         assert_eq!(bench.outbox.claims(), 1);
         assert_eq!(bench.webhooks.observe().await.under_way, 8);
-        sleep(Duration::from_secs(21)).await;
+        sleep(Duration::from_secs(25)).await;
         assert_eq!(bench.outbox.ended().len(), 20);
     });
 }
