@@ -30,6 +30,9 @@ on_both_stores!(
     closed_addresses_are_not_dialled,
     secrets_are_sealed_at_rest,
     killed_with_deliveries_pending_every_event_arrives,
+    the_encryption_key_can_be_changed,
+    a_recovery_goes_on_where_it_stood,
+    a_webhook_that_keeps_failing_warns,
 );
 
 async fn start(backend: Backend) -> (TestHub, App, Receiver) {
@@ -513,6 +516,122 @@ async fn killed_with_deliveries_pending_every_event_arrives(backend: Backend) {
         app = app.at(process.addr);
     }
     eventually("every event arrived", async || arrived(&receiver) == expected).await;
+}
+
+async fn the_encryption_key_can_be_changed(backend: Backend) {
+    const KEY: &str = "ORIVA_HUB__AUTH__ENCRYPTION_KEY";
+    const PREVIOUS: &str = "ORIVA_HUB__AUTH__PREVIOUS_ENCRYPTION_KEYS";
+    const OLD: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    const NEW: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let (database, receiver) = (Database::new(backend).await, Receiver::start().await);
+    let process = HubProcess::start(&database, &PROCESS).await;
+    let app = create_app(&database, process.addr, "a", false);
+    let made = app.webhook(&receiver.url("/ok"), &["**"]).await;
+    process.kill();
+    // Under the new key alone, the secret cannot be opened: nothing is sent, nothing is lost.
+    let keys = |keys: &[(&'static str, &'static str)]| [&PROCESS[..], keys].concat();
+    let process = HubProcess::start(&database, &keys(&[(KEY, NEW)])).await;
+    let app = app.at(process.addr);
+    app.publish("alice", "x").await;
+    let test = app.webhook_request("POST", &made["webhook_id"], "/test", None).await;
+    assert_eq!((test.status, test.code()), (409, "conflict"));
+    eventually("it is said", async || process.log().contains("previous_encryption_keys")).await;
+    process.kill();
+    let process = HubProcess::start(&database, &keys(&[(KEY, NEW), (PREVIOUS, OLD)])).await;
+    receiver.wait_for("/ok", 1).await;
+    process.kill();
+    let process = HubProcess::start(&database, &keys(&[(KEY, NEW)])).await;
+    app.at(process.addr).publish("alice", "y").await;
+    for request in receiver.wait_for("/ok", 2).await {
+        let secret = made["webhook_secret"].as_str().unwrap();
+        Webhook::new(secret).unwrap().verify(&request.raw, &request.headers).unwrap();
+    }
+}
+
+async fn a_recovery_goes_on_where_it_stood(backend: Backend) {
+    let (database, receiver) = (Database::new(backend).await, Receiver::start().await);
+    let process = HubProcess::start(&database, &PROCESS).await;
+    let app = create_app(&database, process.addr, "a", false);
+    let expected = publish_batch(&app, "missed", 90).await;
+    let made = app.webhook(&receiver.url("/ok"), &["**"]).await;
+    process.kill();
+    let store = database.store().await;
+    let (id, app_id) = (
+        oriva_hub_actors::model::WebhookId(made["webhook_id"].as_str().unwrap().parse().unwrap()),
+        oriva_hub_actors::model::AppId::parse("a").unwrap(),
+    );
+    let audit = oriva_hub::store::Audit { actor: "a".to_owned(), ip: None };
+    let since = oriva_hub_actors::model::Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    let opened = store.start_recovery(&app_id, id, since, &audit).await.unwrap().unwrap();
+    assert_eq!((opened.position, opened.until, opened.queued), (0, 90, 0));
+    for (position, queued) in [(20, 20), (40, 40)] {
+        let step = store.advance_recovery(20).await.unwrap().unwrap();
+        assert_eq!((step.position, step.queued, step.finished_at), (position, queued, None));
+    }
+    // The node that began it is gone; another goes on.
+    let process = HubProcess::start(&database, &PROCESS).await;
+    eventually("every event arrived", async || arrived(&receiver) == expected).await;
+    let progress = app.at(process.addr).webhook_request("GET", &made["webhook_id"], "/recover", None).await.body;
+    assert_eq!((&progress["status"], &progress["queued"]), (&json!("finished"), &json!(90)));
+}
+
+async fn a_webhook_that_keeps_failing_warns(backend: Backend) {
+    let (_hub, app, receiver) = start_with(backend, |config| config.webhooks.disable_after_failures = 10).await;
+    let body = json!({"webhook_url": receiver.url("/switch"), "subscribed_events": ["**"], "max_retries": 1});
+    let id = app.webhook_with(&body).await["webhook_id"].clone();
+    let webhook = async || app.webhook_request("GET", &id, "", None).await.body;
+    for n in 0..2 {
+        app.publish("alice", n).await;
+    }
+    eventually("four failed", async || webhook().await["consecutive_failures"] == 4).await;
+    assert_eq!(webhook().await["warning"], Value::Null);
+    app.publish("alice", "x").await;
+    eventually("half of them failed", async || webhook().await["consecutive_failures"].as_u64() >= Some(5)).await;
+    assert!(webhook().await["warning"].as_str().unwrap().contains("at 10 the webhook is disabled"));
+    receiver.heal();
+    app.publish("alice", "y").await;
+    eventually("it works again", async || webhook().await["consecutive_failures"] == 0).await;
+    assert_eq!(webhook().await["warning"], Value::Null);
+}
+
+/// No store's matter. The receiver's certificate is signed by an authority that the system is told of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_the_certificate_must_be_good() {
+    let database = Database::new(Backend::Sqlite).await;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let authorities = database.folder.path().join("authorities.pem");
+    std::fs::write(&authorities, made.cert.pem()).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let receiver = Receiver::start_tls(tls).await;
+    let url = |host: &str| format!("https://{host}:{}/ok", receiver.addr.port());
+    let authorities = authorities.to_str().unwrap();
+    // `localhost` may be the IPv6 loopback too, and all of a name's addresses must be open.
+    let networks = ("ORIVA_HUB__WEBHOOKS__ALLOWED_NETWORKS", "127.0.0.0/8,::1/128");
+    let process = HubProcess::start(&database, &[networks, ("SSL_CERT_FILE", authorities)]).await;
+    let app = create_app(&database, process.addr, "a", false);
+    let id = app.webhook(&url("localhost"), &["**"]).await["webhook_id"].clone();
+    let test = async || app.webhook_request("POST", &id, "/test", None).await.body;
+    let answer = test().await;
+    assert_eq!(answer["success"], true, "{answer}");
+    app.publish("alice", "x").await;
+    receiver.wait_for("/ok", 2).await;
+    app.webhook_request("PATCH", &id, "", Some(json!({"webhook_url": url("127.0.0.1")}))).await;
+    let answer = test().await;
+    assert_eq!(answer["success"], false, "the certificate names another host: {answer}");
+    process.kill();
+    let process = HubProcess::start(&database, &[networks]).await;
+    let app = app.at(process.addr);
+    app.webhook_request("PATCH", &id, "", Some(json!({"webhook_url": url("localhost")}))).await;
+    let answer = app.webhook_request("POST", &id, "/test", None).await.body;
+    assert_eq!(answer["success"], false, "an authority that nobody knows: {answer}");
+    assert_eq!(receiver.received_at("/ok").len(), 2);
 }
 
 /// PostgreSQL alone: two nodes at one store.

@@ -35,6 +35,8 @@ impl Answer {
 }
 
 pub fn client() -> reqwest::Client {
+    // As the hub does; in a test that starts none in this process nobody did.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     // One for a test's runtime: a client's connections belong to the runtime that made them.
     reqwest::Client::builder().no_proxy().build().expect("a client")
 }

@@ -43,6 +43,15 @@ struct State {
 
 impl Receiver {
     pub async fn start() -> Self {
+        Self::start_over(None).await
+    }
+
+    /// Over TLS.
+    pub async fn start_tls(config: rustls::ServerConfig) -> Self {
+        Self::start_over(Some(config)).await
+    }
+
+    async fn start_over(tls: Option<rustls::ServerConfig>) -> Self {
         let state = Arc::<Mutex<State>>::default();
         let shared = state.clone();
         let (started, has_started) = tokio::sync::oneshot::channel();
@@ -56,9 +65,12 @@ impl Receiver {
                 })
                 .workers(1)
                 .disable_signals()
-                .shutdown_timeout(0)
-                .bind(("127.0.0.1", 0))
-                .expect("a free port");
+                .shutdown_timeout(0);
+                let server = match tls {
+                    Some(config) => server.bind_rustls_0_23(("127.0.0.1", 0), config),
+                    None => server.bind(("127.0.0.1", 0)),
+                };
+                let server = server.expect("a free port");
                 let addr = server.addrs()[0];
                 let server = server.run();
                 let _ = started.send((addr, server.handle()));
