@@ -649,3 +649,35 @@ async fn where_one_of_two_nodes_is_killed_the_other_takes_over() {
     eventually("every event arrived", async || arrived(&receiver) == expected).await;
     drop(two);
 }
+
+/// Not a timing: the plans. What a dead endpoint is owed is walked past by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_outbox_is_read_by_index() {
+    use sqlx::{Connection as _, Row as _};
+    let database = Database::new(Backend::Sqlite).await;
+    let _store = database.store().await;
+    let mut connection = sqlx::SqliteConnection::connect(&database.url).await.unwrap();
+    for (sql, plan) in [
+        (
+            "select webhook_id from webhook_deliveries where status = 'delivering' and lease_until <= 1",
+            "SEARCH webhook_deliveries USING INDEX webhook_deliveries_leased (lease_until<?)",
+        ),
+        (
+            "select id from webhook_deliveries where webhook_id = x'00' and status = 'pending' and next_attempt_at <= 1 \
+             order by next_attempt_at limit 8",
+            "SEARCH webhook_deliveries USING INDEX webhook_deliveries_queue (webhook_id=? AND next_attempt_at<?)",
+        ),
+        (
+            "select min(next_attempt_at) from webhook_deliveries where webhook_id = x'00' and status = 'pending'",
+            "SEARCH webhook_deliveries USING COVERING INDEX webhook_deliveries_queue (webhook_id=?)",
+        ),
+    ] {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("explain query plan {sql}")))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let steps: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        let (steps, plan) = (steps.join("; ").replace("COVERING ", ""), plan.replace("COVERING ", ""));
+        assert_eq!(steps, plan);
+    }
+}
