@@ -3,6 +3,7 @@
 
 mod member;
 mod replay;
+mod resume;
 mod state;
 
 use std::{sync::Arc, time::Duration};

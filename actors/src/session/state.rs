@@ -5,12 +5,13 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    member::{Member, Positions, TooManyPatterns},
-    replay::{Replay, Seam, Waiting, reaches_back},
+    member::{Member, Positions},
+    replay::{Replay, Waiting},
+    resume::Resume,
 };
 use crate::{
     follower::{Follower, HeadQuery, Need},
-    model::{ConnectionId, EventPattern, Identity, Offset, Published, Scope, StreamKey, StreamKind, Timestamp},
+    model::{ConnectionId, Identity, Offset, Published, Scope, StreamKey, StreamKind, Timestamp},
     partitions::RealtimeConfig,
     ports::{Expiry, Page, RefreshRefused, Unavailable},
     protocol::{ClientFrame, FrameId, ServerFrame, pattern_texts},
@@ -77,11 +78,11 @@ pub(super) enum Effect {
 
 /// A session's whole state.
 pub(super) struct State {
-    stream: StreamKey,
-    epoch: Arc<str>,
+    pub(super) stream: StreamKey,
+    pub(super) epoch: Arc<str>,
     heartbeat_seconds: u64,
     /// Bytes of a replay that are pushed before the socket has to have taken them.
-    replay_burst_bytes: usize,
+    pub(super) replay_burst_bytes: usize,
     /// The stream followed by right; `None` until its end is known.
     own: Option<Follower>,
     /// The highest offset heard of before that. The end that is asked for may have been read just before it.
@@ -91,10 +92,10 @@ pub(super) struct State {
     broadcast_end: HeadQuery,
     /// Who came before the stream's end was known.
     newcomers: Vec<(SocketKey, Arc<Identity>, Option<Timestamp>)>,
-    members: Vec<(SocketKey, Member)>,
+    pub(super) members: Vec<(SocketKey, Member)>,
     /// The last events delivered, while somebody replays.
-    recent: VecDeque<(StreamKind, Arc<Published>)>,
-    turns: u32,
+    pub(super) recent: VecDeque<(StreamKind, Arc<Published>)>,
+    pub(super) turns: u32,
 }
 
 impl State {
@@ -194,7 +195,7 @@ impl State {
         }
     }
 
-    fn follows_broadcasts(&self) -> bool {
+    pub(super) fn follows_broadcasts(&self) -> bool {
         self.stream.kind() == StreamKind::User
     }
 
@@ -203,11 +204,11 @@ impl State {
     }
 
     /// How far the session itself has come.
-    fn positions(&self) -> Positions {
+    pub(super) fn positions(&self) -> Positions {
         Positions { own: self.own.as_ref().map_or(0, Follower::position), broadcast: self.broadcast.position() }
     }
 
-    fn member(&mut self, socket: SocketKey) -> Option<&mut Member> {
+    pub(super) fn member(&mut self, socket: SocketKey) -> Option<&mut Member> {
         self.members.iter_mut().find(|(key, _)| *key == socket).map(|(_, member)| member)
     }
 
@@ -292,7 +293,7 @@ impl State {
         }
     }
 
-    fn forget_recent(&mut self) {
+    pub(super) fn forget_recent(&mut self) {
         if self.members.iter().all(|(_, member)| member.replay.is_none()) {
             self.recent = VecDeque::new();
         }
@@ -323,154 +324,6 @@ impl State {
             ClientFrame::Ping { id } => push(socket, &ServerFrame::Pong { id: id.as_ref() }, effects),
         }
     }
-
-    fn subscribe(
-        &mut self,
-        socket: SocketKey,
-        patterns: Vec<EventPattern>,
-        resume: Resume,
-        id: Option<FrameId>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let mut refuse =
-            |code, message: &str| push(socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
-        let resumes = resume.after.is_some() || resume.after_broadcast.is_some();
-        if resume.after_broadcast.is_some() && !self.follows_broadcasts() {
-            return refuse(
-                "validation_failed",
-                "after_broadcast is for users' sockets: an app's stream holds its broadcasts too, so after is enough",
-            );
-        }
-        let (now, epoch, turn) = (self.positions(), self.epoch.clone(), self.turns);
-        let Some(member) = self.member(socket) else { return };
-        if resumes && member.replay.is_some() {
-            return refuse("conflict", "a replay is under way on this socket; wait for its resumed");
-        }
-        let previously = member.subscriptions.clone();
-        if let Err(TooManyPatterns) = member.subscribe(patterns) {
-            return refuse("validation_failed", "event_types: a socket holds at most 100 patterns");
-        }
-        let event_types = pattern_texts(member.subscriptions.iter().map(|held| &held.pattern));
-        push(socket, &ServerFrame::Subscribed { event_types, id: id.as_ref() }, effects);
-        if !resumes {
-            return;
-        }
-        let served = member.positions;
-        let after = Positions {
-            own: resume.after.unwrap_or(served.own),
-            broadcast: resume.after_broadcast.unwrap_or(served.broadcast),
-        };
-        let mut unchecked = Vec::new();
-        for (kind, asked) in [(self.stream.kind(), resume.after), (StreamKind::Broadcast, resume.after_broadcast)] {
-            // Where nothing was missed the store need not be asked.
-            if asked.is_some_and(|asked| asked != now.of(kind)) {
-                unchecked.push(kind);
-            }
-        }
-        let replay = Replay {
-            id,
-            turn,
-            after,
-            served,
-            previously,
-            unchecked,
-            queue: VecDeque::new(),
-            waiting: None,
-            replayed: 0,
-        };
-        self.turns = turn.wrapping_add(1);
-        let Some(member) = self.member(socket) else { return };
-        member.positions = after;
-        member.replay = Some(Box::new(replay));
-        member.served_since(after);
-        if resume.epoch.is_some_and(|theirs| *theirs != *epoch) {
-            self.end_replay(socket, false, effects);
-        } else {
-            self.advance(socket, effects);
-        }
-    }
-
-    fn on_replay_page(
-        &mut self,
-        socket: SocketKey,
-        turn: u32,
-        kind: StreamKind,
-        page: Page,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(member) = self.member(socket) else { return };
-        let after = member.positions.of(kind);
-        let Some(mut replay) = member.replay.take() else { return };
-        if replay.turn != turn {
-            member.replay = Some(replay);
-            return;
-        }
-        replay.waiting = None;
-        // An event may be archived between two pages as well as before the first.
-        if !reaches_back(&page, kind, after) {
-            // Once events were sent the way back is closed: what follows is still in order, and the client learns
-            // from the gap in the offsets.
-            if replay.replayed == 0 {
-                member.replay = Some(replay);
-                return self.end_replay(socket, false, effects);
-            }
-        }
-        replay.unchecked.retain(|unchecked| *unchecked != kind);
-        if page.events.is_empty() {
-            let position = member.positions.of_mut(kind);
-            *position = page.head.max(*position);
-        }
-        for event in page.events {
-            replay.take(member, kind, event);
-        }
-        member.replay = Some(replay);
-        self.advance(socket, effects);
-    }
-
-    /// Takes a replay as far as it goes now: pushes what is read, asks for what is not, ends where the session is.
-    fn advance(&mut self, socket: SocketKey, effects: &mut Vec<Effect>) {
-        let (goal, own_kind) = (self.positions(), self.stream.kind());
-        let seam = Seam { goal, own_kind, recent: &self.recent, burst_bytes: self.replay_burst_bytes };
-        let member = self.members.iter_mut().find(|(key, _)| *key == socket).map(|(_, member)| member);
-        let is_done = member.is_some_and(|member| {
-            let Some(mut replay) = member.replay.take() else { return false };
-            let is_done = replay.advance(socket, member, &seam, effects);
-            member.replay = Some(replay);
-            is_done
-        });
-        if is_done {
-            self.end_replay(socket, true, effects);
-        }
-    }
-
-    fn end_replay(&mut self, socket: SocketKey, recovered: bool, effects: &mut Vec<Effect>) {
-        let now = self.positions();
-        let Some(member) = self.member(socket) else { return };
-        let Some(replay) = member.replay.take() else { return };
-        if !recovered {
-            // The client reloads its state; from here on it is served live.
-            member.positions = now;
-            member.served_from(now);
-        }
-        let frame = ServerFrame::Resumed {
-            after: replay.after.own,
-            offset: member.positions.own,
-            after_broadcast: replay.after.broadcast,
-            broadcast_offset: member.positions.broadcast,
-            recovered,
-            replayed: replay.replayed,
-            id: replay.id.as_ref(),
-        };
-        push(socket, &frame, effects);
-        self.forget_recent();
-    }
-}
-
-/// What a `subscribe` says of where the client was.
-struct Resume {
-    after: Option<Offset>,
-    after_broadcast: Option<Offset>,
-    epoch: Option<String>,
 }
 
 fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
@@ -486,7 +339,7 @@ pub(super) fn witness(kind: StreamKind, event: &Arc<Published>, effects: &mut Ve
     }
 }
 
-fn push(socket: SocketKey, frame: &ServerFrame<'_>, effects: &mut Vec<Effect>) {
+pub(super) fn push(socket: SocketKey, frame: &ServerFrame<'_>, effects: &mut Vec<Effect>) {
     effects.push(Effect::Push { socket, frame: frame.encode() });
 }
 

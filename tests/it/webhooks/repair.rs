@@ -1,0 +1,176 @@
+//! What was missed is made up for: redelivery, recovery, killed hubs and nodes, a changed key.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+use standardwebhooks::Webhook;
+
+use super::{PROCESS, start};
+use crate::{
+    harness::{App, Backend, Database, HubProcess, Receiver, callers::read, eventually, process::create_app},
+    on_both_stores,
+};
+
+on_both_stores!(
+    a_delivery_can_be_made_again,
+    a_recovery_queues_what_was_missed,
+    killed_with_deliveries_pending_every_event_arrives,
+    the_encryption_key_can_be_changed,
+    a_recovery_goes_on_where_it_stood,
+);
+
+async fn a_delivery_can_be_made_again(backend: Backend) {
+    let (_hub, app, receiver) = start(backend).await;
+    let body = json!({"webhook_url": receiver.url("/switch"), "subscribed_events": ["**"], "max_retries": 1});
+    let id = app.webhook_with(&body).await["webhook_id"].clone();
+    app.publish("alice", "x").await;
+    eventually("it is given up", async || app.deliveries(&id, "?status=failed").await.len() == 1).await;
+    let delivery = app.deliveries(&id, "").await[0]["delivery_id"].as_str().unwrap().to_owned();
+    receiver.heal();
+    let again = app.webhook_request("POST", &id, &format!("/deliveries/{delivery}/redeliver"), None).await;
+    assert_eq!((again.status, &again.body["status"]), (202, &json!("pending")));
+    eventually("it arrives", async || app.deliveries(&id, "?status=succeeded").await.len() == 1).await;
+    let requests = receiver.received_at("/switch");
+    assert_eq!(requests.len(), 3);
+    assert!(requests.iter().all(|one| one.header("webhook-id") == requests[0].header("webhook-id")));
+    assert_eq!(app.deliveries(&id, "").await[0]["attempts"].as_array().unwrap().len(), 3);
+}
+
+async fn a_recovery_queues_what_was_missed(backend: Backend) {
+    let (_hub, app, receiver) = start(backend).await;
+    app.publish("alice", "too early").await;
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let since = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    for n in 0..700 {
+        // Before there was a webhook.
+        if n % 100 == 0 {
+            let mut other = App::event("alice", "other");
+            other["event_category"] = json!("user");
+            app.post(&other).await;
+        }
+    }
+    let events: Vec<_> = (0..700).map(|n| App::event("alice", n)).collect();
+    assert_eq!(read(app.request("POST", "/events/batch").json(&json!({"events": events}))).await.status, 200);
+    let id = app.webhook(&receiver.url("/ok"), &["notification.*"]).await["webhook_id"].clone();
+    let opened = app.webhook_request("POST", &id, "/recover", Some(json!({"since": since}))).await;
+    assert_eq!((opened.status, &opened.body["status"]), (202, &json!("running")), "{}", opened.body);
+    receiver.wait_for("/ok", 700).await;
+    eventually("it is finished", async || {
+        app.webhook_request("GET", &id, "/recover", None).await.body["status"] == "finished"
+    })
+    .await;
+    let progress = app.webhook_request("GET", &id, "/recover", None).await.body;
+    assert_eq!((&progress["queued"], &progress["remaining"]), (&json!(700), &json!(0)));
+    // Again: everything arrived, nothing is queued.
+    app.webhook_request("POST", &id, "/recover", Some(json!({"since": since}))).await;
+    eventually("it is finished again", async || {
+        app.webhook_request("GET", &id, "/recover", None).await.body["status"] == "finished"
+    })
+    .await;
+    assert_eq!(app.webhook_request("GET", &id, "/recover", None).await.body["queued"], 0);
+    let ids: HashSet<_> =
+        receiver.received_at("/ok").into_iter().map(|one| one.header("webhook-id").to_owned()).collect();
+    assert_eq!(ids.len(), 700);
+}
+
+/// Publishes a batch; the ids of its events.
+async fn publish_batch(app: &App, name: impl std::fmt::Display, count: usize) -> HashSet<String> {
+    let events: Vec<_> = (0..count).map(|n| App::event("alice", format!("{name}-{n}"))).collect();
+    let answer = read(app.request("POST", "/events/batch").json(&json!({"events": events}))).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let id = |event: &Value| event["event_id"].as_str().expect("an id").to_owned();
+    answer.body["events"].as_array().expect("a list").iter().map(id).collect()
+}
+
+fn arrived(receiver: &Receiver) -> HashSet<String> {
+    receiver.received_at("/ok").into_iter().map(|one| one.header("webhook-id").to_owned()).collect()
+}
+
+async fn killed_with_deliveries_pending_every_event_arrives(backend: Backend) {
+    let (database, receiver) = (Database::new(backend).await, Receiver::start().await);
+    let mut process = HubProcess::start(&database, &PROCESS).await;
+    let mut app = create_app(&database, process.addr, "a", false);
+    app.webhook(&receiver.url("/ok"), &["**"]).await;
+    let mut expected = HashSet::new();
+    for round in 0..3 {
+        expected.extend(publish_batch(&app, round, 400).await);
+        eventually("some arrive", async || arrived(&receiver).len() > round * 400 + 50).await;
+        process.kill();
+        process = HubProcess::start(&database, &PROCESS).await;
+        app = app.at(process.addr);
+    }
+    eventually("every event arrived", async || arrived(&receiver) == expected).await;
+}
+
+async fn the_encryption_key_can_be_changed(backend: Backend) {
+    const KEY: &str = "ORIVA_HUB__AUTH__ENCRYPTION_KEY";
+    const PREVIOUS: &str = "ORIVA_HUB__AUTH__PREVIOUS_ENCRYPTION_KEYS";
+    const OLD: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    const NEW: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let (database, receiver) = (Database::new(backend).await, Receiver::start().await);
+    let process = HubProcess::start(&database, &PROCESS).await;
+    let app = create_app(&database, process.addr, "a", false);
+    let made = app.webhook(&receiver.url("/ok"), &["**"]).await;
+    process.kill();
+    // Under the new key alone, the secret cannot be opened: nothing is sent, nothing is lost.
+    let keys = |keys: &[(&'static str, &'static str)]| [&PROCESS[..], keys].concat();
+    let process = HubProcess::start(&database, &keys(&[(KEY, NEW)])).await;
+    let app = app.at(process.addr);
+    app.publish("alice", "x").await;
+    let test = app.webhook_request("POST", &made["webhook_id"], "/test", None).await;
+    assert_eq!((test.status, test.code()), (409, "conflict"));
+    eventually("it is said", async || process.log().contains("previous_encryption_keys")).await;
+    process.kill();
+    let process = HubProcess::start(&database, &keys(&[(KEY, NEW), (PREVIOUS, OLD)])).await;
+    receiver.wait_for("/ok", 1).await;
+    process.kill();
+    let process = HubProcess::start(&database, &keys(&[(KEY, NEW)])).await;
+    app.at(process.addr).publish("alice", "y").await;
+    for request in receiver.wait_for("/ok", 2).await {
+        let secret = made["webhook_secret"].as_str().unwrap();
+        Webhook::new(secret).unwrap().verify(&request.raw, &request.headers).unwrap();
+    }
+}
+
+async fn a_recovery_goes_on_where_it_stood(backend: Backend) {
+    let (database, receiver) = (Database::new(backend).await, Receiver::start().await);
+    let process = HubProcess::start(&database, &PROCESS).await;
+    let app = create_app(&database, process.addr, "a", false);
+    let expected = publish_batch(&app, "missed", 90).await;
+    let made = app.webhook(&receiver.url("/ok"), &["**"]).await;
+    process.kill();
+    let store = database.store().await;
+    let (id, app_id) = (
+        oriva_hub_actors::model::WebhookId(made["webhook_id"].as_str().unwrap().parse().unwrap()),
+        oriva_hub_actors::model::AppId::parse("a").unwrap(),
+    );
+    let audit = oriva_hub::store::Audit { actor: "a".to_owned(), ip: None };
+    let since = oriva_hub_actors::model::Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    let opened = store.start_recovery(&app_id, id, since, &audit).await.unwrap().unwrap();
+    assert_eq!((opened.position, opened.until, opened.queued), (0, 90, 0));
+    for (position, queued) in [(20, 20), (40, 40)] {
+        let step = store.advance_recovery(20).await.unwrap().unwrap();
+        assert_eq!((step.position, step.queued, step.finished_at), (position, queued, None));
+    }
+    // The node that began it is gone; another goes on.
+    let process = HubProcess::start(&database, &PROCESS).await;
+    eventually("every event arrived", async || arrived(&receiver) == expected).await;
+    let progress = app.at(process.addr).webhook_request("GET", &made["webhook_id"], "/recover", None).await.body;
+    assert_eq!((&progress["status"], &progress["queued"]), (&json!("finished"), &json!(90)));
+}
+
+/// PostgreSQL alone: two nodes at one store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_of_two_nodes_is_killed_the_other_takes_over() {
+    let (database, receiver) = (Database::new(Backend::Postgres).await, Receiver::start().await);
+    let one = HubProcess::start(&database, &PROCESS).await;
+    let two = HubProcess::start(&database, &PROCESS).await;
+    let app = create_app(&database, one.addr, "a", false);
+    app.webhook(&receiver.url("/ok"), &["**"]).await;
+    let mut expected = publish_batch(&app, "one", 600).await;
+    expected.extend(publish_batch(&app.at(two.addr), "two", 200).await);
+    eventually("some arrive", async || arrived(&receiver).len() > 100).await;
+    one.kill();
+    eventually("every event arrived", async || arrived(&receiver) == expected).await;
+    drop(two);
+}
