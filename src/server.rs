@@ -52,6 +52,8 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 const LEASE_CHECK: Duration = Duration::from_secs(5);
 /// The safety net (seed task T037); due times drive the deliveries.
 const WEBHOOK_SWEEP: Duration = Duration::from_secs(60);
+/// How late an event of another node's comes at most.
+const POLL: Duration = Duration::from_millis(900);
 /// What of the window is left for answers to the closes and for requests in flight.
 const DRAIN_SHARE: f64 = 0.8;
 
@@ -190,6 +192,8 @@ async fn start_partitions(
         heartbeat: Duration::from_secs(config.stream.heartbeat_seconds),
         max_frame_bytes: config.stream.max_frame_bytes,
         max_backlog_bytes: config.stream.max_backlog_bytes,
+        // Other nodes may write to this store. Until a bus tells of what they do, its sessions look for themselves.
+        poll: (!config.is_embedded()).then_some(POLL),
     };
     let history: Arc<dyn EventHistory> = Arc::new(StoreHistory::new(store.clone()));
     let credentials: Arc<dyn Credentials> = auth.clone();

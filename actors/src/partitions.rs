@@ -37,6 +37,8 @@ pub struct RealtimeConfig {
     pub heartbeat: Duration,
     pub max_frame_bytes: usize,
     pub max_backlog_bytes: usize,
+    /// How often sessions compare themselves with the store, where others write to it and nobody tells of it.
+    pub poll: Option<Duration>,
 }
 
 /// What one partition's actors share.

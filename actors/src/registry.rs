@@ -26,6 +26,8 @@ use crate::{
 
 /// Batches that may wait for a registry; past that the handle remembers that something was lost (see `partitions`).
 const MAILBOX: usize = 1024;
+/// Streams asked for at once.
+const POLLED: usize = 1000;
 /// How often sessions that lost a message are told to compare themselves with the store.
 const MENDING: Duration = Duration::from_millis(250);
 
@@ -145,6 +147,8 @@ struct Online {
     serial: u64,
     /// A message did not fit its mailbox.
     lost_one: bool,
+    /// The highest offset of its stream that it was told of.
+    told: Offset,
 }
 
 pub(crate) struct Registry {
@@ -155,6 +159,7 @@ pub(crate) struct Registry {
     /// The highest broadcast heard of before that. The end that is asked for may have been read just before it.
     announced: Offset,
     broadcast_end: HeadQuery,
+    polling: bool,
     waiting: Vec<Join>,
     next_serial: u64,
     closed: bool,
@@ -174,6 +179,7 @@ impl Registry {
             broadcast: None,
             announced: 0,
             broadcast_end: HeadQuery::default(),
+            polling: false,
             waiting: Vec::new(),
             next_serial: 0,
             closed: false,
@@ -184,6 +190,38 @@ impl Registry {
         if self.broadcast_end.ask() {
             self.load_broadcast_head(ctx);
         }
+    }
+
+    /// Has every session hear how far its stream reaches: so events that nobody told of come at most one poll late. Many
+    /// streams a question, and one question at a time.
+    fn poll(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.polling, true) {
+            return;
+        }
+        let online = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
+        let streams: Vec<StreamKey> =
+            std::iter::once(StreamKey::Broadcast).chain(online.map(|(stream, _)| stream.clone())).collect();
+        let history = self.wiring.history.clone();
+        async move {
+            let mut heads = Vec::with_capacity(streams.len());
+            for page in streams.chunks(POLLED) {
+                heads.extend(history.heads(page).await?);
+            }
+            Ok::<_, Unavailable>(streams.into_iter().zip(heads).collect::<Vec<_>>())
+        }
+        .into_actor(self)
+        .map(|heads, registry, ctx| {
+            registry.polling = false;
+            for (stream, head) in heads.unwrap_or_default() {
+                if let Some(entry) = registry.entries.get_mut(&stream) {
+                    entry.learn(head);
+                } else if let (StreamKey::Broadcast, Some(follower)) = (&stream, &mut registry.broadcast) {
+                    let need = follower.learn(head);
+                    registry.fulfil(need, ctx);
+                }
+            }
+        })
+        .spawn(ctx);
     }
 
     fn load_broadcast_head(&self, ctx: &mut Context<Self>) {
@@ -275,7 +313,7 @@ impl Registry {
             self.next_serial += 1;
             let serial = self.next_serial;
             let addr = Session::start(self.wiring.clone(), ctx.address(), stream, serial, broadcast.position());
-            Online { addr, serial, lost_one: false }
+            Online { addr, serial, lost_one: false, told: 0 }
         });
         // One message a socket, and sockets are bounded.
         online.addr.do_send(ToSession::Join(join));
@@ -284,10 +322,22 @@ impl Registry {
 
 impl Entry {
     fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
-        if let Some(online) = &mut self.session
-            && let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, event: event.clone() })
-        {
+        let Some(online) = &mut self.session else { return };
+        if kind != StreamKind::Broadcast {
+            online.told = online.told.max(event.offset_in(kind));
+        }
+        if let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, event: event.clone() }) {
             online.lost_one = true;
+        }
+    }
+
+    /// Its stream reaches to here, as the store says.
+    fn learn(&mut self, head: Offset) {
+        if let Some(online) = &mut self.session
+            && online.told < head
+            && online.addr.try_send(ToSession::Learn { head }).is_ok()
+        {
+            online.told = head;
         }
     }
 }
@@ -297,6 +347,9 @@ impl Actor for Registry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.ask_for_broadcast_end(ctx);
+        if let Some(period) = self.wiring.config.poll {
+            ctx.run_interval(period, |registry, ctx| registry.poll(ctx));
+        }
         ctx.run_interval(MENDING, |registry, _| {
             for entry in registry.entries.values_mut() {
                 if let Some(online) = &mut entry.session

@@ -50,6 +50,9 @@ pub(crate) enum ToSession {
         event: Arc<Published>,
     },
     CatchUp,
+    Learn {
+        head: Offset,
+    },
     Tell {
         frame: Bytes,
     },
@@ -174,6 +177,7 @@ impl Handler<ToSession> for Session {
             ToSession::Drained { socket } => Input::Drained { socket },
             ToSession::Deliver { kind, event } => Input::Deliver { kind, event },
             ToSession::CatchUp => Input::CatchUp,
+            ToSession::Learn { head } => Input::Learn { head },
             ToSession::Tell { frame } => Input::Tell { frame },
             #[cfg(any(test, feature = "testing"))]
             ToSession::Panic => panic!("a session that was told to panic"),

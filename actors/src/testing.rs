@@ -92,6 +92,11 @@ impl EventHistory for MemoryHistory {
         Ok(self.of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())))
     }
 
+    async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable> {
+        let last = |stream| Ok(self.of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())));
+        streams.iter().map(last).collect()
+    }
+
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable> {
         let all = self.of(stream)?;
         let head = all.last().map_or(0, |event| event.offset_in(stream.kind()));

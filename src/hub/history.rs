@@ -41,6 +41,10 @@ impl EventHistory for StoreHistory {
         self.ask(self.store.head(stream)).await
     }
 
+    async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable> {
+        self.ask(self.store.heads(streams)).await
+    }
+
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable> {
         self.ask(self.store.page(stream, after, limit)).await
     }

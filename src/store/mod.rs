@@ -118,6 +118,9 @@ pub trait EventStore: Send + Sync {
     /// The offset of a stream's last event; 0 where it has none.
     async fn head(&self, stream: &StreamKey) -> Result<Offset, StoreError>;
 
+    /// The same of many streams at once, in their order. Work of the hub's own.
+    async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, StoreError>;
+
     /// At most `limit` of a stream's events later than `after`, in order. Runs with the stream's holder as its tenant.
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, StoreError>;
 

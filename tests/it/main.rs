@@ -11,6 +11,7 @@ mod events;
 mod house;
 mod load;
 mod matrix;
+mod nodes;
 mod notifications;
 mod process;
 mod resume;

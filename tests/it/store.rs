@@ -112,6 +112,8 @@ async fn offsets_are_dense_in_every_stream(backend: Backend) {
     assert_eq!(store.head(&StreamKey::App(app_id("a"))).await.unwrap(), 9);
     assert_eq!(store.head(&StreamKey::Broadcast).await.unwrap(), 3);
     assert_eq!(store.head(&user_stream("nobody")).await.unwrap(), 0);
+    let streams = [user_stream("nobody"), StreamKey::Broadcast, user_stream("alice"), StreamKey::App(app_id("a"))];
+    assert_eq!(store.heads(&streams).await.unwrap(), [0, 3, 6, 9]);
 }
 
 async fn concurrent_appends_neither_deadlock_nor_leave_gaps(backend: Backend) {

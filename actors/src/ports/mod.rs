@@ -28,6 +28,9 @@ pub trait EventHistory: Send + Sync {
     /// The offset of the stream's last event; 0 where it has none.
     async fn head(&self, stream: &StreamKey) -> Result<Offset, Unavailable>;
 
+    /// The same of many streams at once, in their order.
+    async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable>;
+
     /// At most `limit` events later than `after`.
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable>;
 }

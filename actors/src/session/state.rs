@@ -24,17 +24,52 @@ const RECENT: usize = 512;
 /// What happens to a session.
 pub(super) enum Input {
     Started,
-    Head { kind: StreamKind, head: Offset },
-    Page { kind: StreamKind, page: Result<Page, Unavailable> },
-    Deliver { kind: StreamKind, event: Arc<Published> },
+    Head {
+        kind: StreamKind,
+        head: Offset,
+    },
+    Page {
+        kind: StreamKind,
+        page: Result<Page, Unavailable>,
+    },
+    Deliver {
+        kind: StreamKind,
+        event: Arc<Published>,
+    },
     CatchUp,
-    Tell { frame: Bytes },
-    Join { socket: SocketKey, identity: Arc<Identity>, expires_at: Option<Timestamp> },
-    Left { socket: SocketKey },
-    Frame { socket: SocketKey, frame: ClientFrame },
-    Drained { socket: SocketKey },
-    ReplayPage { socket: SocketKey, turn: u32, kind: StreamKind, page: Page },
-    Refreshed { socket: SocketKey, id: Option<FrameId>, outcome: Result<Expiry, RefreshRefused> },
+    /// The stream reaches to here.
+    Learn {
+        head: Offset,
+    },
+    Tell {
+        frame: Bytes,
+    },
+    Join {
+        socket: SocketKey,
+        identity: Arc<Identity>,
+        expires_at: Option<Timestamp>,
+    },
+    Left {
+        socket: SocketKey,
+    },
+    Frame {
+        socket: SocketKey,
+        frame: ClientFrame,
+    },
+    Drained {
+        socket: SocketKey,
+    },
+    ReplayPage {
+        socket: SocketKey,
+        turn: u32,
+        kind: StreamKind,
+        page: Page,
+    },
+    Refreshed {
+        socket: SocketKey,
+        id: Option<FrameId>,
+        outcome: Result<Expiry, RefreshRefused>,
+    },
 }
 
 /// What a session does about it.
@@ -155,6 +190,15 @@ impl State {
                 if self.follows_broadcasts() {
                     self.ask_for_end(StreamKind::Broadcast, effects);
                 }
+            }
+            Input::Learn { head } => {
+                let kind = self.stream.kind();
+                let Some(follower) = self.follower(kind) else {
+                    self.announced = self.announced.max(head);
+                    return;
+                };
+                let need = follower.learn(head);
+                load(kind, need, effects);
             }
             Input::Tell { frame } => {
                 for (socket, _) in &self.members {

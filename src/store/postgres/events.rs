@@ -51,6 +51,21 @@ impl EventStore for PostgresStore {
         Ok(head)
     }
 
+    async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, StoreError> {
+        let kinds: Vec<&str> = streams.iter().map(|stream| stream.kind().as_str()).collect();
+        let names: Vec<&str> = streams.iter().map(StreamKey::name).collect();
+        let heads: Vec<i64> = sqlx::query_scalar(
+            "select coalesce(stream.last_offset, 0) \
+             from unnest($1::text[], $2::text[]) with ordinality as asked (kind, key, position) \
+             left join streams stream using (kind, key) order by asked.position",
+        )
+        .bind(&kinds)
+        .bind(&names)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(heads.into_iter().map(i64::unsigned_abs).collect())
+    }
+
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, StoreError> {
         let mut transaction = self.as_tenant(stream).await?;
         // The end first: an event committed in between is then at most missing from it, never from the page.

@@ -50,6 +50,16 @@ impl EventStore for SqliteStore {
         Ok(head)
     }
 
+    async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, StoreError> {
+        let mut transaction = self.readers.begin().await?;
+        let mut heads = Vec::with_capacity(streams.len());
+        for stream in streams {
+            heads.push(head(&mut transaction, stream).await?);
+        }
+        transaction.commit().await?;
+        Ok(heads)
+    }
+
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, StoreError> {
         let mut transaction = self.readers.begin().await?;
         let head = head(&mut transaction, stream).await?;

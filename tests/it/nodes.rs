@@ -1,0 +1,68 @@
+//! Two nodes at one PostgreSQL, as real processes.
+
+use serde_json::json;
+
+use crate::harness::{App, Backend, Database, HubProcess, Socket, process::create_app};
+
+/// Two nodes and an app.
+async fn two_nodes() -> (Database, [HubProcess; 2], App) {
+    let database = Database::new(Backend::Postgres).await;
+    let nodes = [HubProcess::start(&database, &[]).await, HubProcess::start(&database, &[]).await];
+    let app = create_app(&database, nodes[0].addr, "a", false);
+    (database, nodes, app)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_takes_reaches_the_sockets_of_the_other_in_order() {
+    const EVENTS: u64 = 1000;
+    let (_database, nodes, app) = two_nodes().await;
+    let token = app.token("alice").await;
+    let mut sockets = Vec::new();
+    for node in &nodes {
+        for credential in [&token, &app.key] {
+            let mut socket = Socket::open(node.addr, credential).await.unwrap();
+            socket.subscribe(&["**"]).await;
+            sockets.push(socket);
+        }
+    }
+    let publishers: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let app = app.at(node.addr);
+            tokio::spawn(async move {
+                for n in 0..EVENTS / 2 {
+                    app.publish("alice", n).await;
+                }
+            })
+        })
+        .collect();
+    for socket in &mut sockets {
+        for offset in 1..=EVENTS {
+            assert_eq!(socket.offset().await, offset);
+        }
+    }
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    for socket in &mut sockets {
+        assert!(socket.is_quiet().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dismissal_and_a_broadcast_on_one_node_are_seen_on_the_other() {
+    let (_database, nodes, app) = two_nodes().await;
+    let alice = app.user("alice").await;
+    let there = crate::harness::callers::Inbox { addr: nodes[1].addr, ..alice.clone() };
+    let mut socket = Socket::open(nodes[1].addr, &alice.credential).await.unwrap();
+    socket.subscribe(&["notification.*"]).await;
+    let id = app.notify(&App::notification("alice", "x")).await;
+    assert_eq!(socket.frame().await["entity_id"], json!(id));
+    // The badge of the other node's, counted and remembered before the change.
+    assert_eq!((alice.unread().await, there.unread().await), (1, 1));
+    alice.set(&id, "dismissed").await;
+    assert_eq!((there.unread().await, there.counts().await["unread"].clone()), (0, json!(0)));
+    assert_eq!(socket.frame().await["event_type"], "notification.dismissed");
+    app.broadcast("all").await;
+    assert_eq!(socket.frame().await["stream"], "broadcast");
+}
