@@ -47,7 +47,8 @@ impl Writer {
     /// [`HubError::Overloaded`] where too much waits already or the database is away. Where it went away in the
     /// middle of a commit the submission may be written all the same: an idempotency key tells.
     pub async fn write(&self, submission: Submission) -> Result<Appended, HubError> {
-        let count = u32::try_from(submission.work.weight().max(1)).unwrap_or(u32::MAX);
+        // One that is larger than all the room there is takes all of it.
+        let count = u32::try_from(submission.work.weight().clamp(1, WAITING_EVENTS)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
@@ -82,8 +83,10 @@ async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         // One that cannot be written must not take the others with it; and what stood in another node's way, or had it
         // in its own, goes through alone.
-        Err(StoreError::Failed(_)) if submissions.len() > 1 => one_by_one(store, online, &submissions).await,
         Err(StoreError::Contended) => one_by_one(store, online, &submissions).await,
+        Err(error) if submissions.len() > 1 && !matches!(error, StoreError::Unavailable(_)) => {
+            one_by_one(store, online, &submissions).await
+        }
         Err(error) => {
             if error.is_in_doubt() {
                 online.catch_up();

@@ -15,6 +15,7 @@ on_both_stores!(
     many_end_in_bounded_runs_and_each_once,
     a_dismissal_beats_the_expiry,
     an_earlier_one_wakes_the_worker,
+    a_run_may_be_larger_than_the_writers_room,
 );
 
 fn in_ms(ms: i64) -> Value {
@@ -105,6 +106,14 @@ async fn a_dismissal_beats_the_expiry(backend: Backend) {
         assert_eq!(ended, if status == 200 { "dismissed" } else { "expired" });
         assert_eq!(app.events(&format!("?entity_id={id}")).await.body["total"], 2);
     }
+}
+
+async fn a_run_may_be_larger_than_the_writers_room(backend: Backend) {
+    let hub = TestHub::start_with(backend, |config| config.expiry.batch = 100_000).await;
+    let app = hub.app("a").await;
+    let id = app.notify(&expiring("soon over", 200)).await;
+    let alice = app.user("alice").await;
+    eventually("it is over", async || alice.get(&id).await.body["status"] == "expired").await;
 }
 
 async fn an_earlier_one_wakes_the_worker(backend: Backend) {
