@@ -66,3 +66,26 @@ async fn a_dismissal_and_a_broadcast_on_one_node_are_seen_on_the_other() {
     app.broadcast("all").await;
     assert_eq!(socket.frame().await["stream"], "broadcast");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_expiry_happens_once_however_many_nodes_look() {
+    const MANY: usize = 400;
+    let (_database, nodes, app) = two_nodes().await;
+    let moment = chrono::Utc::now() + chrono::TimeDelta::milliseconds(1500);
+    let expires_at = moment.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let notification = |n: usize| {
+        let mut body = App::notification("alice", n);
+        body["expires_at"] = json!(expires_at);
+        body
+    };
+    for node in &nodes {
+        let many: Vec<_> = (0..MANY / 2).map(notification).collect();
+        let app = app.at(node.addr);
+        let request = app.request("POST", "/notifications/batch").json(&json!({"notifications": many}));
+        assert_eq!(crate::harness::callers::read(request).await.status, 200);
+    }
+    let total = async || app.events("?event_type=notification.expired").await.body["total"].as_u64();
+    crate::harness::eventually("all are over", async || total().await >= Some(MANY as u64)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(total().await, Some(MANY as u64), "each once");
+}

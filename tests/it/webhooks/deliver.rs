@@ -182,7 +182,8 @@ async fn gone_disables_at_once_and_what_is_owed_is_kept(backend: Backend) {
 }
 
 async fn a_hanging_and_a_refusing_endpoint_delay_nobody(backend: Backend) {
-    let (hub, app, receiver) = start(backend).await;
+    // Two connections to the database: were one held during a request, eight that hang would hold both.
+    let (hub, app, receiver) = start_with(backend, |config| config.database.max_connections = 2).await;
     let (hangs, refuses) = (hub.app("hangs").await, hub.app("refuses").await);
     hangs.webhook(&receiver.url("/hang"), &["**"]).await;
     refuses.webhook("http://127.0.0.1:1/", &["**"]).await;
