@@ -4,7 +4,7 @@
 //! An HTML tokenizer says where the tags are, and only those bytes go. So `5 &lt; 6` and `I <3 you` come back as they
 //! were, which no sanitiser does that parses and writes anew.
 
-use html5gum::{DefaultEmitter, Token, Tokenizer};
+use html5gum::{DefaultEmitter, State, StringReader, Token, Tokenizer};
 
 /// Whether text may go over several lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +32,15 @@ pub fn plain_text(text: &str, lines: Lines) -> String {
             None => return text,
         }
     }
-    match without_tags(&text) {
-        Some(_) => mark(&text).replace('<', "").replace(NO_TAG, "<"),
-        None => text,
+    // What opens a tag goes by itself, and what stays may open one with what comes after it.
+    for _ in 0..ROUNDS {
+        let marked = mark(&text);
+        if !marked.contains('<') {
+            return text;
+        }
+        text = marked.replace('<', "").replace(NO_TAG, "<");
     }
+    text.replace('<', "")
 }
 
 /// The text without the tags, comments and scripts in it; `None` where there are none.
@@ -47,7 +52,8 @@ fn without_tags(text: &str) -> Option<String> {
     let mut kept = String::with_capacity(text.len());
     let mut position = 0;
     let mut swallowing: Option<Vec<u8>> = None;
-    for token in tokens(&marked) {
+    let mut tokens = tokenizer(&marked);
+    while let Some(Ok(token)) = tokens.next() {
         let (span, opens, closes) = match &token {
             Token::StartTag(tag) => (tag.span, Some(&tag.name), None),
             Token::EndTag(tag) => (tag.span, None, Some(&tag.name)),
@@ -61,7 +67,12 @@ fn without_tags(text: &str) -> Option<String> {
         }
         position = span.end;
         match (&swallowing, opens, closes) {
-            (None, Some(name), _) if WITHOUT_CONTENT.contains(&&name[..]) => swallowing = Some(name.to_vec()),
+            (None, Some(name), _) if WITHOUT_CONTENT.contains(&&name[..]) => {
+                // What is within is no HTML, until its own end tag.
+                tokens.set_last_start_tag(std::str::from_utf8(name).ok());
+                tokens.set_state(if name[..] == *b"script" { State::ScriptData } else { State::RawText });
+                swallowing = Some(name.to_vec());
+            }
             (Some(open), _, Some(name)) if *open == name[..] => swallowing = None,
             _ => {}
         }
@@ -78,16 +89,17 @@ fn without_tags(text: &str) -> Option<String> {
 /// A tag that never ends is no tag here, but the next `>` of a page that it is put into would end it. Where it is more
 /// than a word behind a `<`, that sign goes, and the words stay.
 fn disarm(rest: &str) -> Option<String> {
-    let (before, open) = rest.rsplit_once('<')?;
+    // Nothing in the rest is a whole tag, so the first sign begins what never ends.
+    let (before, open) = rest.split_once('<')?;
     let name = open.trim_start_matches('/').split(|c: char| c.is_whitespace() || c == '/').next().unwrap_or("");
     let is_known = WITHOUT_CONTENT.iter().any(|known| known.eq_ignore_ascii_case(name.as_bytes()));
     (is_known || open.contains('=')).then(|| format!("{before}{open}"))
 }
 
-fn tokens(text: &str) -> impl Iterator<Item = Token<usize>> {
-    let mut emitter = DefaultEmitter::new_with_span();
-    emitter.naively_switch_states(true);
-    Tokenizer::new_with_emitter(text, emitter).flatten()
+/// Elements whose content a browser does not read as HTML (`title`, `textarea`) are read as any other: a tag in them goes
+/// too.
+fn tokenizer(text: &str) -> Tokenizer<StringReader<'_>, DefaultEmitter<usize>> {
+    Tokenizer::new_with_emitter(text, DefaultEmitter::new_with_span())
 }
 
 /// The tokenizer takes `</3`, `<?` and `<!` for comments. A reader does not, unless it is one.
@@ -158,6 +170,11 @@ mod tests {
             ("<<b>script>alert(1)<</b>/script>", ""),
             ("<scr<script></script>ipt>x</script>", "ipt>x"),
             ("<title><b>Hi</b></title>", "Hi"),
+            ("<script>if (a<b) \"<!--\"</script>Hi", "Hi"),
+            ("<style>a<b</style>Hi", "Hi"),
+            ("</script>--><title><title><title><<title><title>", "--><"),
+            ("</<svg !=\"><a>", "/svg !=\">"),
+            ("a <b and c <d", "a <b and c <d"),
             ("<textarea><img src=x></textarea>Hi", "Hi"),
             ("Tom &amp; <i>Jerry</i> < 3", "Tom &amp; Jerry < 3"),
             ("5 &lt; <b>6</b>", "5 &lt; 6"),
@@ -180,7 +197,7 @@ mod tests {
     }
 
     fn has_tag(text: &str) -> bool {
-        tokens(text).any(|token| matches!(token, Token::StartTag(_) | Token::EndTag(_)))
+        tokenizer(text).flatten().any(|token| matches!(token, Token::StartTag(_) | Token::EndTag(_)))
     }
 
     proptest! {
