@@ -69,7 +69,6 @@ fn without_tags(text: &str) -> Option<String> {
         match (&swallowing, opens, closes) {
             (None, Some(name), _) if WITHOUT_CONTENT.contains(&&name[..]) => {
                 // What is within is no HTML, until its own end tag.
-                tokens.set_last_start_tag(std::str::from_utf8(name).ok());
                 tokens.set_state(if name[..] == *b"script" { State::ScriptData } else { State::RawText });
                 swallowing = Some(name.to_vec());
             }
