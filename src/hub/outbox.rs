@@ -17,7 +17,8 @@ use crate::{
     store::{AfterAttempts, Lease, Store, StoreError, Webhook},
 };
 
-/// Webhooks nudged by one sweep.
+/// Webhooks that a sweep asks for at once; it goes on until it has them all, or those that are long dead would stand
+/// before the living for ever.
 const SWEPT: u32 = 100;
 /// Claims and records under way at once: a thousand busy endpoints must leave connections for publishing.
 const AT_ONCE: usize = 4;
@@ -128,13 +129,17 @@ pub(super) fn target(webhook: &Webhook, sealer: &Sealer, now: Timestamp) -> Opti
 #[async_trait]
 impl Deliveries for StoreOutbox {
     async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable> {
-        let now = Timestamp::now();
-        let lease = Lease { owner: self.node, until: Timestamp::from(now.as_datetime() + self.config.lease) };
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let Some(claimed) = self.ask(self.store.claim_deliveries(webhook, limit, lease, now)).await? else {
+        let claim = async {
+            // When its turn has come: the lease is for the attempt and not for the wait before it.
+            let now = Timestamp::now();
+            let lease = Lease { owner: self.node, until: Timestamp::from(now.as_datetime() + self.config.lease) };
+            self.store.claim_deliveries(webhook, limit, lease, now).await
+        };
+        let Some(claimed) = self.ask(claim).await? else { return Ok(Claim::default()) };
+        let Some(target) = target(&claimed.webhook, &self.sealer, Timestamp::now()) else {
             return Ok(Claim::default());
         };
-        let Some(target) = target(&claimed.webhook, &self.sealer, now) else { return Ok(Claim::default()) };
         let until = |moment: Timestamp| {
             Duration::from_millis(u64::try_from(moment.unix_ms() - Timestamp::now().unix_ms()).unwrap_or(0))
         };
@@ -150,7 +155,10 @@ impl Deliveries for StoreOutbox {
     }
 
     async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable> {
-        let record = self.store.record_attempts(webhook, attempts, self.config.disable_after, Timestamp::now());
+        let record = async {
+            let now = Timestamp::now();
+            self.store.record_attempts(webhook, self.node, attempts, self.config.disable_after, now).await
+        };
         if let Some(after) = self.ask(record).await? {
             self.report(webhook, &after);
         }
@@ -158,7 +166,15 @@ impl Deliveries for StoreOutbox {
     }
 
     async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable> {
-        self.ask(self.store.webhooks_with_work(SWEPT)).await
+        let mut all: Vec<WebhookId> = Vec::new();
+        loop {
+            let page = self.ask(self.store.webhooks_with_work(all.last().copied(), SWEPT)).await?;
+            let is_last = page.len() < SWEPT as usize;
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
     }
 
     async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable> {

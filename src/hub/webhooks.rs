@@ -153,10 +153,9 @@ impl Hub {
         id: WebhookId,
         audit: &Audit,
     ) -> Result<WebhookShown, HubError> {
-        let webhook = self.webhook(caller, id).await?;
         let (secret, sealed) = self.new_secret(id)?;
         let until = Timestamp::from(Timestamp::now().as_datetime() + OVERLAP);
-        let change = SecretChange { secret: sealed, previous: Some((webhook.secret, until)) };
+        let change = SecretChange { secret: sealed, previous_until: until };
         let changed = self.store.rotate_secret(&caller.app.id, id, &change, audit).await?;
         tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook secret rotated");
         Ok(WebhookShown { webhook: changed.ok_or(HubError::NotFound)?, secret })
@@ -283,7 +282,7 @@ impl Hub {
 pub async fn reseal_secrets(store: &dyn Store, sealer: &Sealer) -> Result<u64, StoreError> {
     let mut resealed = 0;
     for (id, secret, previous) in store.webhook_secrets().await? {
-        if !sealer.is_stale(&secret) {
+        if !sealer.is_stale(&secret) && !previous.as_deref().is_some_and(|sealed| sealer.is_stale(sealed)) {
             continue;
         }
         let owner = id.0.as_bytes();

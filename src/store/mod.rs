@@ -18,6 +18,8 @@ use oriva_hub_actors::{
     ports::Page,
 };
 
+use uuid::Uuid;
+
 pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work};
 pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, RefusedSince};
 pub use notification::{
@@ -288,10 +290,12 @@ pub trait Outbox: Send + Sync {
     ) -> Result<Option<Claimed>, StoreError>;
 
     /// Writes attempts down: deliveries, log and the webhook's figures in one transaction. A webhook is disabled by so
-    /// many failures in a row, or by a 410. `None` where it is gone.
+    /// many failures in a row, or by a 410. `None` where it is gone. A success ends a delivery whoever holds it now; a
+    /// failure counts for a delivery where `owner` still does.
     async fn record_attempts(
         &self,
         id: WebhookId,
+        owner: Uuid,
         attempts: &[Attempt],
         disable_after: u32,
         now: Timestamp,
@@ -300,8 +304,8 @@ pub trait Outbox: Send + Sync {
     /// Writes down an attempt that is no delivery's: a test.
     async fn log_attempt(&self, webhook: &Webhook, attempt: &Attempt, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Active webhooks with deliveries that wait, those due longest first.
-    async fn webhooks_with_work(&self, limit: u32) -> Result<Vec<WebhookId>, StoreError>;
+    /// Active webhooks with deliveries that wait, by id, those after `after`.
+    async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError>;
 
     /// Makes due again what was claimed under leases that ran out; whose it is.
     async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;

@@ -60,8 +60,8 @@ pub struct WebhookChange {
 #[derive(Debug, Clone)]
 pub struct SecretChange {
     pub secret: Vec<u8>,
-    /// What signs beside it, and until when.
-    pub previous: Option<(Vec<u8>, Timestamp)>,
+    /// Until when the one that it takes the place of signs beside it.
+    pub previous_until: Timestamp,
 }
 
 /// Where a delivery stands.

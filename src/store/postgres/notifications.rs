@@ -156,9 +156,10 @@ pub(super) async fn delete(connection: &mut PgConnection, batch: &mut Batch<'_>)
 pub(super) async fn read_all(connection: &mut PgConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     for (item, all) in batch.read_alls() {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{STANDING} where s.user_id = $1 and s.status = 'unread' and ($2::text is null or s.app_id = $2) \
-             and ($3::timestamptz is null or s.created_at < $3) and (s.expires_at is null or s.expires_at > $4) \
-             order by s.notification_id limit $5 for update of s"
+            "{STANDING} where s.status = 'unread' and s.notification_id in (select notification_id \
+             from notification_state where user_id = $1 and status = 'unread' and ($2::text is null or app_id = $2) \
+             and ($3::timestamptz is null or created_at < $3) and (expires_at is null or expires_at > $4) limit $5) \
+             order by s.notification_id for update of s"
         )))
         .bind(all.user.as_str())
         .bind(all.app.as_ref().map(AppId::as_str))

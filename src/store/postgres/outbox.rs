@@ -33,19 +33,21 @@ impl Outbox for PostgresStore {
         let mut recovery = recovery_of(&open)?;
         let patterns = parse_patterns(&open.try_get::<Vec<String>, _>(9)?);
         let rows = sqlx::query(
-            "select id, app_offset, event_category || '.' || event_type from platform_events \
+            "select id, app_offset, event_category || '.' || event_type, created_at >= $5 from platform_events \
              where app_id = $1 and app_offset > $2 and app_offset <= $3 order by app_offset limit $4",
         )
         .bind(recovery.app_id.as_str())
         .bind(recovery.position.cast_signed())
         .bind(recovery.until.cast_signed())
         .bind(i64::from(limit))
+        .bind(recovery.since.as_datetime())
         .fetch_all(&mut *transaction)
         .await?;
         let (mut ids, mut events, mut types) = (Vec::new(), Vec::new(), Vec::new());
         for row in &rows {
             let full_type: String = row.try_get(2)?;
-            if patterns.iter().any(|pattern| pattern.matches(&full_type)) {
+            // Nodes' clocks differ, so offsets and moments may stand in another order near the beginning.
+            if row.try_get(3)? && patterns.iter().any(|pattern| pattern.matches(&full_type)) {
                 ids.push(DeliveryId::generate().0);
                 events.push(row.try_get::<Uuid, _>(0)?);
                 types.push(full_type);
@@ -145,6 +147,7 @@ impl Outbox for PostgresStore {
     async fn record_attempts(
         &self,
         id: WebhookId,
+        owner: Uuid,
         attempts: &[Attempt],
         disable_after: u32,
         now: Timestamp,
@@ -161,7 +164,7 @@ impl Outbox for PostgresStore {
         let app_id = AppId::parse(row.try_get(0)?).map_err(damaged)?;
         let failures_before = row.try_get::<i32, _>(1)?.unsigned_abs();
         let was_active: bool = row.try_get(2)?;
-        settle(&mut transaction, attempts, now).await?;
+        settle(&mut transaction, owner, attempts, now).await?;
         insert_log(&mut transaction, id, &app_id, attempts, now, true).await?;
         let tally = Tally::of(attempts);
         let (failures, reason) = tally.judge(failures_before, disable_after);
@@ -198,13 +201,14 @@ impl Outbox for PostgresStore {
         Ok(())
     }
 
-    async fn webhooks_with_work(&self, limit: u32) -> Result<Vec<WebhookId>, StoreError> {
+    async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError> {
         // One look into each active webhook's own queue.
         let ids: Vec<Uuid> = sqlx::query_scalar(
-            "select w.id from app_webhooks w cross join lateral \
-             (select next_attempt_at from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending' \
-              order by next_attempt_at limit 1) first where w.is_active order by first.next_attempt_at limit $1",
+            "select w.id from app_webhooks w where w.is_active and ($1::uuid is null or w.id > $1) \
+             and exists (select from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending') \
+             order by w.id limit $2",
         )
+        .bind(after.map(|after| after.0))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
@@ -293,8 +297,13 @@ pub(super) async fn insert_owed(
     Ok(())
 }
 
-/// Where the deliveries stand after these attempts. One that another node took over and ended stays ended.
-async fn settle(connection: &mut PgConnection, attempts: &[Attempt], now: Timestamp) -> Result<(), StoreError> {
+/// Where the deliveries stand after these attempts. One that another node took over is that one's, unless it arrived.
+async fn settle(
+    connection: &mut PgConnection,
+    owner: Uuid,
+    attempts: &[Attempt],
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.delivery.id.0).collect();
     let numbers: Vec<i16> = attempts.iter().map(|attempt| attempt.delivery.attempt.cast_signed()).collect();
     let (statuses, due): (Vec<&str>, Vec<DateTime<Utc>>) = attempts
@@ -306,12 +315,13 @@ async fn settle(connection: &mut PgConnection, attempts: &[Attempt], now: Timest
         "update webhook_deliveries d set status = made.status, attempts = made.number, \
          next_attempt_at = made.due, lease_owner = null, lease_until = null \
          from unnest($1::uuid[], $2::smallint[], $3::text[], $4::timestamptz[]) as made (id, number, status, due) \
-         where d.id = made.id and d.status = 'delivering'",
+         where d.id = made.id and (made.status = 'succeeded' or (d.status = 'delivering' and d.lease_owner = $5))",
     )
     .bind(&ids)
     .bind(&numbers)
     .bind(&statuses)
     .bind(&due)
+    .bind(owner)
     .execute(connection)
     .await?;
     Ok(())

@@ -22,6 +22,8 @@ pub(super) const WEBHOOK: &str = "w.id, w.app_id, w.webhook_url, w.secret, w.pre
      w.total_failures, w.max_retries, w.retry_backoff_seconds, w.created_at, w.updated_at";
 const DELIVERY: &str =
     "d.id, d.event_id, d.event_type, d.status, d.attempts, d.next_attempt_at, d.created_at, d.updated_at";
+/// Rows deleted at once.
+const STEP: u64 = 1000;
 const RECOVERY: &str = "id, webhook_id, app_id, since, position, until_offset, queued, created_at, finished_at";
 
 #[async_trait]
@@ -117,14 +119,13 @@ impl WebhookStore for PostgresStore {
     ) -> Result<Option<Webhook>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "update app_webhooks w set secret = $3, previous_secret = $4, previous_secret_expires_at = $5 \
+            "update app_webhooks w set secret = $3, previous_secret = secret, previous_secret_expires_at = $4 \
              where id = $1 and app_id = $2 returning {WEBHOOK}"
         )))
         .bind(id.0)
         .bind(app.as_str())
         .bind(&change.secret)
-        .bind(change.previous.as_ref().map(|(secret, _)| secret))
-        .bind(change.previous.as_ref().map(|(_, until)| until.as_datetime()))
+        .bind(change.previous_until.as_datetime())
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(row) = row else { return Ok(None) };
@@ -134,6 +135,28 @@ impl WebhookStore for PostgresStore {
     }
 
     async fn delete_webhook(&self, app: &AppId, id: WebhookId, audit: &Audit) -> Result<bool, StoreError> {
+        // What is owed and logged goes in steps, and not while a row is locked that those who publish wait for.
+        let mut transaction = self.pool.begin().await?;
+        let stopped = sqlx::query("update app_webhooks set is_active = false where id = $1 and app_id = $2")
+            .bind(id.0)
+            .bind(app.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        if stopped.rows_affected() == 0 {
+            return Ok(false);
+        }
+        Self::raise_webhook_revision(&mut transaction).await?;
+        transaction.commit().await?;
+        for table in ["webhook_delivery_log", "webhook_deliveries"] {
+            let step =
+                format!("delete from {table} where id in (select id from {table} where webhook_id = $1 limit {STEP})");
+            loop {
+                let step = sqlx::query(sqlx::AssertSqlSafe(step.clone())).bind(id.0).execute(&self.pool).await?;
+                if step.rows_affected() < STEP {
+                    break;
+                }
+            }
+        }
         let mut transaction = self.pool.begin().await?;
         let gone = sqlx::query("delete from app_webhooks where id = $1 and app_id = $2")
             .bind(id.0)
@@ -230,7 +253,7 @@ impl WebhookStore for PostgresStore {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "insert into webhook_recoveries (id, webhook_id, app_id, since, position, until_offset) \
              select $1, w.id, w.app_id, $4, \
-             coalesce((select e.app_offset - 1 from platform_events e where e.app_id = w.app_id and e.created_at >= $4 \
+             coalesce((select e.app_offset - 1 from platform_events e where e.app_id = w.app_id and e.created_at >= $4 - interval '60 seconds' \
                        order by e.created_at, e.app_offset limit 1), s.last_offset, 0), coalesce(s.last_offset, 0) \
              from app_webhooks w left join streams s on s.kind = 'app' and s.key = w.app_id \
              where w.id = $2 and w.app_id = $3 returning {RECOVERY}"

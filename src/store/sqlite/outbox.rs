@@ -33,18 +33,20 @@ impl Outbox for SqliteStore {
         let mut recovery = recovery_of(&open)?;
         let patterns = parse_patterns(&open.try_get::<Json<Vec<String>>, _>(9)?.0);
         let rows = sqlx::query(
-            "select id, app_offset, event_category || '.' || event_type from platform_events \
+            "select id, app_offset, event_category || '.' || event_type, created_at >= ?5 from platform_events \
              where app_id = ?1 and app_offset > ?2 and app_offset <= ?3 order by app_offset limit ?4",
         )
         .bind(recovery.app_id.as_str())
         .bind(recovery.position.cast_signed())
         .bind(recovery.until.cast_signed())
         .bind(i64::from(limit))
+        .bind(recovery.since.unix_ms())
         .fetch_all(&mut *transaction)
         .await?;
         for row in &rows {
             let full_type: String = row.try_get(2)?;
-            if !patterns.iter().any(|pattern| pattern.matches(&full_type)) {
+            // A clock that was set back leaves offsets and moments in another order.
+            if !row.try_get(3)? || !patterns.iter().any(|pattern| pattern.matches(&full_type)) {
                 continue;
             }
             let queued = sqlx::query(
@@ -143,6 +145,7 @@ impl Outbox for SqliteStore {
     async fn record_attempts(
         &self,
         id: WebhookId,
+        owner: Uuid,
         attempts: &[Attempt],
         disable_after: u32,
         now: Timestamp,
@@ -160,13 +163,15 @@ impl Outbox for SqliteStore {
             let (status, due) = after_attempt(*next, now);
             sqlx::query(
                 "update webhook_deliveries set status = ?2, attempts = ?3, next_attempt_at = ?4, \
-                 lease_owner = null, lease_until = null, updated_at = ?5 where id = ?1 and status = 'delivering'",
+                 lease_owner = null, lease_until = null, updated_at = ?5 where id = ?1 \
+                 and (?2 = 'succeeded' or (status = 'delivering' and lease_owner = ?6))",
             )
             .bind(delivery.id.0)
             .bind(status.as_str())
             .bind(delivery.attempt.cast_signed())
             .bind(due.unix_ms())
             .bind(now.unix_ms())
+            .bind(owner)
             .execute(&mut *transaction)
             .await?;
         }
@@ -207,13 +212,14 @@ impl Outbox for SqliteStore {
         Ok(())
     }
 
-    async fn webhooks_with_work(&self, limit: u32) -> Result<Vec<WebhookId>, StoreError> {
+    async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError> {
         // One look into each active webhook's own queue.
         let ids: Vec<Uuid> = sqlx::query_scalar(
-            "select id from (select w.id, (select min(next_attempt_at) from webhook_deliveries d \
-             where d.webhook_id = w.id and d.status = 'pending') as due from app_webhooks w where w.is_active) \
-             where due is not null order by due limit ?1",
+            "select w.id from app_webhooks w where w.is_active and (?1 is null or w.id > ?1) \
+             and exists (select 1 from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending') \
+             order by w.id limit ?2",
         )
+        .bind(after.map(|after| after.0))
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;

@@ -20,6 +20,8 @@ pub(super) const WEBHOOK: &str = "id, app_id, webhook_url, secret, previous_secr
      last_delivery_at, last_success_at, last_failure_at, consecutive_failures, total_deliveries, \
      total_failures, max_retries, retry_backoff_seconds, created_at, updated_at";
 const DELIVERY: &str = "id, event_id, event_type, status, attempts, next_attempt_at, created_at, updated_at";
+/// Rows deleted at once.
+const STEP: u64 = 1000;
 const RECOVERY: &str = "id, webhook_id, app_id, since, position, until_offset, queued, created_at, finished_at";
 
 #[async_trait]
@@ -114,14 +116,13 @@ impl WebhookStore for SqliteStore {
     ) -> Result<Option<Webhook>, StoreError> {
         let mut transaction = self.begin().await?;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "update app_webhooks set secret = ?3, previous_secret = ?4, previous_secret_expires_at = ?5, updated_at = ?6 \
+            "update app_webhooks set secret = ?3, previous_secret = secret, previous_secret_expires_at = ?4, updated_at = ?5 \
              where id = ?1 and app_id = ?2 returning {WEBHOOK}"
         )))
         .bind(id.0)
         .bind(app.as_str())
         .bind(&change.secret)
-        .bind(change.previous.as_ref().map(|(secret, _)| secret))
-        .bind(change.previous.as_ref().map(|(_, until)| until.unix_ms()))
+        .bind(change.previous_until.unix_ms())
         .bind(Timestamp::now().unix_ms())
         .fetch_optional(&mut *transaction)
         .await?;
@@ -132,6 +133,28 @@ impl WebhookStore for SqliteStore {
     }
 
     async fn delete_webhook(&self, app: &AppId, id: WebhookId, audit: &Audit) -> Result<bool, StoreError> {
+        // What is owed and logged goes in steps: those who publish write in between.
+        let mut transaction = self.begin().await?;
+        let stopped = sqlx::query("update app_webhooks set is_active = 0 where id = ?1 and app_id = ?2")
+            .bind(id.0)
+            .bind(app.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        if stopped.rows_affected() == 0 {
+            return Ok(false);
+        }
+        Self::raise_webhook_revision(&mut transaction).await?;
+        transaction.commit().await?;
+        for table in ["webhook_delivery_log", "webhook_deliveries"] {
+            let step =
+                format!("delete from {table} where id in (select id from {table} where webhook_id = ?1 limit {STEP})");
+            loop {
+                let step = sqlx::query(sqlx::AssertSqlSafe(step.clone())).bind(id.0).execute(&self.writer).await?;
+                if step.rows_affected() < STEP {
+                    break;
+                }
+            }
+        }
         let mut transaction = self.begin().await?;
         let gone = sqlx::query("delete from app_webhooks where id = ?1 and app_id = ?2")
             .bind(id.0)
@@ -228,7 +251,7 @@ impl WebhookStore for SqliteStore {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "insert into webhook_recoveries (id, webhook_id, app_id, since, position, until_offset, created_at) \
              select ?1, w.id, w.app_id, ?4, \
-             coalesce((select e.app_offset - 1 from platform_events e where e.app_id = w.app_id and e.created_at >= ?4 \
+             coalesce((select e.app_offset - 1 from platform_events e where e.app_id = w.app_id and e.created_at >= ?4 - 60000 \
                        order by e.created_at, e.app_offset limit 1), s.last_offset, 0), coalesce(s.last_offset, 0), ?5 \
              from app_webhooks w left join streams s on s.kind = 'app' and s.key = w.app_id \
              where w.id = ?2 and w.app_id = ?3 returning {RECOVERY}"
