@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use uuid::Uuid;
+
 use super::{AppId, DeliveryId, Published, WebhookId};
 
 /// How long a receiver may have a delivery wait by `Retry-After`.
@@ -110,6 +112,8 @@ pub enum Next {
 /// An attempt and what comes after it.
 #[derive(Debug, Clone)]
 pub struct Attempt {
+    /// Its own, so that it is written down once however often that is tried.
+    pub id: Uuid,
     pub delivery: Delivery,
     pub report: Report,
     pub next: Next,
@@ -127,7 +131,7 @@ impl Attempt {
                 Some(pause) => Next::RetryIn(pause.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))),
             },
         };
-        Self { delivery, report, next }
+        Self { id: Uuid::now_v7(), delivery, report, next }
     }
 }
 

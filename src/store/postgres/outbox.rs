@@ -155,7 +155,8 @@ impl Outbox for PostgresStore {
         let mut transaction = self.pool.begin().await?;
         // Not against those who add deliveries to it.
         let row = sqlx::query(
-            "select app_id, consecutive_failures, is_active from app_webhooks where id = $1 for no key update",
+            "select app_id, consecutive_failures, is_active, disabled_reason from app_webhooks where id = $1 \
+             for no key update",
         )
         .bind(id.0)
         .fetch_optional(&mut *transaction)
@@ -164,6 +165,16 @@ impl Outbox for PostgresStore {
         let app_id = AppId::parse(row.try_get(0)?).map_err(damaged)?;
         let failures_before = row.try_get::<i32, _>(1)?.unsigned_abs();
         let was_active: bool = row.try_get(2)?;
+        let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.id).collect();
+        let is_repeat: bool = sqlx::query_scalar("select exists (select from webhook_delivery_log where id = any($1))")
+            .bind(&ids)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if is_repeat {
+            // Written down before; the answer was lost on its way.
+            let disabled = row.try_get::<Option<String>, _>(3)?.filter(|_| !was_active);
+            return Ok(Some(AfterAttempts { app_id, failures_before, failures: failures_before, disabled }));
+        }
         settle(&mut transaction, owner, attempts, now).await?;
         insert_log(&mut transaction, id, &app_id, attempts, now, true).await?;
         let tally = Tally::of(attempts);
@@ -335,14 +346,14 @@ async fn insert_log(
     now: Timestamp,
     has_events: bool,
 ) -> Result<(), StoreError> {
-    for Attempt { delivery, report, next } in attempts {
+    for Attempt { id, delivery, report, next } in attempts {
         sqlx::query(
             "insert into webhook_delivery_log (id, delivery_id, webhook_id, app_id, event_id, event_type, payload, \
              status_code, response_body, response_headers, delivery_attempt, delivered_at, response_time_ms, success, \
              error_message) values ($1, $2, $3, $4, (select id from platform_events where id = $5 and $15), $6, \
              $7::jsonb, $8, $9, $10::jsonb, $11, $12, $13, $14, $16)",
         )
-        .bind(Uuid::now_v7())
+        .bind(id)
         .bind(delivery.id.0)
         .bind(webhook.0)
         .bind(app.as_str())

@@ -22,6 +22,7 @@ on_both_stores!(
     a_hanging_and_a_refusing_endpoint_delay_nobody,
     a_dead_endpoint_is_probed_and_not_hammered,
     closed_addresses_are_not_dialled,
+    an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it,
     a_webhook_that_keeps_failing_warns,
 );
 
@@ -315,4 +316,73 @@ async fn the_outbox_is_read_by_index() {
         let (steps, plan) = (steps.join("; ").replace("COVERING ", ""), plan.replace("COVERING ", ""));
         assert_eq!(steps, plan);
     }
+}
+
+async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(backend: Backend) {
+    use oriva_hub::store::Lease;
+    use oriva_hub_actors::model::{Attempt, Backoff, Delivery, Report, Timestamp, Verdict, WebhookId};
+    // No hub: two nodes as their stores see them.
+    let (hub, app, _receiver) = start(backend).await;
+    let made = app.webhook("https://hooks.example.com/", &["**"]).await;
+    app.webhook_request("PATCH", &made["webhook_id"], "", Some(json!({"webhook_url": "http://127.0.0.1:1/"}))).await;
+    let id = WebhookId(made["webhook_id"].as_str().unwrap().parse().unwrap());
+    hub.hub.drain(std::time::Duration::ZERO);
+    let store = hub.database.store().await;
+    let published = oriva_hub_actors::testing::event("alice", 1, 1);
+    let owe = oriva_hub::store::NewEvent {
+        id: published.event().id,
+        app_id: oriva_hub_actors::model::AppId::parse("work-buddy").unwrap(),
+        from_platform: false,
+        user_id: published.event().user_id.clone(),
+        category: published.event().category,
+        event_type: published.event().event_type.clone(),
+        entity_type: "t".to_owned(),
+        entity_id: "1".to_owned(),
+        data: published.event().data.clone(),
+        timestamp: Timestamp::now(),
+    };
+    let origin = oriva_hub::store::Origin { actor: "a".to_owned(), ip: None, user_agent: None };
+    let receipt = oriva_hub::store::Receipt::One;
+    let work = oriva_hub::store::Work::Publish { events: vec![owe.clone()], receipt };
+    let submission = oriva_hub::store::Submission { app_id: owe.app_id, origin, work, claim: None };
+    assert_eq!(store.append(&[submission]).await.unwrap()[0].owed_to, [id]);
+    assert_eq!(store.webhooks_with_work(None, 1).await.unwrap(), [id]);
+    assert_eq!(store.webhooks_with_work(Some(id), 1).await.unwrap(), []);
+    let now = Timestamp::now;
+    let (one, two) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    let claim = async |owner, until| {
+        let claimed = store.claim_deliveries(id, 8, Lease { owner, until }, now()).await.unwrap().unwrap();
+        claimed.deliveries.into_iter().map(|(id, attempt, event)| Delivery { id, attempt, event }).next()
+    };
+    let judge = |delivery: &Delivery, verdict| {
+        let report = Report {
+            verdict,
+            status_code: Some(200),
+            response_time: std::time::Duration::ZERO,
+            response_body: None,
+            response_headers: None,
+            error: None,
+            payload: "{}".to_owned(),
+        };
+        let backoff = Backoff { first: std::time::Duration::from_secs(1), retries: 5 };
+        Attempt::judge(delivery.clone(), report, backoff, 0.5)
+    };
+    let first = claim(one, now()).await.expect("it is due");
+    assert!(claim(two, now()).await.is_none(), "it is the first one's");
+    // The first one's lease runs out; the second takes over.
+    assert_eq!(store.free_leases(now()).await.unwrap(), [id]);
+    let far = Timestamp::parse("2999-01-01T00:00:00Z").unwrap();
+    let second = claim(two, far).await.expect("it is due again");
+    assert_eq!((first.id, first.attempt), (second.id, second.attempt));
+    let late = judge(&first, Verdict::Failed { retry_after: None });
+    for _ in 0..2 {
+        let after = store.record_attempts(id, one, std::slice::from_ref(&late), 100, now()).await.unwrap().unwrap();
+        assert_eq!(after.failures, 1, "once, however often it is written down");
+    }
+    assert!(claim(one, far).await.is_none(), "a late failure takes it from nobody");
+    let arrived = judge(&second, Verdict::Delivered);
+    store.record_attempts(id, two, &[arrived], 100, now()).await.unwrap();
+    assert_eq!(number(&hub, "select count(*) from webhook_deliveries where status = 'succeeded'").await, 1);
+    assert_eq!(number(&hub, "select count(*) from webhook_delivery_log").await, 2);
+    assert_eq!(number(&hub, "select total_deliveries from app_webhooks").await, 2);
 }
