@@ -54,6 +54,8 @@ const LEASE_CHECK: Duration = Duration::from_secs(5);
 const WEBHOOK_SWEEP: Duration = Duration::from_secs(60);
 /// How late an event of another node's comes at most.
 const POLL: Duration = Duration::from_millis(900);
+/// Time for answers that are made to be written.
+const LAST_WRITES: Duration = Duration::from_millis(200);
 /// What of the window is left for answers to the closes and for requests in flight.
 const DRAIN_SHARE: f64 = 0.8;
 
@@ -163,7 +165,7 @@ impl Server {
         }
         tracing::info!(sockets = self.hub.online().open_sockets(), "stopping");
         drain(&self.hub, self.window).await;
-        stop_http(&handle).await;
+        stop_http(&handle, &self.hub, self.window).await;
         let _ = serving.await;
         for worker in [
             &mut KeyUsage::new(self.store.clone(), self.auth) as &mut dyn workers::Worker,
@@ -307,8 +309,15 @@ async fn drain(hub: &Hub, window: Duration) {
     }
 }
 
-async fn stop_http(handle: &ServerHandle) {
-    handle.stop(true).await;
+/// Ends when no request is being answered any more. Connections that are merely kept alive are not waited for.
+async fn stop_http(handle: &ServerHandle, hub: &Hub, window: Duration) {
+    let end = Instant::now() + window;
+    while hub.requests_in_hand() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The last answers are on their way to the kernel.
+    tokio::time::sleep(LAST_WRITES).await;
+    handle.stop(false).await;
 }
 
 /// Every socket is an open file. Where the system allows fewer, the operator is told what to set.

@@ -60,6 +60,7 @@ pub async fn surround(
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.path().to_owned());
     let is_probe = path == "/healthz" || path == "/readyz";
+    let _in_hand = request.app_data::<Data<Hub>>().map(|hub| hub.take_in_hand());
     let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
     let mut response = if is_draining && !is_probe {

@@ -18,7 +18,7 @@ mod writer;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +57,16 @@ pub struct Hub {
     /// A recovery was opened.
     recoveries: Notify,
     draining: AtomicBool,
+    requests: Arc<AtomicUsize>,
+}
+
+/// A request that is being answered.
+pub struct InHand(Arc<AtomicUsize>);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Hub {
@@ -82,6 +92,7 @@ impl Hub {
             webhooks,
             recoveries: Notify::new(),
             draining: AtomicBool::new(false),
+            requests: Arc::default(),
         }
     }
 
@@ -134,6 +145,19 @@ impl Hub {
         self.draining.store(true, Ordering::SeqCst);
         self.online.drain(over);
         self.webhooks.actors.drain();
+    }
+
+    /// Notes a request until what is returned is dropped.
+    #[must_use]
+    pub fn take_in_hand(&self) -> InHand {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        InHand(self.requests.clone())
+    }
+
+    /// Requests being answered.
+    #[must_use]
+    pub fn requests_in_hand(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 
     /// Deliveries to webhooks that are under way.

@@ -81,7 +81,11 @@ impl HttpSender {
         Ok(if is_plain { &self.plain } else { &self.over_tls })
     }
 
-    async fn attempt(&self, target: &Target, delivery: &Delivery, body: &str) -> Result<Answer, String> {
+    fn too_late(&self) -> String {
+        format!("no answer within {} s", self.deadline.as_secs())
+    }
+
+    async fn attempt(&self, target: &Target, delivery: &Delivery, body: &str, end: Instant) -> Result<Answer, String> {
         let url = Url::parse(&target.url).map_err(|_| "the URL is not valid".to_owned())?;
         let client = self.client(&url)?;
         let id = delivery.event.event().id.to_string();
@@ -100,8 +104,9 @@ impl HttpSender {
         for (name, secret) in ["x-oriva-signature", "x-oriva-signature-previous"].into_iter().zip(&target.secrets) {
             request = request.header(name, signature::oriva(secret, body.as_bytes()));
         }
-        let response = request.body(body.to_owned()).send().await.map_err(|error| cause(&error))?;
-        Answer::read(response).await
+        let response = tokio::time::timeout_at(end, request.body(body.to_owned()).send()).await;
+        let response = response.map_err(|_| self.too_late())?.map_err(|error| cause(&error))?;
+        Ok(Answer::read(response, end).await)
     }
 }
 
@@ -110,10 +115,7 @@ impl WebhookSender for HttpSender {
     async fn send(&self, target: &Target, delivery: &Delivery) -> Report {
         let payload = payload::body(&delivery.event);
         let began = Instant::now();
-        let answer = match tokio::time::timeout(self.deadline, self.attempt(target, delivery, &payload)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(format!("no whole answer within {} s", self.deadline.as_secs())),
-        };
+        let answer = self.attempt(target, delivery, &payload, began + self.deadline).await;
         let response_time = began.elapsed();
         match answer {
             Ok(answer) => Report {
@@ -148,16 +150,16 @@ struct Answer {
 }
 
 impl Answer {
-    async fn read(mut response: Response) -> Result<Self, String> {
+    /// Reads as much as comes in time and is kept. The status says how it went, whatever becomes of the body.
+    async fn read(mut response: Response, end: Instant) -> Self {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let headers = headers(response.headers());
         let mut bytes = Vec::new();
         while bytes.len() < MAX_ANSWER_BYTES {
-            match response.chunk().await {
-                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => break,
-                Err(error) => return Err(cause(&error)),
+            match tokio::time::timeout_at(end, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),
+                Ok(Ok(None) | Err(_)) | Err(_) => break,
             }
         }
         bytes.truncate(MAX_ANSWER_BYTES);
@@ -166,7 +168,7 @@ impl Answer {
             410 => "answered 410: it wants no more".to_owned(),
             _ => format!("answered {status}"),
         });
-        Ok(Self { status, retry_after, headers, body: text(&bytes), error })
+        Self { status, retry_after, headers, body: text(&bytes), error }
     }
 
     fn verdict(&self) -> Verdict {

@@ -12,6 +12,7 @@ use crate::{
 on_both_stores!(
     an_acknowledged_event_survives_kill_9,
     sigterm_drains_and_exits_0,
+    a_connection_at_rest_holds_up_no_stop,
     a_second_signal_ends_at_once,
     a_command_beside_a_running_hub_is_noticed,
     the_log_names_requests_and_holds_no_secret,
@@ -91,6 +92,18 @@ async fn sigterm_drains_and_exits_0(backend: Backend) {
         at.push(());
     }
     assert_eq!(hub.exit_code().await, Some(0));
+}
+
+async fn a_connection_at_rest_holds_up_no_stop(backend: Backend) {
+    let database = Database::new(backend).await;
+    // Far longer than the test may take.
+    let hub = HubProcess::start(&database, &[("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "3600")]).await;
+    let client = crate::harness::callers::client();
+    let answer = client.get(format!("http://{}/healthz", hub.addr)).send().await.unwrap();
+    assert!(!answer.text().await.unwrap().is_empty());
+    hub.signal("-TERM");
+    assert_eq!(hub.exit_code().await, Some(0));
+    drop(client);
 }
 
 async fn a_second_signal_ends_at_once(backend: Backend) {

@@ -58,7 +58,8 @@ impl Outbox for PostgresStore {
              select owed.id, $4, $5, owed.event_id, owed.event_type \
              from unnest($1::uuid[], $2::uuid[], $3::text[]) as owed (id, event_id, event_type) \
              on conflict (webhook_id, event_id) do update set status = 'pending', attempts = 0, next_attempt_at = now() \
-             where d.status in ('failed', 'cancelled')",
+             where d.status in ('failed', 'cancelled') \
+             and not exists (select from webhook_delivery_log l where l.delivery_id = d.id and l.success)",
         )
         .bind(&ids)
         .bind(&events)

@@ -54,7 +54,8 @@ impl Outbox for SqliteStore {
                  created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?6) \
                  on conflict (webhook_id, event_id) do update \
                  set status = 'pending', attempts = 0, next_attempt_at = ?6, updated_at = ?6 \
-                 where status in ('failed', 'cancelled')",
+                 where status in ('failed', 'cancelled') and not exists (select 1 from webhook_delivery_log l \
+                 where l.delivery_id = webhook_deliveries.id and l.success)",
             )
             .bind(DeliveryId::generate().0)
             .bind(recovery.webhook_id.0)

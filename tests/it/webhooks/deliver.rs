@@ -22,6 +22,7 @@ on_both_stores!(
     a_hanging_and_a_refusing_endpoint_delay_nobody,
     a_dead_endpoint_is_probed_and_not_hammered,
     closed_addresses_are_not_dialled,
+    the_status_counts_whatever_becomes_of_the_body,
     an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it,
     a_webhook_that_keeps_failing_warns,
 );
@@ -385,4 +386,42 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
     assert_eq!(number(&hub, "select count(*) from webhook_deliveries where status = 'succeeded'").await, 1);
     assert_eq!(number(&hub, "select count(*) from webhook_delivery_log").await, 2);
     assert_eq!(number(&hub, "select total_deliveries from app_webhooks").await, 2);
+}
+
+async fn the_status_counts_whatever_becomes_of_the_body(backend: Backend) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (_hub, app, _receiver) = start_with(backend, |config| config.webhooks.timeout_seconds = 1).await;
+    // Promises a body, sends a piece of it, and closes or falls silent.
+    let answering = async |head: &'static str, closes: bool| {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0; 8192];
+                    let _ = socket.read(&mut buffer).await;
+                    let _ = socket.write_all(head.as_bytes()).await;
+                    if !closes {
+                        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+                    }
+                });
+            }
+        });
+        format!("http://{addr}/")
+    };
+    for closes in [true, false] {
+        let url = answering("HTTP/1.1 410 Gone\r\nContent-Length: 10\r\n\r\nabc", closes).await;
+        let gone = app.webhook(&url, &["**"]).await["webhook_id"].clone();
+        app.publish("alice", "x").await;
+        eventually("410 disables", async || {
+            app.webhook_request("GET", &gone, "", None).await.body["is_active"] == false
+        })
+        .await;
+        let url = answering("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nabc", closes).await;
+        let well = app.webhook(&url, &["**"]).await["webhook_id"].clone();
+        app.publish("alice", "y").await;
+        eventually("200 is success", async || app.deliveries(&well, "?status=succeeded").await.len() == 1).await;
+        assert_eq!(app.deliveries(&well, "").await[0]["attempts"][0]["response_body"], "abc");
+        app.webhook_request("DELETE", &well, "", None).await;
+    }
 }
