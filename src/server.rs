@@ -120,12 +120,12 @@ impl Server {
         let writer = Writer::start(store.clone(), online.clone(), webhooks.actors.clone());
         let limits = Limits::new(config.rate_limits.clone());
         let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online, webhooks));
-        workers::spawn(IdentityWatch::new(store.clone(), hub.clone()));
-        workers::spawn(KeyUsage::new(store.clone(), auth.clone()));
-        workers::spawn(IdempotencyPurge::new(store.clone()));
-        workers::spawn(NotificationExpiry::new(store.clone(), hub.clone(), &config.expiry));
-        workers::spawn(HandedNotes::new(store.clone(), handed.clone()));
-        workers::spawn(WebhookRecovery::new(hub.clone()));
+        workers::spawn(&store, IdentityWatch::new(store.clone(), hub.clone()));
+        workers::spawn(&store, KeyUsage::new(store.clone(), auth.clone()));
+        workers::spawn(&store, IdempotencyPurge::new(store.clone()));
+        workers::spawn(&store, NotificationExpiry::new(store.clone(), hub.clone(), &config.expiry));
+        workers::spawn(&store, HandedNotes::new(store.clone(), handed.clone()));
+        workers::spawn(&store, WebhookRecovery::new(hub.clone()));
 
         let listener = listen(config.server.bind)?;
         let addr = listener.local_addr()?;

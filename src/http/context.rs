@@ -9,6 +9,7 @@ use std::{
 use actix_web::{
     Error, HttpMessage, ResponseError as _,
     body::MessageBody,
+    error::InternalError,
     dev::{ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
@@ -23,6 +24,9 @@ use super::problem::Problem;
 use crate::{hub::Hub, limits::Budget};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How long a request may take, its body included: longer than the slowest webhook that is tested.
+const LONGEST_ANSWER: Duration = Duration::from_secs(75);
 
 tokio::task_local! {
     static CURRENT: RefCell<String>;
@@ -68,7 +72,12 @@ pub async fn surround(
         let answer = with_request_id(id.clone(), async { problem.error_response() }).await;
         request.into_response(answer).map_into_right_body()
     } else {
-        with_request_id(id.clone(), next.call(request)).await?.map_into_left_body()
+        let hub = request.app_data::<Data<Hub>>().cloned();
+        let answer = with_request_id(id.clone(), next.call(request));
+        match tokio::time::timeout(LONGEST_ANSWER, answer).await {
+            Ok(answer) => answer?.map_into_left_body(),
+            Err(_) => return Err(given_up(&id, &method, &path, began, hub).await),
+        }
     };
     let budget = response.request().extensions().get::<Budget>().copied();
     let headers = response.headers_mut();
@@ -81,6 +90,21 @@ pub async fn surround(
     }
     log(&id, &method, &path, response.status(), began.elapsed());
     Ok(response)
+}
+
+/// The answer to a request that took too long. The request itself is gone with what served it.
+async fn given_up(id: &str, method: &Method, path: &str, began: Instant, hub: Option<Data<Hub>>) -> Error {
+    if let Some(hub) = hub {
+        hub.gave_up();
+    }
+    let problem = Problem::overloaded("the answer took too long; ask again");
+    let mut answer = with_request_id(id.to_owned(), async { problem.error_response() }).await;
+    if let Ok(value) = HeaderValue::from_str(id) {
+        answer.headers_mut().insert(REQUEST_ID, value);
+    }
+    add_security_headers(answer.headers_mut(), false);
+    log(id, method, path, answer.status(), began.elapsed());
+    InternalError::from_response("", answer).into()
 }
 
 /// One line a request: quiet for what went well, so that a busy hub's log is not its bottleneck.

@@ -9,7 +9,7 @@ use oriva_hub_actors::{
 };
 use tokio::sync::Semaphore;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, within_deadline};
 
 /// Pages read at once: a storm of reconnects must leave connections for publishing.
 const AT_ONCE: usize = 4;
@@ -28,7 +28,7 @@ impl StoreHistory {
 
     async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unavailable> {
         let _turn = self.turns.acquire().await.map_err(|_| Unavailable)?;
-        question.await.map_err(|error| {
+        within_deadline(&*self.store, question).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "event history unavailable");
             Unavailable
         })

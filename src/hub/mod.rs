@@ -154,6 +154,11 @@ impl Hub {
         InHand(self.requests.clone())
     }
 
+    /// A request was given up: what it waited for may have gone without a word.
+    pub fn gave_up(&self) {
+        self.store.distrust();
+    }
+
     /// Requests being answered.
     #[must_use]
     pub fn requests_in_hand(&self) -> usize {

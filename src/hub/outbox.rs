@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     auth::Sealer,
-    store::{AfterAttempts, Lease, Store, StoreError, Webhook},
+    store::{AfterAttempts, Lease, Store, StoreError, Webhook, within_deadline},
 };
 
 /// Webhooks that a sweep asks for at once; it goes on until it has them all, or those that are long dead would stand
@@ -52,7 +52,7 @@ impl StoreOutbox {
 
     async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unavailable> {
         let _turn = self.turns.acquire().await.map_err(|_| Unavailable)?;
-        question.await.map_err(|error| {
+        within_deadline(&*self.store, question).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "outbox unavailable");
             Unavailable
         })

@@ -7,7 +7,7 @@ use oriva_hub_actors::{Partitions, Webhooks, model::Published};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::HubError;
-use crate::store::{Appended, Store, StoreError, Submission};
+use crate::store::{Appended, Store, StoreError, Submission, within_deadline};
 
 /// Events that may wait, those being written included; past that a request is told to come back.
 const WAITING_EVENTS: usize = 16 * 1024;
@@ -79,7 +79,7 @@ async fn run(store: Arc<dyn Store>, online: Partitions, webhooks: Webhooks, mut 
 async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks, batch: Vec<Job>) {
     let (submissions, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
-    let outcomes = match store.append(&submissions).await {
+    let outcomes = match append(store, &submissions).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         // One that cannot be written must not take the others with it; and what stood in another node's way, or had it
         // in its own, goes through alone.
@@ -111,6 +111,10 @@ async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks
     }
 }
 
+async fn append(store: &dyn Store, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
+    within_deadline(store, store.append(submissions)).await
+}
+
 async fn one_by_one(
     store: &dyn Store,
     online: &Partitions,
@@ -118,12 +122,12 @@ async fn one_by_one(
 ) -> Vec<Result<Appended, HubError>> {
     let mut outcomes = Vec::with_capacity(submissions.len());
     for submission in submissions {
-        let mut outcome = store.append(std::slice::from_ref(submission)).await;
+        let mut outcome = append(store, std::slice::from_ref(submission)).await;
         for _ in 0..REPEATS {
             if !matches!(outcome, Err(StoreError::Contended)) {
                 break;
             }
-            outcome = store.append(std::slice::from_ref(submission)).await;
+            outcome = append(store, std::slice::from_ref(submission)).await;
         }
         if outcome.as_ref().is_err_and(StoreError::is_in_doubt) {
             online.catch_up();

@@ -10,7 +10,7 @@ pub mod sqlite;
 mod status;
 mod webhook;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
@@ -32,6 +32,8 @@ pub use webhook::{
     SecretChange, Webhook, WebhookChange,
 };
 
+/// How long the hub's own questions may take.
+pub const DEADLINE: Duration = Duration::from_secs(15);
 /// Past this many, a listing's `total` is capped (contract §4).
 pub const TOTAL_CAP: u64 = 10_000;
 
@@ -344,8 +346,26 @@ pub trait Store: EventStore + AppStore + NotificationStore + WebhookStore + Outb
     /// Answers when the database does.
     async fn ping(&self) -> Result<(), StoreError>;
 
+    /// A question was given up: for a while, connections that come back are not trusted without an answer.
+    fn distrust(&self) {}
+
     /// Ends all connections.
     async fn close(&self);
+}
+
+/// Asks a question and gives it up where its host has gone without a word, which the kernel notices only after minutes.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], in doubt, after [`DEADLINE`].
+pub async fn within_deadline<T>(
+    store: &dyn Store,
+    question: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::pin!(question);
+    tokio::time::timeout(DEADLINE, &mut question).await.unwrap_or_else(|_| {
+        store.distrust();
+        Err(StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+    })
 }
 
 /// A short random id for a store: base 36, 8 characters.

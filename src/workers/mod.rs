@@ -7,7 +7,7 @@ mod key_usage;
 mod notification_expiry;
 mod webhook_recovery;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use handed_notes::HandedNotes;
@@ -17,7 +17,7 @@ pub use key_usage::KeyUsage;
 pub use notification_expiry::NotificationExpiry;
 pub use webhook_recovery::WebhookRecovery;
 
-use crate::store::StoreError;
+use crate::store::{Store, StoreError, within_deadline};
 
 /// A run that failed is tried again after this long at most.
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -51,10 +51,11 @@ pub trait Worker {
 }
 
 /// Runs a worker until the system stops.
-pub fn spawn(mut worker: impl Worker + 'static) {
+pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
+    let store = store.clone();
     actix_rt::spawn(async move {
         loop {
-            let pause = match worker.run_once().await {
+            let pause = match within_deadline(&*store, worker.run_once()).await {
                 Ok(Progress::More) => {
                     tokio::task::yield_now().await;
                     continue;

@@ -12,14 +12,14 @@ mod outbox;
 mod webhooks;
 
 use std::{
-    sync::{Arc, RwLock},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{Invalid, StreamKey};
 use sqlx::{
-    Executor, PgConnection, PgPool, Postgres, Row, Transaction,
+    Connection as _, Executor, PgConnection, PgPool, Postgres, Row, Transaction,
     migrate::Migrate,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -33,11 +33,39 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres
 /// How long a request waits for a free connection before it is told that the database is unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long connections are asked before they are trusted again, after one did not answer.
+const DISTRUSTED_FOR: Duration = Duration::from_secs(60);
+/// What a connection that is not trusted may take to answer.
+const PROOF: Duration = Duration::from_secs(2);
+
+/// Whether connections that are given back have to prove that somebody is at the other end. One whose host is gone would
+/// otherwise be waited for until the kernel gives up, and keep its room in the pool.
+#[derive(Debug, Default)]
+struct Trust(Mutex<Option<Instant>>);
+
+impl Trust {
+    fn lost(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    async fn restored_by(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let lost = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.is_none_or(|lost| lost.elapsed() > DISTRUSTED_FOR) {
+            return Ok(true);
+        }
+        match tokio::time::timeout(PROOF, connection.ping()).await {
+            Ok(answer) => answer.map(|()| true),
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
 /// PostgreSQL behind the store traits.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     pool: PgPool,
     options: PgConnectOptions,
+    trust: Arc<Trust>,
     /// What webhooks subscribe to, as of a revision that each writing transaction compares.
     subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
 }
@@ -50,14 +78,20 @@ impl PostgresStore {
     pub fn new(url: &str, max_connections: u32) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.parse()?;
         let options = options.application_name("oriva-hub");
+        let trust = Arc::new(Trust::default());
+        let trusted = trust.clone();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_release(move |connection, _| {
+                let trust = trusted.clone();
+                Box::pin(async move { trust.restored_by(connection).await })
+            })
             .after_connect(|connection, _| {
                 Box::pin(async move { connection.execute("set role oriva_hub_service").await.map(drop) })
             })
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options, subscriptions: Arc::default() })
+        Ok(Self { pool, options, trust, subscriptions: Arc::default() })
     }
 
     /// A transaction that sees this stream's holder's rows and no others.
@@ -156,6 +190,10 @@ impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("select 1").execute(&self.pool).await?;
         Ok(())
+    }
+
+    fn distrust(&self) {
+        self.trust.lost();
     }
 
     async fn close(&self) {
