@@ -1,12 +1,15 @@
 //! oriva-hub: the realtime hub that a platform of many apps runs for its users. See ARCHITECTURE.md.
 
 pub mod auth;
+pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod http;
 pub mod hub;
 pub mod limits;
+pub mod link;
 pub mod outbound;
+pub mod presence;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -2,6 +2,7 @@
 //! `.run_until_stopped(stop)`.
 
 mod first_run;
+mod nodes;
 mod tls;
 
 use std::{
@@ -21,11 +22,12 @@ use actix_web::{
     web::Data,
 };
 use oriva_hub_actors::{
-    Partitions, RealtimeConfig, WebhookConfig, Webhooks,
-    ports::{Credentials, Deliveries, EventHistory, WebhookSender, Witness},
+    Outside, Partitions, RealtimeConfig, WebhookConfig, Webhooks,
+    ports::{Deliveries, WebhookSender},
 };
 use tokio::time::Instant;
 
+use self::nodes::Nodes;
 use crate::{
     auth::{Authenticator, Sealer},
     config::{Config, ConfigError, Secrets},
@@ -37,7 +39,9 @@ use crate::{
     limits::Limits,
     outbound::{Guard, HttpSender},
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
-    workers::{self, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NotificationExpiry, WebhookRecovery},
+    workers::{
+        self, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry, WebhookRecovery,
+    },
 };
 
 /// Connections that the kernel holds for a hub that is busy: a storm of reconnects.
@@ -52,8 +56,6 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 const LEASE_CHECK: Duration = Duration::from_secs(5);
 /// The safety net (seed task T037); due times drive the deliveries.
 const WEBHOOK_SWEEP: Duration = Duration::from_secs(60);
-/// How late an event of another node's comes at most.
-const POLL: Duration = Duration::from_millis(900);
 /// Time for answers that are made to be written.
 const LAST_WRITES: Duration = Duration::from_millis(200);
 /// What of the window is left for answers to the closes and for requests in flight.
@@ -115,17 +117,31 @@ impl Server {
         store.check_schema().await?;
         let auth = Arc::new(Authenticator::new(store.clone(), &secrets));
         let handed = Arc::new(HandedNotifications::default());
-        let online = start_partitions(config, &store, &auth, &handed).await?;
+        let epoch = store.epoch().await?;
+        let nodes = Nodes::new(config, epoch.clone())?;
+        let outside = Outside {
+            history: Arc::new(StoreHistory::new(store.clone())),
+            credentials: auth.clone(),
+            witness: handed.clone(),
+            bus: nodes.parts.bus.clone(),
+            places: nodes.parts.presence.clone(),
+        };
+        let online = Partitions::start(&realtime(config, epoch), outside);
+        let limits = Limits::new(config.rate_limits.clone(), nodes.link.clone());
+        let (nodes, credentials) = nodes.start(&online);
         let webhooks = start_webhooks(config, &secrets, &store, &online).await?;
         let writer = Writer::start(store.clone(), online.clone(), webhooks.actors.clone());
-        let limits = Limits::new(config.rate_limits.clone());
-        let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online, webhooks));
-        workers::spawn(&store, IdentityWatch::new(store.clone(), hub.clone()));
+        let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online, webhooks, nodes));
+        workers::spawn(&store, IdentityWatch::new(store.clone(), hub.clone(), credentials));
         workers::spawn(&store, KeyUsage::new(store.clone(), auth.clone()));
         workers::spawn(&store, IdempotencyPurge::new(store.clone()));
         workers::spawn(&store, NotificationExpiry::new(store.clone(), hub.clone(), &config.expiry));
         workers::spawn(&store, HandedNotes::new(store.clone(), handed.clone()));
         workers::spawn(&store, WebhookRecovery::new(hub.clone()));
+
+        if !config.is_embedded() {
+            workers::spawn(&store, NodeBeats::new(store.clone(), hub.clone()));
+        }
 
         let listener = listen(config.server.bind)?;
         let addr = listener.local_addr()?;
@@ -175,32 +191,22 @@ impl Server {
                 tracing::warn!(worker = worker.name(), error = &error as &dyn std::error::Error, "not written down");
             }
         }
+        self.hub.leave(&*self.store).await;
         self.store.close().await;
         tracing::info!("stopped");
         Ok(())
     }
 }
 
-async fn start_partitions(
-    config: &Config,
-    store: &Arc<dyn Store>,
-    auth: &Arc<Authenticator>,
-    handed: &Arc<HandedNotifications>,
-) -> Result<Partitions, StoreError> {
-    let realtime = RealtimeConfig {
-        epoch: store.epoch().await?,
+fn realtime(config: &Config, epoch: Arc<str>) -> RealtimeConfig {
+    RealtimeConfig {
+        epoch,
         partitions: config.threads(),
         max_connections: config.stream.max_connections,
         heartbeat: Duration::from_secs(config.stream.heartbeat_seconds),
         max_frame_bytes: config.stream.max_frame_bytes,
         max_backlog_bytes: config.stream.max_backlog_bytes,
-        // Other nodes may write to this store. Until a bus tells of what they do, its sessions look for themselves.
-        poll: (!config.is_embedded()).then_some(POLL),
-    };
-    let history: Arc<dyn EventHistory> = Arc::new(StoreHistory::new(store.clone()));
-    let credentials: Arc<dyn Credentials> = auth.clone();
-    let witness: Arc<dyn Witness> = handed.clone();
-    Ok(Partitions::start(&realtime, &history, &credentials, &witness))
+    }
 }
 
 /// The webhook actors and what stands around them.

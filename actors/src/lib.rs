@@ -19,7 +19,7 @@ mod supervise;
 pub mod testing;
 mod webhooks;
 
-pub use partitions::{Partitions, RealtimeConfig, Seat};
+pub use partitions::{Outside, Partitions, RealtimeConfig, Seat};
 pub use registry::{NoPlace, RegistryState};
 pub use socket::{Handed, Transport};
 pub use webhooks::{WebhookConfig, Webhooks, WebhooksState};

@@ -12,15 +12,18 @@ use std::{
 };
 
 use crate::{
-    model::{AppId, Identity, Published, Refused, StreamKey, WebhookId},
-    ports::{Credentials, EventHistory, Expiry, Witness},
+    model::{AppId, Held, Identity, Published, Refused, StreamKey, WebhookId},
+    ports::{Bus, Credentials, EventHistory, Expiry, Places, Witness},
     protocol::{Close, ServerFrame},
     pump::{Pump, PumpHandle, SocketBounds},
-    registry::{CatchUp, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore, Tell},
+    registry::{
+        Doubt, Hear, HeldBy, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore, Tally, Tell,
+    },
     socket::{Handed, Purpose, Transport},
     supervise::keep_running,
 };
-use actix::{Actor, Addr, Arbiter, dev::SendError};
+use actix::{Actor, Addr, Arbiter, Handler, Message, dev::SendError};
+use bytes::Bytes;
 
 /// How often a partition looks after its registry.
 const MENDING: Duration = Duration::from_millis(250);
@@ -37,8 +40,16 @@ pub struct RealtimeConfig {
     pub heartbeat: Duration,
     pub max_frame_bytes: usize,
     pub max_backlog_bytes: usize,
-    /// How often sessions compare themselves with the store, where others write to it and nobody tells of it.
-    pub poll: Option<Duration>,
+}
+
+/// What the realtime core needs from outside.
+#[derive(Clone)]
+pub struct Outside {
+    pub history: Arc<dyn EventHistory>,
+    pub credentials: Arc<dyn Credentials>,
+    pub witness: Arc<dyn Witness>,
+    pub bus: Arc<dyn Bus>,
+    pub places: Arc<dyn Places>,
 }
 
 /// What one partition's actors share.
@@ -47,15 +58,21 @@ pub(crate) struct Wiring {
     pub history: Arc<dyn EventHistory>,
     pub credentials: Arc<dyn Credentials>,
     pub witness: Arc<dyn Witness>,
+    pub bus: Arc<dyn Bus>,
+    /// Places over all nodes.
+    pub others: Arc<dyn Places>,
     pub pump: PumpHandle,
-    /// Places taken. A session lives as long as one is, longer than its sockets are open: while there are none, nothing
+    /// Places taken here. A session lives as long as one is, longer than its sockets are open: while there are none, nothing
     /// needs to be routed here.
     pub places: AtomicUsize,
 }
 
-/// Everybody who is online on this node, behind one handle. Cheap to clone.
+/// Everybody who is online, behind one handle: on this node, and over the bus on the others. Cheap to clone.
 #[derive(Clone)]
-pub struct Partitions(Arc<Vec<Partition>>);
+pub struct Partitions {
+    partitions: Arc<Vec<Partition>>,
+    bus: Arc<dyn Bus>,
+}
 
 struct Partition {
     /// Replaced when the registry had to be built anew.
@@ -77,31 +94,32 @@ pub struct Seat {
 impl Partitions {
     /// Starts the threads. Must be called within a running actix `System`.
     #[must_use]
-    pub fn start(
-        config: &RealtimeConfig,
-        history: &Arc<dyn EventHistory>,
-        credentials: &Arc<dyn Credentials>,
-        witness: &Arc<dyn Witness>,
-    ) -> Self {
+    pub fn start(config: &RealtimeConfig, outside: Outside) -> Self {
         let partitions = (0..config.partitions.max(1)).map(|_| {
             let pump = PumpHandle::default();
             let wiring = Arc::new(Wiring {
                 config: config.clone(),
-                history: history.clone(),
-                credentials: credentials.clone(),
-                witness: witness.clone(),
+                history: outside.history.clone(),
+                credentials: outside.credentials.clone(),
+                witness: outside.witness.clone(),
+                bus: outside.bus.clone(),
+                others: outside.places.clone(),
                 pump: pump.clone(),
                 places: AtomicUsize::new(0),
             });
             Partition::start(wiring, pump)
         });
-        Self(Arc::new(partitions.collect()))
+        Self { partitions: Arc::new(partitions.collect()), bus: outside.bus }
+    }
+
+    fn index_of(&self, stream: &StreamKey) -> usize {
+        let mut hasher = DefaultHasher::new();
+        stream.hash(&mut hasher);
+        (hasher.finish() % self.partitions.len() as u64) as usize
     }
 
     fn of(&self, stream: &StreamKey) -> &Partition {
-        let mut hasher = DefaultHasher::new();
-        stream.hash(&mut hasher);
-        &self.0[(hasher.finish() % self.0.len() as u64) as usize]
+        &self.partitions[self.index_of(stream)]
     }
 
     /// Takes a connection place for this identity.
@@ -112,14 +130,14 @@ impl Partitions {
         let stream = identity.stream();
         let partition = self.of(&stream);
         let registry = partition.registry();
-        let place = registry.send(Reserve { stream }).await.map_err(|_| NoPlace::Closed)??;
+        let place = registry.send(Reserve { stream, scope: identity.scope() }).await.map_err(|_| NoPlace::Closed)??;
         Ok(Seat { place, pump: partition.pump.clone() })
     }
 
     /// Tells everybody concerned of events that are committed, in the order of commit. A hint: never waits, and what
     /// does not fit is healed from the store.
     pub fn publish(&self, events: &[Arc<Published>]) {
-        for partition in self.0.iter() {
+        for partition in self.partitions.iter() {
             let nobody_is_here = partition.wiring.places.load(Ordering::SeqCst) == 0;
             let concerned = events.iter().filter(|event| {
                 let event = event.event();
@@ -134,33 +152,79 @@ impl Partitions {
             });
             partition.route(concerned.cloned().collect());
         }
+        self.bus.publish(events);
+    }
+
+    /// Passes on what other nodes committed, each event with the one stream that it was heard on. A hint, as `publish`.
+    pub fn hear(&self, events: Vec<(StreamKey, Arc<Published>)>) {
+        let mut by_partition: Vec<Vec<_>> = self.partitions.iter().map(|_| Vec::new()).collect();
+        for (stream, event) in events {
+            if stream == StreamKey::Broadcast {
+                by_partition.iter_mut().for_each(|heard| heard.push((StreamKey::Broadcast, event.clone())));
+            } else {
+                by_partition[self.index_of(&stream)].push((stream, event));
+            }
+        }
+        for (partition, events) in self.partitions.iter().zip(by_partition) {
+            if !events.is_empty() {
+                partition.hint(Hear { events });
+            }
+        }
+    }
+
+    /// Passes on what is to be said to everybody of a stream on this node.
+    pub fn tell(&self, stream: StreamKey, frame: Bytes) {
+        // A hint that does not fit is not repeated.
+        let _ = self.of(&stream).registry().try_send(Tell { stream, frame });
     }
 
     /// Tells an app's sockets that one of its webhooks was disabled.
     pub fn tell_webhook_disabled(&self, app: &AppId, webhook: WebhookId, reason: &str) {
         let frame = ServerFrame::WebhookDisabled { webhook_id: webhook, reason }.encode();
         let stream = StreamKey::App(app.clone());
-        // A hint that does not fit is not repeated: the webhook itself says why it is disabled.
-        let _ = self.of(&stream).registry().try_send(Tell { stream, frame });
+        self.bus.tell(&stream, &frame);
+        // Where it does not fit, the webhook itself says why it is disabled.
+        self.tell(stream, frame);
     }
 
-    /// Has every session compare itself with the store: something may be committed that nobody was told of.
-    pub fn catch_up(&self) {
-        for partition in self.0.iter() {
+    /// Has every session, here and on other nodes, compare itself with the store: something may be committed that nobody
+    /// was told of.
+    pub fn doubt(&self) {
+        self.look();
+        self.bus.doubt();
+    }
+
+    /// Has every session of this node compare itself with the store, many streams a question.
+    pub fn look(&self) {
+        for partition in self.partitions.iter() {
             partition.lost_one.store(true, Ordering::SeqCst);
         }
     }
 
+    /// What a user or app holds on this node.
+    pub async fn held(&self, stream: &StreamKey) -> Held {
+        self.of(stream).registry().send(HeldBy { stream: stream.clone() }).await.unwrap_or_default()
+    }
+
+    /// What every user and app holds on this node.
+    pub async fn tally(&self) -> Vec<(StreamKey, Held)> {
+        let mut all = Vec::new();
+        for partition in self.partitions.iter() {
+            all.extend(partition.registry().send(Tally).await.unwrap_or_default());
+        }
+        all
+    }
+
     /// Closes with 4003 the sockets of credentials that stopped being good.
     pub fn refuse(&self, refused: &Arc<Refused>) {
-        for partition in self.0.iter() {
+        for partition in self.partitions.iter() {
             partition.pump.refuse(refused.clone());
         }
     }
 
     /// Takes no more places, and closes every socket with 1001 at a random moment within `over`.
     pub fn drain(&self, over: Duration) {
-        for partition in self.0.iter() {
+        for partition in self.partitions.iter() {
             partition.registry().do_send(TakeNoMore);
             partition.pump.drain(over);
         }
@@ -169,17 +233,18 @@ impl Partitions {
     /// Sockets open now.
     #[must_use]
     pub fn open_sockets(&self) -> usize {
-        self.0.iter().map(|partition| partition.open.load(Ordering::Relaxed)).sum()
+        self.partitions.iter().map(|partition| partition.open.load(Ordering::Relaxed)).sum()
     }
 
     /// What the registries say of themselves, added up.
     pub async fn observe(&self) -> RegistryState {
         let mut sum = RegistryState::default();
-        for partition in self.0.iter() {
+        for partition in self.partitions.iter() {
             let registry = partition.registry();
             if let Ok(state) = registry.send(Observe).await {
                 sum.sessions += state.sessions;
                 sum.places += state.places;
+                sum.users += state.users;
             }
         }
         sum
@@ -187,7 +252,7 @@ impl Partitions {
 
     /// Closes a socket that was refused, after its upgrade, with the reason as its close code.
     pub fn turn_away(&self, transport: Transport, close: Close) {
-        if let Some(partition) = self.0.first() {
+        if let Some(partition) = self.partitions.first() {
             let handed = Handed { transport, read_ahead: bytes::BytesMut::new(), purpose: Purpose::Refuse(close) };
             partition.pump.adopt(handed);
         }
@@ -196,7 +261,7 @@ impl Partitions {
     /// Gives a socket back what it sends.
     #[cfg(feature = "echo")]
     pub fn echo(&self, transport: Transport, read_ahead: bytes::BytesMut) {
-        if let Some(partition) = self.0.first() {
+        if let Some(partition) = self.partitions.first() {
             partition.pump.adopt(Handed { transport, read_ahead, purpose: Purpose::Echo });
         }
     }
@@ -247,10 +312,17 @@ impl Partition {
     }
 
     fn route(&self, events: Vec<Arc<Published>>) {
-        if events.is_empty() {
-            return;
+        if !events.is_empty() {
+            self.hint(Route { events });
         }
-        if let Err(SendError::Full(_)) = self.registry().try_send(Route { events }) {
+    }
+
+    fn hint<M>(&self, message: M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        Registry: Handler<M>,
+    {
+        if let Err(SendError::Full(_)) = self.registry().try_send(message) {
             self.lost_one.store(true, Ordering::SeqCst);
         }
     }
@@ -266,7 +338,8 @@ impl Partition {
                     tracing::error!("registry ended; building it anew and closing its sockets");
                     *slot.write().unwrap_or_else(PoisonError::into_inner) = Registry::start(wiring.clone());
                     wiring.pump.close_all(Close::Internal);
-                } else if lost_one.swap(false, Ordering::SeqCst) && registry.try_send(CatchUp).is_err() {
+                    wiring.others.recount();
+                } else if lost_one.swap(false, Ordering::SeqCst) && registry.try_send(Doubt).is_err() {
                     lost_one.store(true, Ordering::SeqCst);
                 }
             }

@@ -1,5 +1,7 @@
-//! Who is online on one thread: takes places, starts sessions, routes events to them, and orders the broadcast stream
-//! for all of them at once.
+//! Who is online on one thread: takes places, starts sessions, and routes events to them.
+
+mod ends;
+mod entry;
 
 use std::{
     collections::HashMap,
@@ -8,49 +10,28 @@ use std::{
 };
 
 use actix::{
-    Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, WrapFuture,
-    dev::{ContextFutureSpawner, SendError},
-    fut::ActorFutureExt,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture,
 };
-
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 
-use crate::{
-    follower::{Follower, HeadQuery, Need},
-    model::{Identity, Offset, Published, StreamKey, StreamKind, Timestamp},
-    partitions::Wiring,
-    ports::{Page, Unavailable},
-    pump::SocketKey,
-    session::{PAGE, RETRY, Session, ToSession},
+use self::{
+    ends::Ends,
+    entry::{Entry, Online},
 };
+use crate::{
+    model::{Held, Identity, Published, Scope, StreamKey, StreamKind, Timestamp},
+    partitions::Wiring,
+    pump::SocketKey,
+    session::{Session, ToSession},
+};
+
+pub use self::entry::Place;
 
 /// Batches that may wait for a registry; past that the handle remembers that something was lost (see `partitions`).
 const MAILBOX: usize = 1024;
-/// Streams asked for at once.
-const POLLED: usize = 1000;
 /// How often sessions that lost a message are told to compare themselves with the store.
 const MENDING: Duration = Duration::from_millis(250);
-
-/// A connection place of a user or an app on this node; given back when dropped.
-#[derive(Debug)]
-pub struct Place {
-    registry: Addr<Registry>,
-    stream: StreamKey,
-    socket: Option<SocketKey>,
-}
-
-impl Place {
-    pub(crate) fn taken_by(&mut self, socket: SocketKey) {
-        self.socket = Some(socket);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // One message a place, and places are bounded.
-        self.registry.do_send(Vacate { stream: self.stream.clone(), socket: self.socket });
-    }
-}
 
 /// Why no place was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +47,8 @@ pub enum NoPlace {
 pub struct RegistryState {
     pub sessions: usize,
     pub places: usize,
+    /// Users with at least one place.
+    pub users: usize,
 }
 
 /// Takes a place for a socket to be.
@@ -73,6 +56,7 @@ pub struct RegistryState {
 #[rtype(result = "Result<Place, NoPlace>")]
 pub(crate) struct Reserve {
     pub stream: StreamKey,
+    pub scope: Scope,
 }
 
 /// A socket is open and wants its session. Sent by the pump.
@@ -91,10 +75,22 @@ pub(crate) struct Route {
     pub events: Vec<Arc<Published>>,
 }
 
-/// Something may have been lost on the way here: compare with the store.
+/// Events that other nodes committed, each with the one stream that it was heard on.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct CatchUp;
+pub(crate) struct Hear {
+    pub events: Vec<(StreamKey, Arc<Published>)>,
+}
+
+/// Something may have been lost on the way here: compare with the store, now and for a while.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Doubt;
+
+/// What every user and app here holds.
+#[derive(Message)]
+#[rtype(result = "Vec<(StreamKey, Held)>")]
+pub(crate) struct Tally;
 
 /// Something to say to everybody of a stream, beside its events.
 #[derive(Message)]
@@ -102,6 +98,13 @@ pub(crate) struct CatchUp;
 pub(crate) struct Tell {
     pub stream: StreamKey,
     pub frame: Bytes,
+}
+
+/// What one user or app here holds.
+#[derive(Message)]
+#[rtype(result = "Held")]
+pub(crate) struct HeldBy {
+    pub stream: StreamKey,
 }
 
 /// No new places from now on.
@@ -133,33 +136,14 @@ pub(crate) struct PanicSession {
 #[rtype(result = "()")]
 struct Vacate {
     stream: StreamKey,
+    scope: Scope,
     socket: Option<SocketKey>,
-}
-
-#[derive(Default)]
-struct Entry {
-    places: usize,
-    session: Option<Online>,
-}
-
-struct Online {
-    addr: Addr<Session>,
-    serial: u64,
-    /// A message did not fit its mailbox.
-    lost_one: bool,
-    /// The highest offset of its stream that it was told of.
-    told: Offset,
 }
 
 pub(crate) struct Registry {
     wiring: Arc<Wiring>,
     entries: HashMap<StreamKey, Entry>,
-    /// `None` until the stream's end is known; who joins before waits.
-    broadcast: Option<Follower>,
-    /// The highest broadcast heard of before that. The end that is asked for may have been read just before it.
-    announced: Offset,
-    broadcast_end: HeadQuery,
-    polling: bool,
+    ends: Ends,
     waiting: Vec<Join>,
     next_serial: u64,
     closed: bool,
@@ -176,123 +160,10 @@ impl Registry {
         Self {
             wiring,
             entries: HashMap::new(),
-            broadcast: None,
-            announced: 0,
-            broadcast_end: HeadQuery::default(),
-            polling: false,
+            ends: Ends::default(),
             waiting: Vec::new(),
             next_serial: 0,
             closed: false,
-        }
-    }
-
-    fn ask_for_broadcast_end(&mut self, ctx: &mut Context<Self>) {
-        if self.broadcast_end.ask() {
-            self.load_broadcast_head(ctx);
-        }
-    }
-
-    /// Has every session hear how far its stream reaches: so events that nobody told of come at most one poll late. Many
-    /// streams a question, and one question at a time.
-    fn poll(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.polling, true) {
-            return;
-        }
-        let online = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
-        let streams: Vec<StreamKey> =
-            std::iter::once(StreamKey::Broadcast).chain(online.map(|(stream, _)| stream.clone())).collect();
-        let history = self.wiring.history.clone();
-        async move {
-            let mut heads = Vec::with_capacity(streams.len());
-            for page in streams.chunks(POLLED) {
-                heads.extend(history.heads(page).await?);
-            }
-            Ok::<_, Unavailable>(streams.into_iter().zip(heads).collect::<Vec<_>>())
-        }
-        .into_actor(self)
-        .map(|heads, registry, ctx| {
-            registry.polling = false;
-            for (stream, head) in heads.unwrap_or_default() {
-                if let Some(entry) = registry.entries.get_mut(&stream) {
-                    entry.learn(head);
-                } else if let (StreamKey::Broadcast, Some(follower)) = (&stream, &mut registry.broadcast) {
-                    let need = follower.learn(head);
-                    registry.fulfil(need, ctx);
-                }
-            }
-        })
-        .spawn(ctx);
-    }
-
-    fn load_broadcast_head(&self, ctx: &mut Context<Self>) {
-        let history = self.wiring.history.clone();
-        async move {
-            loop {
-                if let Ok(head) = history.head(&StreamKey::Broadcast).await {
-                    return head;
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-        .into_actor(self)
-        .map(|head, registry, ctx| registry.on_broadcast_head(head, ctx))
-        .spawn(ctx);
-    }
-
-    fn on_broadcast_head(&mut self, head: Offset, ctx: &mut Context<Self>) {
-        if self.broadcast_end.answered() {
-            self.load_broadcast_head(ctx);
-        }
-        match &mut self.broadcast {
-            None => {
-                let mut follower = Follower::at(StreamKind::Broadcast, head);
-                let need = follower.learn(self.announced);
-                self.broadcast = Some(follower);
-                self.fulfil(need, ctx);
-                for join in std::mem::take(&mut self.waiting) {
-                    self.join(join, ctx);
-                }
-            }
-            Some(follower) => {
-                let need = follower.learn(head);
-                self.fulfil(need, ctx);
-            }
-        }
-    }
-
-    fn fulfil(&self, need: Need, ctx: &mut Context<Self>) {
-        let Need::Page { after } = need else { return };
-        let history = self.wiring.history.clone();
-        async move {
-            let page = history.page(&StreamKey::Broadcast, after, PAGE).await;
-            if page.is_err() {
-                tokio::time::sleep(RETRY).await;
-            }
-            page
-        }
-        .into_actor(self)
-        .map(|page, registry, ctx| registry.on_broadcast_page(page, ctx))
-        .spawn(ctx);
-    }
-
-    fn on_broadcast_page(&mut self, page: Result<Page, Unavailable>, ctx: &mut Context<Self>) {
-        let Some(follower) = &mut self.broadcast else { return };
-        let mut ready = Vec::new();
-        let need = match page {
-            Ok(page) => follower.page(page, &mut ready),
-            Err(Unavailable) => follower.failed(),
-        };
-        self.broadcast(&ready);
-        self.fulfil(need, ctx);
-    }
-
-    fn broadcast(&mut self, ready: &[Arc<Published>]) {
-        for event in ready {
-            for (stream, entry) in &mut self.entries {
-                if matches!(stream, StreamKey::User(_)) {
-                    entry.deliver(event, StreamKind::Broadcast);
-                }
-            }
         }
     }
 
@@ -303,7 +174,7 @@ impl Registry {
     }
 
     fn join(&mut self, join: Join, ctx: &Context<Self>) {
-        let Some(broadcast) = &self.broadcast else { return self.waiting.push(join) };
+        let Some(broadcast) = &self.ends.broadcast else { return self.waiting.push(join) };
         let stream = join.identity.stream();
         let Some(entry) = self.entries.get_mut(&stream) else {
             // Its place was given back in the meantime: it is gone.
@@ -313,32 +184,10 @@ impl Registry {
             self.next_serial += 1;
             let serial = self.next_serial;
             let addr = Session::start(self.wiring.clone(), ctx.address(), stream, serial, broadcast.position());
-            Online { addr, serial, lost_one: false, told: 0 }
+            Online::new(addr, serial)
         });
         // One message a socket, and sockets are bounded.
         online.addr.do_send(ToSession::Join(join));
-    }
-}
-
-impl Entry {
-    fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
-        let Some(online) = &mut self.session else { return };
-        if kind != StreamKind::Broadcast {
-            online.told = online.told.max(event.offset_in(kind));
-        }
-        if let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, event: event.clone() }) {
-            online.lost_one = true;
-        }
-    }
-
-    /// Its stream reaches to here, as the store says.
-    fn learn(&mut self, head: Offset) {
-        if let Some(online) = &mut self.session
-            && online.told < head
-            && online.addr.try_send(ToSession::Learn { head }).is_ok()
-        {
-            online.told = head;
-        }
     }
 }
 
@@ -346,50 +195,64 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.ask_for_broadcast_end(ctx);
-        if let Some(period) = self.wiring.config.poll {
-            ctx.run_interval(period, |registry, ctx| registry.poll(ctx));
-        }
-        ctx.run_interval(MENDING, |registry, _| {
-            for entry in registry.entries.values_mut() {
-                if let Some(online) = &mut entry.session
-                    && online.lost_one
-                {
-                    online.lost_one = online.addr.try_send(ToSession::CatchUp).is_err();
-                }
-            }
-        });
+        self.start_looking(ctx);
+        ctx.run_interval(MENDING, |registry, _| registry.entries.values_mut().for_each(Entry::mend));
     }
 }
 
 impl Handler<Reserve> for Registry {
-    type Result = MessageResult<Reserve>;
+    type Result = ResponseActFuture<Self, Result<Place, NoPlace>>;
 
-    fn handle(&mut self, Reserve { stream }: Reserve, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Reserve { stream, scope }: Reserve, ctx: &mut Self::Context) -> Self::Result {
+        let refuse = |no_place| Box::pin(async move { Err(no_place) }.into_actor(self));
         if self.closed {
-            return MessageResult(Err(NoPlace::Closed));
+            return refuse(NoPlace::Closed);
+        }
+        let limit = self.wiring.config.max_connections;
+        if self.entries.get(&stream).is_some_and(|entry| entry.held.total() >= limit) {
+            return refuse(NoPlace::Full { limit });
         }
         let entry = self.entries.entry(stream.clone()).or_default();
-        let limit = self.wiring.config.max_connections;
-        if entry.places >= limit {
-            return MessageResult(Err(NoPlace::Full { limit }));
+        if entry.held.total() == 0 {
+            entry.followed = Some(self.wiring.bus.follow(&stream).shared());
         }
-        entry.places += 1;
+        entry.held.add(&scope);
         self.wiring.places.fetch_add(1, Ordering::SeqCst);
-        MessageResult(Ok(Place { registry: ctx.address(), stream, socket: None }))
+        let claimed = self.wiring.others.claim(&stream, &entry.held, limit);
+        let followed = entry.followed.clone();
+        // Given back by its drop, whatever comes of it.
+        let place = Place::new(ctx.address(), stream.clone(), scope);
+        let taken = async move {
+            claimed.await.map_err(|_| NoPlace::Full { limit })?;
+            if let Some(followed) = followed {
+                followed.await;
+            }
+            Ok(place)
+        };
+        Box::pin(taken.into_actor(self).map(move |place, registry, _| {
+            if place.is_ok()
+                && let Some(entry) = registry.entries.get_mut(&stream)
+                && entry.followed.as_ref().is_some_and(|followed| followed.peek().is_some())
+            {
+                entry.followed = None;
+            }
+            place
+        }))
     }
 }
 
 impl Handler<Vacate> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Vacate { stream, socket }: Vacate, _: &mut Self::Context) {
+    fn handle(&mut self, Vacate { stream, scope, socket }: Vacate, _: &mut Self::Context) {
         let Some(entry) = self.entries.get_mut(&stream) else { return };
-        entry.places = entry.places.saturating_sub(1);
+        entry.held.remove(&scope);
         self.wiring.places.fetch_sub(1, Ordering::SeqCst);
-        if entry.places == 0 {
+        self.wiring.others.hold(&stream, &entry.held);
+        if entry.held.total() == 0 {
             // Its last address goes with the entry, and so the session ends.
             self.entries.remove(&stream);
+            self.wiring.bus.unfollow(&stream);
         } else if let (Some(online), Some(socket)) = (&entry.session, socket) {
             // One message a socket, and sockets are bounded.
             online.addr.do_send(ToSession::Left { socket });
@@ -414,29 +277,51 @@ impl Handler<Route> for Registry {
                 self.deliver(&StreamKey::User(user.clone()), &event);
             }
             self.deliver(&StreamKey::App(event.event().app_id.clone()), &event);
-            let Some(offset) = event.event().offsets.broadcast else { continue };
-            let Some(follower) = &mut self.broadcast else {
-                self.announced = self.announced.max(offset);
-                continue;
-            };
-            let mut ready = Vec::new();
-            let need = follower.offer(event, &mut ready);
-            self.broadcast(&ready);
-            self.fulfil(need, ctx);
+            if event.event().offsets.broadcast.is_some() {
+                self.offer_broadcast(event, ctx);
+            }
         }
     }
 }
 
-impl Handler<CatchUp> for Registry {
+impl Handler<Hear> for Registry {
     type Result = ();
 
-    fn handle(&mut self, _: CatchUp, ctx: &mut Self::Context) {
-        for entry in self.entries.values_mut() {
-            if let Some(online) = &mut entry.session {
-                online.lost_one = true;
+    fn handle(&mut self, Hear { events }: Hear, ctx: &mut Self::Context) {
+        for (stream, event) in events {
+            if stream == StreamKey::Broadcast {
+                self.offer_broadcast(event, ctx);
+            } else if let Some(entry) = self.entries.get_mut(&stream) {
+                entry.deliver(&event, stream.kind());
+            } else {
+                // Left over from somebody who is gone.
+                self.wiring.bus.unfollow(&stream);
             }
         }
-        self.ask_for_broadcast_end(ctx);
+    }
+}
+
+impl Handler<HeldBy> for Registry {
+    type Result = MessageResult<HeldBy>;
+
+    fn handle(&mut self, HeldBy { stream }: HeldBy, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.entries.get(&stream).map(|entry| entry.held.clone()).unwrap_or_default())
+    }
+}
+
+impl Handler<Doubt> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: Doubt, ctx: &mut Self::Context) {
+        self.doubt(ctx);
+    }
+}
+
+impl Handler<Tally> for Registry {
+    type Result = MessageResult<Tally>;
+
+    fn handle(&mut self, _: Tally, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.entries.iter().map(|(stream, entry)| (stream.clone(), entry.held.clone())).collect())
     }
 }
 
@@ -477,7 +362,8 @@ impl Handler<Observe> for Registry {
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
         MessageResult(RegistryState {
             sessions: self.entries.values().filter(|entry| entry.session.is_some()).count(),
-            places: self.entries.values().map(|entry| entry.places).sum(),
+            places: self.entries.values().map(|entry| entry.held.total()).sum(),
+            users: self.entries.keys().filter(|stream| stream.kind() == StreamKind::User).count(),
         })
     }
 }

@@ -35,10 +35,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "database.url must name a file: a store in memory loses what was acknowledged",
     )?;
     rule((1..=1000).contains(&config.database.max_connections), "database.max_connections must be between 1 and 1000")?;
-    rule(
-        config.redis.url.is_none(),
-        "redis.url must stay unset: this version runs as one node, and nodes that share a Redis come with a later one",
-    )?;
+    let is_redis =
+        |url: &SecretString| ["redis://", "rediss://"].iter().any(|scheme| url.expose_secret().starts_with(scheme));
+    rule(config.redis.url.as_ref().is_none_or(is_redis), "redis.url must begin with redis:// or rediss:// (TLS)")?;
 
     if !config.is_embedded() {
         for (name, value) in [

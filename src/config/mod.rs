@@ -73,7 +73,7 @@ pub struct Database {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
-    pub url: Option<String>,
+    pub url: Option<SecretString>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -69,8 +69,8 @@ impl<C: RouteClass> AppKey<C> {
     ///
     /// # Errors
     /// 429, and nothing more was spent.
-    pub fn spend_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
-        spend(request, hub, &Spending::of(&self.holder), C::CLASS, cost)
+    pub async fn spend_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
+        spend(request, hub, &Spending::of(&self.holder), C::CLASS, cost).await
     }
 
     /// Where the request came from.
@@ -111,7 +111,7 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
             let Caller::App(holder) = caller else {
                 return Err(Problem::new(Code::Forbidden, "this route wants an app's API key"));
             };
-            spend(&request, &hub, &Spending::of(&holder), C::CLASS, 1)?;
+            spend(&request, &hub, &Spending::of(&holder), C::CLASS, 1).await?;
             Ok(Self { holder, class: PhantomData })
         })
     }
@@ -188,7 +188,7 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
             {
                 return Err(Problem::new(Code::Forbidden, "this token opens its own user's notifications alone"));
             }
-            spend(&request, &hub, &spending, C::CLASS, 1)?;
+            spend(&request, &hub, &spending, C::CLASS, 1).await?;
             let reach = Reach { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };
             Ok(Self { app, reach, user, class: PhantomData })
         })
@@ -273,7 +273,7 @@ impl Spending {
     }
 }
 
-fn spend(
+async fn spend(
     request: &HttpRequest,
     hub: &Hub,
     spending: &Spending,
@@ -283,7 +283,7 @@ fn spend(
     let Some(class) = class else { return Ok(()) };
     let own = spending.limits_of.as_ref().and_then(|app| app.limits.get(class.as_str()).copied());
     let note = |budget: Budget| request.extensions_mut().insert(budget);
-    match hub.limits().spend(&spending.spender, class, own, cost) {
+    match hub.limits().spend(&spending.spender, class, own, cost).await {
         Ok(budget) => {
             budget.map(note);
             Ok(())

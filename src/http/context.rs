@@ -9,8 +9,8 @@ use std::{
 use actix_web::{
     Error, HttpMessage, ResponseError as _,
     body::MessageBody,
-    error::InternalError,
     dev::{ServiceRequest, ServiceResponse},
+    error::InternalError,
     http::{
         Method, StatusCode,
         header::{self, HeaderMap, HeaderName, HeaderValue},

@@ -59,6 +59,7 @@ pub fn routes(config: &mut ServiceConfig) {
                     "/users/{user_id}/notifications/read-all",
                     [(Method::POST, web::to(users::notifications::read_all))],
                 ))
+                .service(resource("/users/{user_id}/presence", [(Method::GET, web::to(users::presence::get))]))
                 .service(resource(
                     "/notifications/{notification_id}",
                     [
@@ -122,6 +123,7 @@ pub fn routes(config: &mut ServiceConfig) {
                     "/admin/apps/{app_id}/keys",
                     [(Method::GET, web::to(admin::keys::list)), (Method::POST, web::to(admin::keys::create))],
                 ))
+                .service(resource("/admin/stats", [(Method::GET, web::to(admin::stats::get))]))
                 .service(resource("/admin/keys/{key_id}", [(Method::DELETE, web::to(admin::keys::revoke))])),
         )
         .default_service(web::to(unknown_route));

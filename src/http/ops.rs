@@ -3,16 +3,20 @@
 use actix_web::{HttpResponse, http::header, web::Data};
 use serde_json::json;
 
-use crate::hub::Hub;
+use crate::{bus::BusState, hub::Hub};
 
 /// The process is up.
 pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "ok"}))
 }
 
-/// Requests can be served; 503 with the failing part while not, and while draining.
+/// Requests can be served; 503 with the failing part while not, and while draining. Without its bus a node serves all the
+/// same, a second later: that is degraded, and no reason to send its clients away.
 pub async fn readyz(hub: Data<Hub>) -> HttpResponse {
     match hub.ready().await {
+        Ok(()) if hub.bus() == BusState::Away => {
+            HttpResponse::Ok().json(json!({"status": "degraded", "failing": "bus"}))
+        }
         Ok(()) => HttpResponse::Ok().json(json!({"status": "ready"})),
         Err(part) => HttpResponse::ServiceUnavailable()
             .insert_header((header::RETRY_AFTER, "1"))

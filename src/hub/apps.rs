@@ -133,7 +133,7 @@ impl Hub {
     pub async fn update_app(&self, id: &AppId, change: &AppChange, audit: &Audit) -> Result<App, HubError> {
         let app = self.apps.update(id, change, audit).await?;
         let apps = if app.is_active { HashSet::new() } else { [app.id.clone()].into() };
-        self.credentials_changed(Refused { apps, ..Refused::default() });
+        self.changed_here(Refused { apps, ..Refused::default() });
         Ok(app)
     }
 
@@ -143,7 +143,7 @@ impl Hub {
     /// As there.
     pub async fn delete_app(&self, id: &AppId, audit: &Audit) -> Result<(), HubError> {
         self.apps.delete(id, audit).await?;
-        self.credentials_changed(Refused { apps: [id.clone()].into(), ..Refused::default() });
+        self.changed_here(Refused { apps: [id.clone()].into(), ..Refused::default() });
         Ok(())
     }
 
@@ -153,8 +153,14 @@ impl Hub {
     /// As there.
     pub async fn revoke_key(&self, key: KeyId, audit: &Audit) -> Result<ApiKey, HubError> {
         let revoked = self.apps.revoke_key(key, audit).await?;
-        self.credentials_changed(Refused { keys: [key].into(), ..Refused::default() });
+        self.changed_here(Refused { keys: [key].into(), ..Refused::default() });
         Ok(revoked)
+    }
+
+    /// Here it is felt at once; other nodes are told, and find out within a second where they do not hear of it.
+    fn changed_here(&self, refused: Refused) {
+        self.credentials_changed(refused);
+        self.nodes.bus.credentials_changed();
     }
 
     /// A token for one of the caller's users.

@@ -8,6 +8,7 @@ mod history;
 mod idempotency;
 mod link;
 mod next_expiry;
+mod nodes;
 mod notifications;
 mod outbox;
 mod plain_text;
@@ -33,6 +34,7 @@ pub use history::StoreHistory;
 pub use idempotency::{Idempotency, Written};
 pub use link::{action_url, image_url};
 pub use next_expiry::NextExpiry;
+pub use nodes::{NodeParts, Seen, Stats};
 pub use notifications::{Branded, Counts, Feed};
 pub use outbox::{OutboxConfig, StoreOutbox, warning};
 pub use plain_text::{Lines, plain_text};
@@ -54,6 +56,8 @@ pub struct Hub {
     counts: counts::CountCache,
     next_expiry: Arc<NextExpiry>,
     webhooks: WebhookParts,
+    nodes: NodeParts,
+    others: nodes::Others,
     /// A recovery was opened.
     recoveries: Notify,
     draining: AtomicBool,
@@ -78,6 +82,7 @@ impl Hub {
         writer: Writer,
         online: Partitions,
         webhooks: WebhookParts,
+        nodes: NodeParts,
     ) -> Self {
         Self {
             apps: Apps::new(store.clone()),
@@ -90,6 +95,8 @@ impl Hub {
             counts: counts::CountCache::default(),
             next_expiry: Arc::default(),
             webhooks,
+            nodes,
+            others: nodes::Others::default(),
             recoveries: Notify::new(),
             draining: AtomicBool::new(false),
             requests: Arc::default(),

@@ -89,7 +89,7 @@ async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks
         }
         Err(error) => {
             if error.is_in_doubt() {
-                online.catch_up();
+                online.doubt();
             }
             let error = HubError::from(error);
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
@@ -130,7 +130,7 @@ async fn one_by_one(
             outcome = append(store, std::slice::from_ref(submission)).await;
         }
         if outcome.as_ref().is_err_and(StoreError::is_in_doubt) {
-            online.catch_up();
+            online.doubt();
         }
         outcomes.push(outcome.map_err(HubError::from).and_then(|mut all| all.pop().ok_or(HubError::Overloaded)));
     }

@@ -1,17 +1,19 @@
 //! Rate limits (contract §3): a budget of requests a window, for each caller and class of route.
 //!
 //! The window is fixed and begins with the caller's first request: "the first N pass, request N + 1 is 429, and at
-//! `-Reset` the budget is whole again" is what the contract says, and no leaky bucket does that. One backend so far:
+//! `-Reset` the budget is whole again" is what the contract says, and no leaky bucket does that.
 
 mod local;
+mod redis;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use oriva_hub_actors::model::{AppId, UserId};
 
-pub use local::LocalLimits;
+use self::redis::RedisLimits;
+use local::LocalLimits;
 
-use crate::config::RateLimits;
+use crate::{config::RateLimits, link::Link};
 
 /// A class of routes, with its own budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,13 +68,22 @@ pub struct Exhausted(pub Budget);
 /// The configured quotas and what has been spent of them.
 pub struct Limits {
     config: RateLimits,
-    spent: LocalLimits,
+    spent: Spent,
+}
+
+/// Where it is counted.
+enum Spent {
+    Here(LocalLimits),
+    Shared(RedisLimits),
 }
 
 impl Limits {
+    /// Counted in this process or, over a link, by all nodes together.
     #[must_use]
-    pub fn new(config: RateLimits) -> Self {
-        Self { config, spent: LocalLimits::default() }
+    pub fn new(config: RateLimits, link: Option<Arc<Link>>) -> Self {
+        let spent =
+            link.map_or_else(|| Spent::Here(LocalLimits::default()), |link| Spent::Shared(RedisLimits::new(link)));
+        Self { config, spent }
     }
 
     /// The quota of a class, where an app has none of its own.
@@ -91,7 +102,7 @@ impl Limits {
     ///
     /// # Errors
     /// [`Exhausted`], with the budget as it stays.
-    pub fn spend(
+    pub async fn spend(
         &self,
         spender: &Spender,
         class: Class,
@@ -101,6 +112,11 @@ impl Limits {
         if !self.config.enabled {
             return Ok(None);
         }
-        self.spent.spend(spender, class, self.quota(class, own), cost).map(Some)
+        let quota = self.quota(class, own);
+        match &self.spent {
+            Spent::Here(limits) => limits.spend(spender, class, quota, cost),
+            Spent::Shared(limits) => limits.spend(spender, class, quota, cost).await,
+        }
+        .map(Some)
     }
 }

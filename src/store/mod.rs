@@ -14,7 +14,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{AppId, Attempt, DeliveryId, KeyId, NotificationId, Offset, StreamKey, Timestamp, UserId, WebhookId},
+    model::{
+        AppId, Attempt, DeliveryId, KeyId, NodeId, NotificationId, Offset, StreamKey, Timestamp, UserId, WebhookId,
+    },
     ports::Page,
 };
 
@@ -34,6 +36,8 @@ pub use webhook::{
 
 /// How long the hub's own questions may take.
 pub const DEADLINE: Duration = Duration::from_secs(15);
+/// How long a node is taken to live after it last said so.
+pub const NODE_LIFE: Duration = Duration::from_secs(5);
 /// Past this many, a listing's `total` is capped (contract §4).
 pub const TOTAL_CAP: u64 = 10_000;
 
@@ -312,6 +316,9 @@ pub trait Outbox: Send + Sync {
     /// Makes due again what was claimed under leases that ran out; whose it is.
     async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;
 
+    /// How many deliveries wait or are under way.
+    async fn pending_deliveries(&self) -> Result<u64, StoreError>;
+
     /// Every webhook's sealed secrets.
     async fn webhook_secrets(&self) -> Result<Vec<(WebhookId, Vec<u8>, Option<Vec<u8>>)>, StoreError>;
 
@@ -325,9 +332,32 @@ pub trait Outbox: Send + Sync {
     ) -> Result<(), StoreError>;
 }
 
+/// What a node says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeBeat {
+    pub node: NodeId,
+    /// Whether it hears, and is heard by, the others over Redis.
+    pub on_bus: bool,
+    /// Connection places taken there.
+    pub connections: usize,
+    /// Users online there.
+    pub users: usize,
+}
+
+/// The nodes that serve this store. It sees also those that nothing else sees: a node that is cut off from the bus still
+/// commits events.
+#[async_trait]
+pub trait NodeStore: Send + Sync {
+    /// Says that this node lives; the others that said so within [`NODE_LIFE`].
+    async fn beat(&self, own: &NodeBeat) -> Result<Vec<NodeBeat>, StoreError>;
+
+    /// This node stops.
+    async fn leave(&self, node: NodeId) -> Result<(), StoreError>;
+}
+
 /// The store as a whole.
 #[async_trait]
-pub trait Store: EventStore + AppStore + NotificationStore + WebhookStore + Outbox {
+pub trait Store: EventStore + AppStore + NotificationStore + WebhookStore + Outbox + NodeStore {
     /// Brings the schema up to date. Names of what was applied.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;
 

@@ -1,10 +1,11 @@
 //! Notices that an app or key changed, on whichever node or by whichever command: empties this node's caches and closes
-//! the sockets of credentials that are not good any more. Within a second, and without Redis.
+//! the sockets of credentials that are not good any more. Within a second, and at once where the bus tells of it.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
+use tokio::sync::Notify;
 
 use super::{Progress, Worker};
 use crate::{
@@ -18,6 +19,8 @@ const LOOK_BACK: Duration = Duration::from_secs(10 * 60);
 pub struct IdentityWatch {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
+    /// Another node said that something changed.
+    told: Arc<Notify>,
     seen: Option<u64>,
     /// A socket that was being opened during the last run may have passed it: the next run looks again.
     look_again: bool,
@@ -25,8 +28,8 @@ pub struct IdentityWatch {
 
 impl IdentityWatch {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>) -> Self {
-        Self { store, hub, seen: None, look_again: false }
+    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, told: Arc<Notify>) -> Self {
+        Self { store, hub, told, seen: None, look_again: false }
     }
 }
 
@@ -50,5 +53,12 @@ impl Worker for IdentityWatch {
             self.seen = Some(revision);
         }
         Ok(Progress::Done)
+    }
+
+    async fn pause(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.told.notified() => {}
+        }
     }
 }

@@ -4,6 +4,7 @@ mod handed_notes;
 mod idempotency_purge;
 mod identity_watch;
 mod key_usage;
+mod node_beat;
 mod notification_expiry;
 mod webhook_recovery;
 
@@ -14,6 +15,7 @@ pub use handed_notes::HandedNotes;
 pub use idempotency_purge::IdempotencyPurge;
 pub use identity_watch::IdentityWatch;
 pub use key_usage::KeyUsage;
+pub use node_beat::NodeBeats;
 pub use notification_expiry::NotificationExpiry;
 pub use webhook_recovery::WebhookRecovery;
 

@@ -72,7 +72,7 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         (vec!["config", "check"], Some(("ORIVA_HUB__STREAM__TYPO", "1")), "stream.typo"),
         (vec!["config", "check"], Some(("DATABASE_URL", "mysql://x")), "database.url"),
         (vec!["config", "check"], Some(("DATABASE_URL", "postgres://x/y")), "auth.token_secret"),
-        (vec!["config", "check"], Some(("REDIS_URL", "redis://x")), "redis.url"),
+        (vec!["config", "check"], Some(("REDIS_URL", "http://x")), "redis.url"),
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ADMIN_KEY", "short")), "auth.admin_key"),
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ENCRYPTION_KEY", "short")), "auth.encryption_key"),
         (vec!["config", "check"], Some(("RUST_LOG", "a=b=c")), "log.level"),

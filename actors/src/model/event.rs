@@ -1,16 +1,9 @@
-//! Events: what apps publish, and the frame each becomes once for everybody who gets it.
+//! Events: what apps publish.
 
-use std::{
-    fmt::Write as _,
-    sync::{Arc, OnceLock},
-};
-
-use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, UserId};
-use crate::protocol::text_frame;
 
 /// The four categories of contract §4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -112,6 +105,12 @@ impl JsonObject {
         Self(RawValue::from_string("{}".to_owned()).expect("{} is JSON"))
     }
 
+    /// Takes what stands in text that was checked.
+    #[must_use]
+    pub(super) fn from_raw(raw: &RawValue) -> Self {
+        Self(raw.to_owned())
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.get()
@@ -176,90 +175,9 @@ impl Event {
     }
 }
 
-/// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
-/// sockets get it (architecture, invariant 4).
-#[derive(Debug)]
-pub struct Published {
-    event: Event,
-    full_type: String,
-    frames: [OnceLock<Bytes>; 3],
-}
-
-impl Published {
-    #[must_use]
-    pub fn new(event: Event) -> Arc<Self> {
-        let full_type = event.full_type();
-        Self::named(event, full_type)
-    }
-
-    /// The same under a type of the hub's own, which no category has.
-    #[must_use]
-    pub fn named(event: Event, full_type: String) -> Arc<Self> {
-        Arc::new(Self { event, full_type, frames: Default::default() })
-    }
-
-    #[must_use]
-    pub fn event(&self) -> &Event {
-        &self.event
-    }
-
-    #[must_use]
-    pub fn full_type(&self) -> &str {
-        &self.full_type
-    }
-
-    /// Its place in a stream of this kind; 0 where that stream does not hold it.
-    #[must_use]
-    pub fn offset_in(&self, stream: StreamKind) -> Offset {
-        self.event.offset_in(stream).unwrap_or(0)
-    }
-
-    /// The whole WebSocket frame, header included, as a socket that follows `stream` is sent it.
-    #[must_use]
-    pub fn frame(&self, stream: StreamKind) -> Bytes {
-        self.frames[stream as usize].get_or_init(|| text_frame(&self.encode(stream))).clone()
-    }
-
-    fn encode(&self, stream: StreamKind) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct EventFrame<'a> {
-            r#type: &'static str,
-            event_id: EventId,
-            app_id: &'a AppId,
-            user_id: Option<&'a UserId>,
-            event_category: Category,
-            event_type: &'a str,
-            entity_type: &'a str,
-            entity_id: &'a str,
-            event_data: &'a JsonObject,
-            timestamp: Timestamp,
-            created_at: Timestamp,
-        }
-        let event = &self.event;
-        let mut json = serde_json::to_string(&EventFrame {
-            r#type: "event",
-            event_id: event.id,
-            app_id: &event.app_id,
-            user_id: event.user_id.as_ref(),
-            event_category: event.category,
-            event_type: &self.full_type,
-            entity_type: &event.entity_type,
-            entity_id: &event.entity_id,
-            event_data: &event.data,
-            timestamp: event.timestamp,
-            created_at: event.created_at,
-        })
-        .unwrap_or_else(|_| "{".to_owned());
-        json.pop();
-        let _ = write!(json, r#","stream":"{}","offset":{}}}"#, stream.as_str(), self.offset_in(stream));
-        json.into_bytes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::event;
 
     #[test]
     fn the_categorys_name_is_taken_off_the_type() {
@@ -271,19 +189,5 @@ mod tests {
         for bad in ["", "Created", "1st", "_x", "a..b", "a.", ".a", "a-b", "a b", &"a".repeat(101)] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_frame_names_its_stream_and_that_streams_offset() {
-        let published = event("alice", 7, 42);
-        let frame = published.frame(StreamKind::User);
-        let json: serde_json::Value = serde_json::from_slice(&frame[4..]).unwrap();
-        assert_eq!(frame[0], 0x81);
-        assert_eq!(json["type"], "event");
-        assert_eq!(json["stream"], "user");
-        assert_eq!(json["offset"], 7);
-        assert_eq!(json["event_type"], "notification.created");
-        let app: serde_json::Value = serde_json::from_slice(&published.frame(StreamKind::App)[4..]).unwrap();
-        assert_eq!((app["stream"].as_str(), app["offset"].as_u64()), (Some("app"), Some(42)));
     }
 }

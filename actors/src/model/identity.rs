@@ -39,6 +39,15 @@ impl Identity {
         }
     }
 
+    /// The apps whose events it opens.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::User { scope, .. } => scope.clone(),
+            Self::App { .. } => Scope::AllApps,
+        }
+    }
+
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
         match self {

@@ -112,7 +112,9 @@ uuid_id!(
     /// One API key (not the key itself).
     KeyId,
     /// One WebSocket, as its `welcome` names it.
-    ConnectionId
+    ConnectionId,
+    /// One node, from its start to its end.
+    NodeId
 );
 
 #[cfg(test)]

@@ -2,19 +2,23 @@
 
 mod delivery;
 mod event;
+mod held;
 mod identity;
 mod ids;
 mod json;
 mod pattern;
+mod published;
 mod stream;
 mod timestamp;
 
 pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
-pub use event::{Category, Event, EventType, JsonObject, Offsets, Published};
+pub use event::{Category, Event, EventType, JsonObject, Offsets};
+pub use held::Held;
 pub use identity::{Identity, Refused, Scope};
-pub use ids::{AppId, ConnectionId, DeliveryId, EventId, KeyId, NotificationId, UserId, WebhookId};
+pub use ids::{AppId, ConnectionId, DeliveryId, EventId, KeyId, NodeId, NotificationId, UserId, WebhookId};
 pub use json::parse_json;
 pub use pattern::{EventPattern, MAX_PATTERNS};
+pub use published::Published;
 pub use stream::{Offset, StreamKey, StreamKind};
 pub use timestamp::Timestamp;
 

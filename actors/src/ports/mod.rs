@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use crate::model::{
-    Attempt, Claim, Delivery, Identity, Offset, Published, Report, StreamKey, Target, Timestamp, WebhookId,
+    Attempt, Claim, Delivery, Held, Identity, Offset, Published, Report, StreamKey, Target, Timestamp, WebhookId,
 };
 
 /// The store cannot answer now; ask again.
@@ -34,6 +36,46 @@ pub trait EventHistory: Send + Sync {
     /// At most `limit` events later than `after`.
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable>;
 }
+
+/// The other nodes, as far as this one hears of them. Nothing here waits, and whatever is lost is healed from the store.
+pub trait Bus: Send + Sync {
+    /// Wants to hear what other nodes publish to this stream. Ordered before it returns; completes when it is heard from
+    /// then on, or when the bus is away.
+    fn follow(&self, stream: &StreamKey) -> BoxFuture<'static, ()>;
+
+    /// Nobody here wants to hear of it any more.
+    fn unfollow(&self, stream: &StreamKey);
+
+    /// Whether everything that other nodes commit is heard of. While not, sessions look for themselves.
+    fn hears_all(&self) -> bool;
+
+    /// Tells other nodes of committed events, in the order of commit.
+    fn publish(&self, events: &[Arc<Published>]);
+
+    /// Has other nodes say something to everybody of a stream, beside its events.
+    fn tell(&self, stream: &StreamKey, frame: &Bytes);
+
+    /// Has other nodes compare themselves with the store: something may be committed that nobody can tell of.
+    fn doubt(&self);
+}
+
+/// Connection places, as all nodes count them.
+pub trait Places: Send + Sync {
+    /// Claims a place: this node would then hold `own` for the stream, of at most `limit` over all nodes. Ordered before
+    /// it returns. Where others cannot be asked, this node's own count decides.
+    fn claim(&self, stream: &StreamKey, own: &Held, limit: usize) -> BoxFuture<'static, Result<(), PlacesTaken>>;
+
+    /// This node holds `own` for the stream now.
+    fn hold(&self, stream: &StreamKey, own: &Held);
+
+    /// What this node holds has to be counted anew.
+    fn recount(&self);
+}
+
+/// All places of a user or app are taken, some perhaps on other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("all places are taken")]
+pub struct PlacesTaken;
 
 /// Deliveries as the store keeps them: the queue itself.
 #[async_trait]

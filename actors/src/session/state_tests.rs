@@ -31,7 +31,6 @@ impl Bench {
             heartbeat: std::time::Duration::from_secs(30),
             max_frame_bytes: 65_536,
             max_backlog_bytes,
-            poll: None,
         };
         Self { state: State::new(stream, 0, &config), keys: SlotMap::with_key(), effects: Vec::new() }
     }

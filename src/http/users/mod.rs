@@ -1,3 +1,4 @@
 //! `/users/{user_id}/…`.
 
 pub mod notifications;
+pub mod presence;

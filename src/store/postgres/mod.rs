@@ -7,6 +7,7 @@ mod append;
 mod apps;
 mod events;
 mod inbox;
+mod nodes;
 mod notifications;
 mod outbox;
 mod webhooks;

@@ -263,6 +263,14 @@ impl Outbox for SqliteStore {
         Ok(ids.into_iter().map(WebhookId).collect())
     }
 
+    async fn pending_deliveries(&self) -> Result<u64, StoreError> {
+        let count: i64 =
+            sqlx::query_scalar("select count(*) from webhook_deliveries where status in ('pending', 'delivering')")
+                .fetch_one(&self.readers)
+                .await?;
+        Ok(count.unsigned_abs())
+    }
+
     async fn webhook_secrets(&self) -> Result<Vec<(WebhookId, Vec<u8>, Option<Vec<u8>>)>, StoreError> {
         let rows = sqlx::query("select id, secret, previous_secret from app_webhooks").fetch_all(&self.readers).await?;
         rows.iter().map(|row| Ok((WebhookId(row.try_get(0)?), row.try_get(1)?, row.try_get(2)?))).collect()

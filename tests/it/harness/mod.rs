@@ -5,6 +5,7 @@ mod database;
 pub mod hub;
 pub mod process;
 mod receiver;
+mod redis;
 mod socket;
 
 pub use callers::{Answer, App};
@@ -12,6 +13,7 @@ pub use database::{Backend, Database};
 pub use hub::TestHub;
 pub use process::HubProcess;
 pub use receiver::Receiver;
+pub use redis::{Proxy, RedisServer};
 pub use socket::{Refused, Socket};
 
 /// Runs each test on both stores: `on_both_stores!(name, …)` for `async fn name(backend: Backend)`.

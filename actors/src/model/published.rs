@@ -1,0 +1,209 @@
+//! A committed event on its way: the frame that it becomes once for everybody who gets it, here and on other nodes.
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Offsets, StreamKind, Timestamp, UserId,
+};
+use crate::protocol::text_frame;
+
+/// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
+/// sockets get it (architecture, invariant 4).
+#[derive(Debug)]
+pub struct Published {
+    event: Event,
+    full_type: String,
+    frames: [OnceLock<Bytes>; 3],
+}
+
+impl Published {
+    #[must_use]
+    pub fn new(event: Event) -> Arc<Self> {
+        let full_type = event.full_type();
+        Self::named(event, full_type)
+    }
+
+    /// The same under a type of the hub's own, which no category has.
+    #[must_use]
+    pub fn named(event: Event, full_type: String) -> Arc<Self> {
+        Arc::new(Self { event, full_type, frames: Default::default() })
+    }
+
+    #[must_use]
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    #[must_use]
+    pub fn full_type(&self) -> &str {
+        &self.full_type
+    }
+
+    /// Its place in a stream of this kind; 0 where that stream does not hold it.
+    #[must_use]
+    pub fn offset_in(&self, stream: StreamKind) -> Offset {
+        self.event.offset_in(stream).unwrap_or(0)
+    }
+
+    /// The whole WebSocket frame, header included, as a socket that follows `stream` is sent it.
+    #[must_use]
+    pub fn frame(&self, stream: StreamKind) -> Bytes {
+        self.frames[stream as usize].get_or_init(|| text_frame(&self.encode(stream))).clone()
+    }
+
+    /// An event as another node framed it for `stream`: the same bytes go on to this node's sockets. What a frame does
+    /// not say of it is said beside it.
+    ///
+    /// # Errors
+    /// [`Invalid`] where it is no such frame.
+    pub fn heard(
+        stream: StreamKind,
+        frame: Bytes,
+        offsets: Offsets,
+        from_platform: bool,
+    ) -> Result<Arc<Self>, Invalid> {
+        let wrong = || Invalid::new("must be the frame of an event");
+        let header = match frame.get(1) {
+            Some(0..=125) => 2,
+            Some(126) => 4,
+            Some(127) => 10,
+            _ => return Err(wrong()),
+        };
+        let json = frame.get(header..).ok_or_else(wrong)?;
+        let heard: Heard<'_> = serde_json::from_slice(json).map_err(|_| wrong())?;
+        let category = Category::parse(heard.event_category)?;
+        let bare_type = heard.event_type.strip_prefix(category.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        let bare_type = bare_type.ok_or_else(wrong)?;
+        let event = Event {
+            id: heard.event_id,
+            app_id: AppId::parse(&heard.app_id)?,
+            user_id: heard.user_id.map(|user| UserId::parse(&user)).transpose()?,
+            category,
+            event_type: EventType::from_store(bare_type),
+            entity_type: heard.entity_type.into_owned(),
+            entity_id: heard.entity_id.into_owned(),
+            data: JsonObject::from_raw(heard.event_data),
+            timestamp: heard.timestamp,
+            created_at: heard.created_at,
+            from_platform,
+            offsets,
+        };
+        if event.offset_in(stream) != Some(heard.offset) {
+            return Err(wrong());
+        }
+        let published = Self::new(event);
+        let _ = published.frames[stream as usize].set(frame);
+        Ok(published)
+    }
+
+    fn encode(&self, stream: StreamKind) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct EventFrame<'a> {
+            r#type: &'static str,
+            event_id: EventId,
+            app_id: &'a AppId,
+            user_id: Option<&'a UserId>,
+            event_category: Category,
+            event_type: &'a str,
+            entity_type: &'a str,
+            entity_id: &'a str,
+            event_data: &'a JsonObject,
+            timestamp: Timestamp,
+            created_at: Timestamp,
+        }
+        let event = &self.event;
+        let mut json = serde_json::to_string(&EventFrame {
+            r#type: "event",
+            event_id: event.id,
+            app_id: &event.app_id,
+            user_id: event.user_id.as_ref(),
+            event_category: event.category,
+            event_type: &self.full_type,
+            entity_type: &event.entity_type,
+            entity_id: &event.entity_id,
+            event_data: &event.data,
+            timestamp: event.timestamp,
+            created_at: event.created_at,
+        })
+        .unwrap_or_else(|_| "{".to_owned());
+        json.pop();
+        let _ = write!(json, r#","stream":"{}","offset":{}}}"#, stream.as_str(), self.offset_in(stream));
+        json.into_bytes()
+    }
+}
+
+/// An event's frame, as it is read.
+#[derive(Deserialize)]
+struct Heard<'a> {
+    event_id: EventId,
+    #[serde(borrow)]
+    app_id: Cow<'a, str>,
+    #[serde(borrow)]
+    user_id: Option<Cow<'a, str>>,
+    event_category: &'a str,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    entity_type: Cow<'a, str>,
+    #[serde(borrow)]
+    entity_id: Cow<'a, str>,
+    #[serde(borrow)]
+    event_data: &'a RawValue,
+    timestamp: Timestamp,
+    created_at: Timestamp,
+    offset: Offset,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{broadcast, event};
+
+    #[test]
+    fn a_frame_names_its_stream_and_that_streams_offset() {
+        let published = event("alice", 7, 42);
+        let frame = published.frame(StreamKind::User);
+        let json: serde_json::Value = serde_json::from_slice(&frame[4..]).unwrap();
+        assert_eq!(frame[0], 0x81);
+        assert_eq!(json["type"], "event");
+        assert_eq!(json["stream"], "user");
+        assert_eq!(json["offset"], 7);
+        assert_eq!(json["event_type"], "notification.created");
+        let app: serde_json::Value = serde_json::from_slice(&published.frame(StreamKind::App)[4..]).unwrap();
+        assert_eq!((app["stream"].as_str(), app["offset"].as_u64()), (Some("app"), Some(42)));
+    }
+
+    #[test]
+    fn what_one_node_framed_another_passes_on_as_it_is() {
+        for (published, stream) in [
+            (event("alice\"é", 7, 42), StreamKind::User),
+            (event("alice", 7, 42), StreamKind::App),
+            (broadcast(3, 43), StreamKind::Broadcast),
+        ] {
+            let (event, frame) = (published.event(), published.frame(stream));
+            let heard = Published::heard(stream, frame.clone(), event.offsets, event.from_platform).unwrap();
+            assert_eq!(heard.frame(stream), frame);
+            assert_eq!(format!("{:?}", heard.event()), format!("{event:?}"));
+            assert_eq!(heard.full_type(), published.full_type());
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_of_an_event_is_not_passed_on() {
+        let published = event("alice", 7, 42);
+        let (offsets, frame) = (published.event().offsets, published.frame(StreamKind::User));
+        let elsewhere = Offsets { user: Some(8), ..offsets };
+        assert!(Published::heard(StreamKind::User, frame.clone(), elsewhere, false).is_err());
+        for length in [0, 1, 2, 4, 20, frame.len() - 1] {
+            assert!(Published::heard(StreamKind::User, frame.slice(..length), offsets, false).is_err(), "{length}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! One user or app in a registry: the places taken, and the session while somebody is online.
+
+use std::sync::Arc;
+
+use actix::{Addr, dev::SendError};
+use futures_util::future::{BoxFuture, Shared};
+
+use super::{Registry, Vacate};
+use crate::{
+    model::{Held, Offset, Published, Scope, StreamKey, StreamKind},
+    pump::SocketKey,
+    session::{Session, ToSession},
+};
+
+/// A connection place of a user or an app on this node; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    registry: Addr<Registry>,
+    stream: StreamKey,
+    scope: Scope,
+    socket: Option<SocketKey>,
+}
+
+impl Place {
+    pub(super) fn new(registry: Addr<Registry>, stream: StreamKey, scope: Scope) -> Self {
+        Self { registry, stream, scope, socket: None }
+    }
+
+    pub(crate) fn taken_by(&mut self, socket: SocketKey) {
+        self.socket = Some(socket);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // One message a place, and places are bounded.
+        self.registry.do_send(Vacate { stream: self.stream.clone(), scope: self.scope.clone(), socket: self.socket });
+    }
+}
+
+/// Somebody with at least one place.
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) held: Held,
+    pub(super) session: Option<Online>,
+    /// Until what other nodes publish to the stream is heard. A session that began before could miss something.
+    pub(super) followed: Option<Shared<BoxFuture<'static, ()>>>,
+}
+
+pub(super) struct Online {
+    pub(super) addr: Addr<Session>,
+    pub(super) serial: u64,
+    /// A message did not fit its mailbox.
+    pub(super) lost_one: bool,
+    /// The highest offset of its stream that it was told of.
+    told: Offset,
+}
+
+impl Online {
+    pub(super) fn new(addr: Addr<Session>, serial: u64) -> Self {
+        Self { addr, serial, lost_one: false, told: 0 }
+    }
+}
+
+impl Entry {
+    pub(super) fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
+        let Some(online) = &mut self.session else { return };
+        if kind != StreamKind::Broadcast {
+            online.told = online.told.max(event.offset_in(kind));
+        }
+        if let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, event: event.clone() }) {
+            online.lost_one = true;
+        }
+    }
+
+    /// Its stream reaches to here, as the store says.
+    pub(super) fn learn(&mut self, head: Offset) {
+        if let Some(online) = &mut self.session
+            && online.told < head
+            && online.addr.try_send(ToSession::Learn { head }).is_ok()
+        {
+            online.told = head;
+        }
+    }
+
+    /// Has the session compare itself with the store, where a message did not fit.
+    pub(super) fn mend(&mut self) {
+        if let Some(online) = &mut self.session
+            && online.lost_one
+        {
+            online.lost_one = online.addr.try_send(ToSession::CatchUp).is_err();
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What goes over the bus: a head of fixed size, and for an event the very frame that sockets are sent.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oriva_hub_actors::model::{NodeId, Offsets, Published, StreamKey, StreamKind};
+use uuid::Uuid;
+
+/// The form of all that follows. A node that meets another form looks into the store instead.
+const VERSION: u8 = 1;
+/// Version, kind, origin.
+const HEAD: usize = 18;
+/// Three offsets and the flags.
+const EVENT_HEAD: usize = 25;
+
+const BEAT: u8 = 0;
+const DOUBT: u8 = 1;
+const CREDENTIALS: u8 = 2;
+const EVENT: u8 = 3;
+const FRAME: u8 = 4;
+
+/// What a node tells.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// It lives, and hears and is heard.
+    Beat,
+    /// Something may be committed that nobody can tell of.
+    Doubt,
+    /// A credential changed.
+    Credentials,
+    /// A committed event, on the channel of one of its streams.
+    Event(Arc<Published>),
+    /// Something to say to everybody of a stream.
+    Frame(Bytes),
+}
+
+/// Why a message was not understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Strange {
+    /// It was this node's own.
+    Own,
+    /// It is of another form.
+    Form,
+}
+
+impl Message {
+    /// The bytes to publish, `stream` being the kind of the channel's.
+    pub(super) fn encode(&self, origin: NodeId, stream: StreamKind) -> Vec<u8> {
+        let head = |kind, rest: usize| {
+            let mut bytes = Vec::with_capacity(HEAD + rest);
+            bytes.extend_from_slice(&[VERSION, kind]);
+            bytes.extend_from_slice(origin.0.as_bytes());
+            bytes
+        };
+        match self {
+            Self::Beat => head(BEAT, 0),
+            Self::Doubt => head(DOUBT, 0),
+            Self::Credentials => head(CREDENTIALS, 0),
+            Self::Event(event) => {
+                let frame = event.frame(stream);
+                let mut bytes = head(EVENT, EVENT_HEAD + frame.len());
+                let Offsets { app, user, broadcast } = event.event().offsets;
+                for offset in [app, user.unwrap_or(0), broadcast.unwrap_or(0)] {
+                    bytes.extend_from_slice(&offset.to_be_bytes());
+                }
+                bytes.push(u8::from(event.event().from_platform));
+                bytes.extend_from_slice(&frame);
+                bytes
+            }
+            Self::Frame(frame) => {
+                let mut bytes = head(FRAME, frame.len());
+                bytes.extend_from_slice(frame);
+                bytes
+            }
+        }
+    }
+
+    /// Reads what came on a channel of a stream of this kind, unless this node sent it.
+    pub(super) fn decode(bytes: Bytes, own: NodeId, stream: StreamKind) -> Result<(NodeId, Self), Strange> {
+        let (kind, origin) = match bytes.get(..HEAD) {
+            Some([VERSION, kind, origin @ ..]) => (*kind, NodeId(Uuid::from_slice(origin).map_err(|_| Strange::Form)?)),
+            _ => return Err(Strange::Form),
+        };
+        // Its own beat is what a node judges the way by.
+        if origin == own && kind != BEAT {
+            return Err(Strange::Own);
+        }
+        let message = match kind {
+            BEAT => Self::Beat,
+            DOUBT => Self::Doubt,
+            CREDENTIALS => Self::Credentials,
+            EVENT => {
+                let head = bytes.get(HEAD..HEAD + EVENT_HEAD).ok_or(Strange::Form)?;
+                let offset = |index: usize| {
+                    head[index * 8..][..8].iter().fold(0_u64, |offset, byte| offset << 8 | u64::from(*byte))
+                };
+                let some = |offset: u64| (offset > 0).then_some(offset);
+                let offsets = Offsets { app: offset(0), user: some(offset(1)), broadcast: some(offset(2)) };
+                let from_platform = head[EVENT_HEAD - 1] & 1 == 1;
+                let frame = bytes.slice(HEAD + EVENT_HEAD..);
+                let event = Published::heard(stream, frame, offsets, from_platform).map_err(|_| Strange::Form)?;
+                Self::Event(event)
+            }
+            FRAME => Self::Frame(bytes.slice(HEAD..)),
+            _ => return Err(Strange::Form),
+        };
+        Ok((origin, message))
+    }
+}
+
+/// A stream as a channel's name says it: `user:alice`.
+pub(super) fn channel_of(stream: &StreamKey) -> String {
+    match stream {
+        StreamKey::Broadcast => "broadcast".to_owned(),
+        StreamKey::User(_) | StreamKey::App(_) => format!("{}:{}", stream.kind().as_str(), stream.name()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oriva_hub_actors::testing::{broadcast, event};
+
+    use super::*;
+
+    #[test]
+    fn an_event_arrives_with_its_frame_and_offsets() {
+        let (own, other) = (NodeId::generate(), NodeId::generate());
+        for (published, stream) in
+            [(event("alice", 7, 42), StreamKind::User), (broadcast(3, 43), StreamKind::Broadcast)]
+        {
+            let bytes: Bytes = Message::Event(published.clone()).encode(other, stream).into();
+            assert_eq!(Message::decode(bytes.clone(), other, stream).unwrap_err(), Strange::Own);
+            let Ok((origin, Message::Event(heard))) = Message::decode(bytes, own, stream) else { panic!("an event") };
+            assert_eq!(origin, other);
+            assert_eq!(heard.event().offsets, published.event().offsets);
+            assert_eq!(heard.frame(stream), published.frame(stream));
+        }
+    }
+
+    #[test]
+    fn whatever_else_comes_is_strange_and_nothing_worse() {
+        let own = NodeId::generate();
+        let whole: Bytes = Message::Event(event("alice", 7, 42)).encode(NodeId::generate(), StreamKind::User).into();
+        for length in 0..whole.len() {
+            assert!(Message::decode(whole.slice(..length), own, StreamKind::User).is_err(), "{length}");
+        }
+        let mut newer = whole.to_vec();
+        newer[0] = VERSION + 1;
+        assert_eq!(Message::decode(newer.into(), own, StreamKind::User).unwrap_err(), Strange::Form);
+    }
+}

@@ -1,0 +1,40 @@
+//! What nodes tell each other: committed events, doubts, and that a credential changed. Hints all of them; whatever is
+//! lost is healed from the store.
+
+mod local;
+mod message;
+mod redis;
+
+use async_trait::async_trait;
+use oriva_hub_actors::ports::Bus;
+use serde::Serialize;
+
+pub use self::redis::{RedisBus, RedisBusParts};
+pub use local::LocalBus;
+
+/// How a bus stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BusState {
+    /// There is none: this node is alone, or its sessions look into the store for what others do.
+    None,
+    /// Redis answers, and this node hears itself over it.
+    Connected,
+    /// Redis does not answer. Sessions look into the store meanwhile.
+    Away,
+}
+
+/// What the hub asks of a bus beside what sessions need of it.
+#[async_trait]
+pub trait NodeBus: Bus {
+    fn state(&self) -> BusState;
+
+    /// Has other nodes look at credentials now.
+    fn credentials_changed(&self);
+
+    /// As another node was found in the store: whether all others tell what they commit.
+    fn others_tell(&self, all: bool);
+
+    /// Returns when what was to be told is on its way; soon, whatever happens.
+    async fn flush(&self);
+}

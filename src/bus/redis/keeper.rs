@@ -1,0 +1,388 @@
+//! Keeps the bus: connects, subscribes, tells and hears, notices when it is dead although it looks alive, and begins anew.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use actix_rt::Arbiter;
+use backon::BackoffBuilder as _;
+use oriva_hub_actors::{
+    Partitions,
+    model::{AppId, NodeId, StreamKey, StreamKind, UserId},
+};
+use redis::{PushInfo, PushKind, RedisError, Value};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{Order, Outgoing, Status};
+use crate::{
+    bus::message::{Message, Strange, channel_of},
+    link::{Link, Opened, Subscriber},
+};
+
+/// Messages from Redis that may wait here; past that sessions look into the store.
+const INBOX: usize = 64 * 1024;
+/// Taken at once, of whatever waits.
+const AT_ONCE: usize = 512;
+/// How often a node says that it lives, through the bus itself.
+const BEAT: Duration = Duration::from_secs(1);
+/// A way on which no beat came for so long is dead, whatever its connections say.
+const SILENCE: Duration = Duration::from_millis(3500);
+/// Channels for beats in a cluster, so that more or less every server carries one.
+const SHARDED_BEATS: usize = 16;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a bus is made of.
+pub struct RedisBusParts {
+    pub(super) link: Arc<Link>,
+    pub(super) node: NodeId,
+    pub(super) ordered: mpsc::UnboundedReceiver<Order>,
+    pub(super) outgoing: mpsc::Receiver<Outgoing>,
+    pub(super) status: Arc<Status>,
+}
+
+/// Why a bus was given up.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("redis failed")]
+    Redis(#[from] RedisError),
+    #[error("the connection ended")]
+    Ended,
+    #[error("a channel moved to another server")]
+    Moved,
+    #[error("this node does not hear itself")]
+    Silent,
+    /// Nobody uses the bus any more.
+    #[error("the hub stops")]
+    Over,
+}
+
+impl RedisBusParts {
+    /// Starts the bus on a thread of its own. What is heard goes to `online`; `credentials` is woken when one changed
+    /// elsewhere.
+    pub fn start(self, online: Partitions, credentials: Arc<Notify>) {
+        Arbiter::new().spawn_fn(move || {
+            let keeper = Keeper { followed: RefCell::default(), parts: self, online, credentials };
+            actix_rt::spawn(keeper.run());
+        });
+    }
+}
+
+struct Keeper {
+    parts: RedisBusParts,
+    online: Partitions,
+    credentials: Arc<Notify>,
+    /// What sessions here want to hear.
+    followed: RefCell<HashSet<StreamKey>>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let pauses = || {
+            let builder = backon::ExponentialBuilder::default().with_min_delay(FIRST_PAUSE);
+            builder.with_max_delay(LONGEST_PAUSE).with_jitter().without_max_times().build()
+        };
+        let mut pause = pauses();
+        let mut was_told = false;
+        loop {
+            let (pushes, pushed) = mpsc::channel(INBOX);
+            let link = self.parts.link.clone();
+            let status = self.parts.status.clone();
+            let open = link.open(pushes, move || status.unheard.store(true, Ordering::SeqCst));
+            let lost = match self.meanwhile(open).await {
+                Some(Ok(opened)) => {
+                    let begun = Instant::now();
+                    let lost = self.serve(opened, pushed).await;
+                    self.parts.link.set(None);
+                    self.parts.status.set_up(false);
+                    if begun.elapsed() > SILENCE {
+                        (pause, was_told) = (pauses(), false);
+                    }
+                    lost
+                }
+                Some(Err(error)) => error.into(),
+                None => Lost::Over,
+            };
+            if matches!(lost, Lost::Over) {
+                return;
+            }
+            if !std::mem::replace(&mut was_told, true) {
+                let error = &lost as &dyn std::error::Error;
+                tracing::warn!(error, "bus is away; sessions look into the store until it is back");
+            }
+            let pause = pause.next().unwrap_or(LONGEST_PAUSE);
+            if self.meanwhile(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for something while there is no bus: whoever wants to hear is told at once that nobody says anything. `None`
+    /// where nobody uses the bus any more.
+    async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
+        let parts = &mut self.parts;
+        let nobody_says_anything = async {
+            loop {
+                tokio::select! {
+                    order = parts.ordered.recv() => match order {
+                        Some(Order::Follow(stream, _)) => { self.followed.borrow_mut().insert(stream); }
+                        Some(Order::Unfollow(stream)) => { self.followed.borrow_mut().remove(&stream); }
+                        None => return,
+                    },
+                    outgoing = parts.outgoing.recv() => match outgoing {
+                        Some(_) => {
+                            parts.status.leaving.fetch_sub(1, Ordering::SeqCst);
+                            parts.status.untold.store(true, Ordering::SeqCst);
+                        }
+                        None => return,
+                    },
+                }
+            }
+        };
+        tokio::select! {
+            done = something => Some(done),
+            () = nobody_says_anything => None,
+        }
+    }
+
+    /// Serves until the bus is lost.
+    async fn serve(&mut self, opened: Opened, mut pushed: mpsc::Receiver<PushInfo>) -> Lost {
+        let Opened { commands, pool, subscriber } = opened;
+        let Self { parts, online, credentials, followed } = self;
+        let RedisBusParts { link, node, ordered, outgoing, status } = parts;
+        let way = Way { link, node: *node, status, online, followed, is_sharded: subscriber.is_sharded() };
+
+        let mut channels = way.beat_channels();
+        channels.push(way.channel(&StreamKey::Broadcast));
+        channels.extend(followed.borrow().iter().map(|stream| way.channel(stream)));
+        if let Err(error) = subscriber.subscribe(&channels).await {
+            return error.into();
+        }
+        link.set(Some((commands.clone(), pool)));
+        status.set_up(true);
+        // Whatever was said before this moment nobody here heard.
+        online.look();
+        tracing::info!(channels = channels.len(), sharded = way.is_sharded, "bus connected");
+
+        let heard = Heard::new(way.beat_channels());
+        let outcome: Result<((), (), (), ()), Lost> = tokio::try_join!(
+            way.hear(&mut pushed, &heard, credentials),
+            way.follow(ordered, &subscriber),
+            way.tell(outgoing, commands.clone()),
+            way.beat(commands, &heard),
+        );
+        status.peers.store(0, Ordering::SeqCst);
+        outcome.err().unwrap_or(Lost::Ended)
+    }
+}
+
+/// When beats were last heard.
+struct Heard {
+    own: RefCell<HashMap<String, Instant>>,
+    others: RefCell<HashMap<NodeId, Instant>>,
+}
+
+impl Heard {
+    fn new(channels: Vec<String>) -> Self {
+        let now = Instant::now();
+        Self {
+            own: RefCell::new(channels.into_iter().map(|channel| (channel, now)).collect()),
+            others: RefCell::default(),
+        }
+    }
+}
+
+/// The bus while it is connected.
+struct Way<'a> {
+    link: &'a Link,
+    node: NodeId,
+    status: &'a Status,
+    online: &'a Partitions,
+    followed: &'a RefCell<HashSet<StreamKey>>,
+    is_sharded: bool,
+}
+
+impl Way<'_> {
+    fn channel(&self, stream: &StreamKey) -> String {
+        self.link.name(&channel_of(stream))
+    }
+
+    fn beat_channels(&self) -> Vec<String> {
+        match self.is_sharded {
+            false => vec![self.link.name("nodes")],
+            true => (0..SHARDED_BEATS).map(|n| self.link.name(&format!("nodes:{n}"))).collect(),
+        }
+    }
+
+    /// The stream of a channel; `None` where it is the nodes' own.
+    fn stream(&self, channel: &str) -> Option<StreamKey> {
+        let name = channel.strip_prefix(&*self.link.name(""))?;
+        match name.split_once(':') {
+            Some(("user", id)) => UserId::parse(id).ok().map(StreamKey::User),
+            Some(("app", id)) => AppId::parse(id).ok().map(StreamKey::App),
+            _ => (name == "broadcast").then_some(StreamKey::Broadcast),
+        }
+    }
+
+    async fn hear(
+        &self,
+        pushed: &mut mpsc::Receiver<PushInfo>,
+        heard: &Heard,
+        credentials: &Notify,
+    ) -> Result<(), Lost> {
+        let mut pushes = Vec::with_capacity(AT_ONCE);
+        loop {
+            if pushed.recv_many(&mut pushes, AT_ONCE).await == 0 {
+                return Err(Lost::Ended);
+            }
+            let mut events = Vec::new();
+            for PushInfo { kind, data } in pushes.drain(..) {
+                let mut data = data.into_iter();
+                let Some(Value::BulkString(channel)) = data.next() else {
+                    if kind == PushKind::Disconnection {
+                        return Err(Lost::Ended);
+                    }
+                    continue;
+                };
+                let channel = String::from_utf8_lossy(&channel);
+                let stream = self.stream(&channel);
+                match (kind, data.next()) {
+                    (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(bytes))) => {
+                        let kind = stream.as_ref().map_or(StreamKind::Broadcast, StreamKey::kind);
+                        match (Message::decode(bytes.into(), self.node, kind), stream) {
+                            (Ok((_, Message::Event(event))), Some(stream)) => events.push((stream, event)),
+                            (Ok((_, Message::Frame(frame))), Some(stream)) => self.online.tell(stream, frame),
+                            (Ok((_, Message::Doubt)), _) => self.online.look(),
+                            (Ok((_, Message::Credentials)), _) => credentials.notify_one(),
+                            (Ok((origin, Message::Beat)), _) => self.heard_beat(heard, origin, &channel),
+                            (Err(Strange::Own), _) => {}
+                            (Ok(_), None) | (Err(Strange::Form), _) => {
+                                self.status.unheard.store(true, Ordering::SeqCst)
+                            }
+                        }
+                    }
+                    // A server gave a channel away that somebody here still follows.
+                    (PushKind::SUnsubscribe, _)
+                        if stream.is_some_and(|stream| self.followed.borrow().contains(&stream)) =>
+                    {
+                        return Err(Lost::Moved);
+                    }
+                    _ => {}
+                }
+            }
+            self.online.hear(events);
+            if self.status.unheard.swap(false, Ordering::SeqCst) {
+                self.online.look();
+            }
+        }
+    }
+
+    fn heard_beat(&self, heard: &Heard, origin: NodeId, channel: &str) {
+        let now = Instant::now();
+        if origin != self.node {
+            let mut others = heard.others.borrow_mut();
+            others.insert(origin, now);
+            self.status.peers.store(others.len(), Ordering::SeqCst);
+        } else if let Some(last) = heard.own.borrow_mut().get_mut(channel) {
+            *last = now;
+        }
+    }
+
+    /// Subscribes to what sessions follow. What is wanted while the server confirms goes with the next question.
+    async fn follow(&self, ordered: &mut mpsc::UnboundedReceiver<Order>, subscriber: &Subscriber) -> Result<(), Lost> {
+        let mut orders = Vec::with_capacity(AT_ONCE);
+        loop {
+            if ordered.recv_many(&mut orders, AT_ONCE).await == 0 {
+                return Err(Lost::Over);
+            }
+            let (mut wanted, mut unwanted) = (HashSet::new(), HashSet::new());
+            let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+            for order in orders.drain(..) {
+                let mut followed = self.followed.borrow_mut();
+                match order {
+                    Order::Follow(stream, confirm) => {
+                        waiting.push(confirm);
+                        if followed.insert(stream.clone()) && !unwanted.remove(&stream) {
+                            wanted.insert(stream);
+                        }
+                    }
+                    Order::Unfollow(stream) => {
+                        if followed.remove(&stream) && !wanted.remove(&stream) {
+                            unwanted.insert(stream);
+                        }
+                    }
+                }
+            }
+            let channels = |streams: HashSet<StreamKey>| streams.iter().map(|s| self.channel(s)).collect::<Vec<_>>();
+            subscriber.unsubscribe(&channels(unwanted)).await?;
+            subscriber.subscribe(&channels(wanted)).await?;
+            for confirm in waiting {
+                let _ = confirm.send(());
+            }
+        }
+    }
+
+    /// Publishes what this node has to tell, everything that waits in one go.
+    async fn tell(
+        &self,
+        outgoing: &mut mpsc::Receiver<Outgoing>,
+        mut commands: crate::link::Connection,
+    ) -> Result<(), Lost> {
+        let mut batch: Vec<Outgoing> = Vec::with_capacity(AT_ONCE);
+        loop {
+            if self.status.untold.swap(false, Ordering::SeqCst) {
+                batch.push((None, Message::Doubt));
+                self.status.leaving.fetch_add(1, Ordering::SeqCst);
+            }
+            if batch.is_empty() && outgoing.recv_many(&mut batch, AT_ONCE).await == 0 {
+                return Err(Lost::Over);
+            }
+            let messages: Vec<(String, Vec<u8>)> = batch
+                .drain(..)
+                .map(|(stream, message)| match &stream {
+                    Some(stream) => (self.channel(stream), message.encode(self.node, stream.kind())),
+                    None => (self.beat_channels().swap_remove(0), message.encode(self.node, StreamKind::Broadcast)),
+                })
+                .collect();
+            let told = commands.publish(&messages).await;
+            self.status.leaving.fetch_sub(messages.len(), Ordering::SeqCst);
+            if let Err(error) = told {
+                self.status.untold.store(true, Ordering::SeqCst);
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// Says that this node lives, and listens for itself and the others.
+    async fn beat(&self, mut commands: crate::link::Connection, heard: &Heard) -> Result<(), Lost> {
+        let mut tick = tokio::time::interval(BEAT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let beats: Vec<(String, Vec<u8>)> = self
+            .beat_channels()
+            .into_iter()
+            .map(|channel| (channel, Message::Beat.encode(self.node, StreamKind::Broadcast)))
+            .collect();
+        loop {
+            tick.tick().await;
+            commands.publish(&beats).await?;
+            let now = Instant::now();
+            if heard.own.borrow().values().any(|last| now.duration_since(*last) > SILENCE) {
+                return Err(Lost::Silent);
+            }
+            let mut others = heard.others.borrow_mut();
+            let before = others.len();
+            others.retain(|_, last| now.duration_since(*last) <= SILENCE);
+            if others.len() < before {
+                // It may have ended between a commit and telling of it.
+                self.online.look();
+                self.status.peers.store(others.len(), Ordering::SeqCst);
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Budgets that all nodes share: one script in Redis a request. While Redis is away, each node counts by itself.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::{RedisResult, Script};
+
+use super::{Budget, Class, Exhausted, LocalLimits, Quota, Spender};
+use crate::link::{Connection, Link};
+
+/// A Redis that takes longer is as good as away.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long this node then counts by itself before it asks again.
+const REST: Duration = Duration::from_secs(1);
+
+/// Keys: the window. Arguments: limit, cost, the window's length in ms. Answers whether it passes, what is left, and the
+/// time until the window ends in ms.
+const SPEND: &str = r"
+local limit, cost = tonumber(ARGV[1]), tonumber(ARGV[2])
+local spent = tonumber(redis.call('GET', KEYS[1]) or '0')
+local ends_in = redis.call('PTTL', KEYS[1])
+if ends_in < 0 then
+    spent = 0
+    ends_in = tonumber(ARGV[3])
+end
+if spent + cost > limit then
+    return {0, math.max(limit - spent, 0), ends_in}
+end
+redis.call('SET', KEYS[1], spent + cost, 'PX', ends_in > 0 and ends_in or 1)
+return {1, limit - spent - cost, ends_in}
+";
+
+/// Budgets over all nodes.
+pub struct RedisLimits {
+    link: Arc<Link>,
+    script: Script,
+    local: LocalLimits,
+    resting_until: Mutex<Option<Instant>>,
+    is_away: AtomicBool,
+}
+
+impl RedisLimits {
+    #[must_use]
+    pub fn new(link: Arc<Link>) -> Self {
+        Self {
+            link,
+            script: Script::new(SPEND),
+            local: LocalLimits::default(),
+            resting_until: Mutex::default(),
+            is_away: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) async fn spend(
+        &self,
+        spender: &Spender,
+        class: Class,
+        quota: Quota,
+        cost: u32,
+    ) -> Result<Budget, Exhausted> {
+        let Some(connection) = self.connection() else { return self.local.spend(spender, class, quota, cost) };
+        match tokio::time::timeout(PATIENCE, self.ask(connection, spender, class, quota, cost)).await {
+            Ok(Ok((passes, remaining, ends_in_ms))) => {
+                self.is_away.store(false, Ordering::Relaxed);
+                let budget = Budget { class, quota, remaining, reset_in: Duration::from_millis(ends_in_ms) };
+                if passes { Ok(budget) } else { Err(Exhausted(budget)) }
+            }
+            failed => {
+                if !self.is_away.swap(true, Ordering::Relaxed) {
+                    let error = failed.ok().and_then(Result::err);
+                    let error = error.as_ref().map(|error| error as &(dyn std::error::Error + 'static));
+                    tracing::warn!(error, "rate limits are counted by this node alone");
+                }
+                *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
+                self.local.spend(spender, class, quota, cost)
+            }
+        }
+    }
+
+    fn connection(&self) -> Option<Connection> {
+        let rests = *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if rests.is_some_and(|until| Instant::now() < until) { None } else { self.link.connection() }
+    }
+
+    async fn ask(
+        &self,
+        mut connection: Connection,
+        spender: &Spender,
+        class: Class,
+        quota: Quota,
+        cost: u32,
+    ) -> RedisResult<(bool, u32, u64)> {
+        let whose = match spender {
+            Spender::App(app) => format!("app:{app}"),
+            Spender::User(app, user) => format!("user:{app}:{user}"),
+        };
+        self.script
+            .key(self.link.name(&format!("spent:{}:{whose}", class.as_str())))
+            .arg(quota.limit)
+            .arg(cost)
+            .arg(u64::try_from(quota.window.as_millis()).unwrap_or(u64::MAX))
+            .invoke_async(&mut connection)
+            .await
+    }
+}

@@ -1,0 +1,195 @@
+//! One server or a cluster, behind one face.
+
+use futures_util::{StreamExt as _, stream};
+use redis::{
+    Cmd, ConnectionInfo, Pipeline, RedisFuture, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster_async::ClusterConnection,
+};
+
+use super::{RESPONSE_TIMEOUT, pool_failed};
+
+/// Channels that one server is asked for at once.
+const CHANNELS: usize = 512;
+/// Channels that a cluster is asked for at once, each by itself: they live on different servers.
+const AT_ONCE: usize = 64;
+
+/// A connection for commands. Clones share it, and what they send is pipelined in the order of sending.
+#[derive(Clone)]
+pub enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    /// Publishes messages in order, each to its channel.
+    ///
+    /// # Errors
+    /// Where not all were taken.
+    pub async fn publish(&mut self, messages: &[(String, Vec<u8>)]) -> RedisResult<()> {
+        match self {
+            Self::Single(connection) => {
+                let mut pipeline = Pipeline::with_capacity(messages.len());
+                for (channel, message) in messages {
+                    pipeline.cmd("PUBLISH").arg(channel).arg(message).ignore();
+                }
+                pipeline.query_async(connection).await
+            }
+            Self::Cluster(connection) => {
+                let published =
+                    stream::iter(messages).map(|(channel, message)| {
+                        let mut connection = connection.clone();
+                        async move {
+                            redis::cmd("SPUBLISH").arg(channel).arg(message).query_async::<()>(&mut connection).await
+                        }
+                    });
+                let mut published = published.buffered(AT_ONCE);
+                while let Some(outcome) = published.next().await {
+                    outcome?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// The connection on which messages come.
+#[derive(Clone)]
+pub enum Subscriber {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Subscriber {
+    /// Whether channels live on different servers (sharded pub/sub).
+    #[must_use]
+    pub fn is_sharded(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// Returns when the server has confirmed them all.
+    ///
+    /// # Errors
+    /// Where it did not.
+    pub async fn subscribe(&self, channels: &[String]) -> RedisResult<()> {
+        match self {
+            Self::Single(connection) => {
+                for some in channels.chunks(CHANNELS) {
+                    connection.clone().subscribe(some).await?;
+                }
+                Ok(())
+            }
+            Self::Cluster(connection) => {
+                let asked = stream::iter(channels).map(|channel| {
+                    let mut connection = connection.clone();
+                    async move { connection.ssubscribe(channel).await }
+                });
+                all(asked.buffer_unordered(AT_ONCE)).await
+            }
+        }
+    }
+
+    /// # Errors
+    /// Where the server did not confirm it.
+    pub async fn unsubscribe(&self, channels: &[String]) -> RedisResult<()> {
+        match self {
+            Self::Single(connection) => {
+                for some in channels.chunks(CHANNELS) {
+                    connection.clone().unsubscribe(some).await?;
+                }
+                Ok(())
+            }
+            Self::Cluster(connection) => {
+                let asked = stream::iter(channels).map(|channel| {
+                    let mut connection = connection.clone();
+                    async move { connection.sunsubscribe(channel).await }
+                });
+                all(asked.buffer_unordered(AT_ONCE)).await
+            }
+        }
+    }
+}
+
+async fn all(mut outcomes: impl stream::Stream<Item = RedisResult<()>> + Unpin) -> RedisResult<()> {
+    while let Some(outcome) = outcomes.next().await {
+        outcome?;
+    }
+    Ok(())
+}
+
+/// Connections for questions whose answers are long: nothing else waits behind them.
+#[derive(Clone)]
+pub enum Pool {
+    Single(deadpool_redis::Pool),
+    Cluster(deadpool_redis::cluster::Pool),
+}
+
+impl Pool {
+    pub(super) fn single(info: ConnectionInfo, size: usize) -> RedisResult<Self> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(super::CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let manager = deadpool_redis::Manager::new_with_config(info, config)?;
+        let pool = deadpool_redis::Pool::builder(manager)
+            .max_size(size)
+            .runtime(deadpool_redis::Runtime::Tokio1)
+            .wait_timeout(Some(RESPONSE_TIMEOUT))
+            .create_timeout(Some(super::CONNECT_TIMEOUT))
+            .recycle_timeout(Some(RESPONSE_TIMEOUT))
+            .build()
+            .map_err(pool_failed)?;
+        Ok(Self::Single(pool))
+    }
+
+    pub(super) fn cluster(nodes: [ConnectionInfo; 1], size: usize) -> RedisResult<Self> {
+        let manager = deadpool_redis::cluster::Manager::new(nodes.to_vec(), false)?;
+        let pool = deadpool_redis::cluster::Pool::builder(manager)
+            .max_size(size)
+            .runtime(deadpool_redis::cluster::Runtime::Tokio1)
+            .wait_timeout(Some(RESPONSE_TIMEOUT))
+            .create_timeout(Some(super::CONNECT_TIMEOUT))
+            .recycle_timeout(Some(RESPONSE_TIMEOUT))
+            .build()
+            .map_err(pool_failed)?;
+        Ok(Self::Cluster(pool))
+    }
+
+    /// Asks with a pipeline.
+    ///
+    /// # Errors
+    /// Where Redis does not answer.
+    pub async fn ask<T: redis::FromRedisValue>(&self, question: &Pipeline) -> RedisResult<T> {
+        match self {
+            Self::Single(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+            Self::Cluster(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+        }
+    }
+}

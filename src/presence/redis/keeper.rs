@@ -1,0 +1,304 @@
+//! Writes down what this node holds, in the order in which it changed, and renews the lease under which that counts.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use oriva_hub_actors::{
+    Partitions,
+    model::{Held, NodeId, StreamKey},
+    ports::PlacesTaken,
+};
+use redis::{Pipeline, RedisResult, aio::ConnectionLike as _};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+
+use crate::link::{Connection, Link};
+
+/// How long what a node holds counts after it was last heard of. A dead node's places are free by then.
+const LEASE: Duration = Duration::from_secs(10);
+const RENEWAL: Duration = Duration::from_millis(2500);
+/// Orders written at once.
+const AT_ONCE: usize = 256;
+/// What of a whole count is written at once.
+const PAGE: usize = 1000;
+
+/// Sets what a node holds for a stream, provided that it is not too much together with what living others hold.
+///
+/// Keys: the nodes with the ends of their leases; this node's places. Arguments: the beginning of the names of places,
+/// this node, the stream, the total it would hold, all it would hold, the limit (negative: none), the lease in ms.
+const HOLD: &str = r"
+local held = tonumber(ARGV[4])
+local limit = tonumber(ARGV[6])
+if limit >= 0 then
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+        if node ~= ARGV[2] then
+            local other = redis.call('HGET', ARGV[1] .. node, ARGV[3])
+            if other then held = held + tonumber(string.match(other, '^%d+')) end
+        end
+    end
+    if held > limit then return 0 end
+end
+if tonumber(ARGV[4]) > 0 then
+    redis.call('HSET', KEYS[2], ARGV[3], ARGV[5])
+    redis.call('PEXPIRE', KEYS[2], ARGV[7])
+else
+    redis.call('HDEL', KEYS[2], ARGV[3])
+end
+return 1
+";
+
+/// Renews a node's lease; 0 where Redis knows nothing of it any more.
+///
+/// Keys: the nodes; this node's places. Arguments: this node, the lease in ms.
+const RENEW: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return 1
+";
+
+/// Begins a node's lease, and ends the one of the name that it had before.
+///
+/// Keys: the nodes; its places; the places under its earlier name. Arguments: its name, its earlier one, the lease in ms.
+const ENROL: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREM', KEYS[1], ARGV[2])
+redis.call('UNLINK', KEYS[3])
+redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return 1
+";
+
+/// The names of it all in Redis, kept by one server so that a script may use them together.
+pub(super) struct Names {
+    pub(super) nodes: String,
+    places: String,
+}
+
+impl Names {
+    pub(super) fn of(link: &Link) -> Self {
+        Self { nodes: link.name_together("nodes"), places: link.name_together("places:") }
+    }
+
+    pub(super) fn places_of(&self, node: &str) -> String {
+        format!("{}{node}", self.places)
+    }
+}
+
+/// A stream as a field of a hash.
+pub(super) fn field(stream: &StreamKey) -> String {
+    format!("{}:{}", stream.kind().as_str(), stream.name())
+}
+
+/// What sockets want. One or two a socket, and sockets are bounded.
+pub(super) enum Order {
+    Claim { stream: StreamKey, own: Held, limit: usize, answer: oneshot::Sender<Result<(), PlacesTaken>> },
+    Hold { stream: StreamKey, own: Held },
+    Recount,
+    Leave(oneshot::Sender<()>),
+}
+
+/// What places are made of.
+pub struct RedisPlacesParts {
+    pub(super) link: Arc<Link>,
+    pub(super) ordered: mpsc::UnboundedReceiver<Order>,
+    pub(super) own: Arc<RwLock<Option<NodeId>>>,
+}
+
+impl RedisPlacesParts {
+    /// Starts counting; `online` says what this node holds.
+    pub fn start(self, online: Partitions) {
+        let Self { link, ordered, own } = self;
+        let names = Names::of(&link);
+        actix_rt::spawn(Keeper { link, names, online, own, ordered, name: None, left: false }.run());
+    }
+}
+
+struct Keeper {
+    link: Arc<Link>,
+    names: Names,
+    online: Partitions,
+    own: Arc<RwLock<Option<NodeId>>>,
+    ordered: mpsc::UnboundedReceiver<Order>,
+    /// The name under which all that this node holds is written down; `None` while it is not.
+    name: Option<NodeId>,
+    left: bool,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut renewal = tokio::time::interval(RENEWAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut orders = Vec::with_capacity(AT_ONCE);
+        loop {
+            tokio::select! {
+                biased;
+                _ = renewal.tick() => {}
+                count = self.ordered.recv_many(&mut orders, AT_ONCE) => if count == 0 { return },
+            }
+            let batch = std::mem::take(&mut orders);
+            if self.left {
+                batch.into_iter().for_each(let_pass);
+                continue;
+            }
+            let is_renewal = batch.is_empty();
+            let outcome = match self.link.connection() {
+                Some(mut connection) => self.work(&mut connection, batch, is_renewal).await,
+                None => {
+                    self.set_name(None);
+                    batch.into_iter().for_each(let_pass);
+                    Ok(())
+                }
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(error = &error as &dyn std::error::Error, "places are counted by this node alone");
+                self.set_name(None);
+            }
+        }
+    }
+
+    fn set_name(&mut self, name: Option<NodeId>) {
+        self.name = name;
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = name;
+    }
+
+    async fn work(&mut self, connection: &mut Connection, batch: Vec<Order>, renew: bool) -> RedisResult<()> {
+        if batch.iter().any(|order| matches!(order, Order::Recount)) {
+            self.set_name(None);
+        }
+        let result = async {
+            match self.name {
+                None => self.enrol(connection).await?,
+                Some(name) if renew && !self.renew(connection, name).await? => self.enrol(connection).await?,
+                Some(_) => {}
+            }
+            Ok(())
+        };
+        if let Err(error) = result.await {
+            batch.into_iter().for_each(let_pass);
+            return Err(error);
+        }
+        let Some(name) = self.name else { return Ok(()) };
+        self.write(connection, name, batch).await
+    }
+
+    /// Takes a new name and writes down all that this node holds. What changed in the meantime waits in the queue and is
+    /// written after it: the numbers are absolute, so in the end each is the last.
+    async fn enrol(&mut self, connection: &mut Connection) -> RedisResult<()> {
+        let (name, before) = (NodeId::generate(), self.name.map(|name| name.to_string()).unwrap_or_default());
+        let places = self.names.places_of(&name.to_string());
+        let held = self.online.tally().await;
+        redis::cmd("EVAL")
+            .arg(ENROL)
+            .arg(3)
+            .arg(&self.names.nodes)
+            .arg(&places)
+            .arg(self.names.places_of(&before))
+            .arg(name.to_string())
+            .arg(before)
+            .arg(LEASE.as_millis() as u64)
+            .query_async::<()>(connection)
+            .await?;
+        for page in held.chunks(PAGE) {
+            let fields: Vec<(String, String)> =
+                page.iter().map(|(stream, held)| (field(stream), held.to_string())).collect();
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd("HSET").arg(&places).arg(fields).ignore();
+            pipeline.cmd("PEXPIRE").arg(&places).arg(LEASE.as_millis() as u64).ignore();
+            pipeline.query_async::<()>(connection).await?;
+        }
+        tracing::info!(count = held.len(), "places written down");
+        self.set_name(Some(name));
+        Ok(())
+    }
+
+    async fn renew(&self, connection: &mut Connection, name: NodeId) -> RedisResult<bool> {
+        let name = name.to_string();
+        redis::cmd("EVAL")
+            .arg(RENEW)
+            .arg(2)
+            .arg(&self.names.nodes)
+            .arg(self.names.places_of(&name))
+            .arg(&name)
+            .arg(LEASE.as_millis() as u64)
+            .query_async(connection)
+            .await
+    }
+
+    async fn write(&mut self, connection: &mut Connection, name: NodeId, batch: Vec<Order>) -> RedisResult<()> {
+        let name = name.to_string();
+        let places = self.names.places_of(&name);
+        let mut pipeline = Pipeline::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut leaving = None;
+        for order in batch {
+            let (stream, own, limit, answer) = match order {
+                Order::Claim { stream, own, limit, answer } => {
+                    (stream, own, i64::try_from(limit).unwrap_or(i64::MAX), Some(answer))
+                }
+                Order::Hold { stream, own } => (stream, own, -1, None),
+                Order::Recount => continue,
+                Order::Leave(done) => {
+                    leaving = Some(done);
+                    continue;
+                }
+            };
+            pipeline
+                .cmd("EVAL")
+                .arg(HOLD)
+                .arg(2)
+                .arg(&self.names.nodes)
+                .arg(&places)
+                .arg(&self.names.places)
+                .arg(&name)
+                .arg(field(&stream))
+                .arg(own.total())
+                .arg(own.to_string())
+                .arg(limit)
+                .arg(LEASE.as_millis() as u64);
+            answers.push(answer);
+        }
+        if !answers.is_empty() {
+            let outcome: RedisResult<Vec<u8>> = pipeline.query_async(connection).await;
+            let granted = outcome.as_ref().map_or_else(|_| vec![1; answers.len()], Clone::clone);
+            for (answer, granted) in answers.into_iter().zip(granted) {
+                if let Some(answer) = answer {
+                    let _ = answer.send(if granted == 1 { Ok(()) } else { Err(PlacesTaken) });
+                }
+            }
+            outcome?;
+        }
+        if let Some(done) = leaving {
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd("ZREM").arg(&self.names.nodes).arg(&name).ignore().cmd("UNLINK").arg(&places).ignore();
+            let gone = connection.req_packed_commands(&pipeline, 0, 2).await;
+            self.left = true;
+            let _ = done.send(());
+            gone?;
+        }
+        Ok(())
+    }
+}
+
+/// Answers for a Redis that does not: this node's own count decides, and the registry has looked at that.
+fn let_pass(order: Order) {
+    match order {
+        Order::Claim { answer, .. } => {
+            let _ = answer.send(Ok(()));
+        }
+        Order::Leave(done) => {
+            let _ = done.send(());
+        }
+        Order::Hold { .. } | Order::Recount => {}
+    }
+}

@@ -1,0 +1,44 @@
+//! Nodes in PostgreSQL, on the database's own clock.
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::NodeId;
+use sqlx::Row;
+
+use super::PostgresStore;
+use crate::store::{NODE_LIFE, NodeBeat, NodeStore, StoreError};
+
+#[async_trait]
+impl NodeStore for PostgresStore {
+    async fn beat(&self, own: &NodeBeat) -> Result<Vec<NodeBeat>, StoreError> {
+        let rows = sqlx::query(
+            "with own as (insert into nodes (node_id, on_bus, connections, users) values ($1, $2, $3, $4) \
+             on conflict (node_id) do update set seen_at = now(), on_bus = excluded.on_bus, \
+             connections = excluded.connections, users = excluded.users), \
+             gone as (delete from nodes where seen_at < now() - interval '1 hour') \
+             select node_id, on_bus, connections, users from nodes \
+             where node_id <> $1 and seen_at > now() - make_interval(secs => $5)",
+        )
+        .bind(own.node.0)
+        .bind(own.on_bus)
+        .bind(i32::try_from(own.connections).unwrap_or(i32::MAX))
+        .bind(i32::try_from(own.users).unwrap_or(i32::MAX))
+        .bind(NODE_LIFE.as_secs_f64())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(NodeBeat {
+                    node: NodeId(row.try_get(0)?),
+                    on_bus: row.try_get(1)?,
+                    connections: row.try_get::<i32, _>(2)?.unsigned_abs() as usize,
+                    users: row.try_get::<i32, _>(3)?.unsigned_abs() as usize,
+                })
+            })
+            .collect()
+    }
+
+    async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
+        sqlx::query("delete from nodes where node_id = $1").bind(node.0).execute(&self.pool).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! Says once a second that this node lives, in the store that all share, and learns which others do: a node that is cut
+//! off from the bus is seen here alone.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{Progress, Worker};
+use crate::{
+    hub::Hub,
+    store::{Store, StoreError},
+};
+
+pub struct NodeBeats {
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+}
+
+impl NodeBeats {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>) -> Self {
+        Self { store, hub }
+    }
+}
+
+#[async_trait(?Send)]
+impl Worker for NodeBeats {
+    fn name(&self) -> &'static str {
+        "node_beats"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+        if !self.hub.is_draining() {
+            self.hub.beat(&*self.store).await?;
+        }
+        Ok(Progress::Done)
+    }
+}

@@ -1,0 +1,202 @@
+//! A Redis of a test's own, to be killed, stopped and started empty; and a proxy that cuts the way to it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+};
+
+pub struct RedisServer {
+    child: Child,
+    port: u16,
+    args: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+impl RedisServer {
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub async fn start_with(args: &[&str]) -> Self {
+        let port = free_port();
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let child = spawn(port, &args, &folder);
+        let server = Self { child, port, args, folder };
+        server.until_it_listens().await;
+        server
+    }
+
+    /// With TLS beside the plain port; `ca.pem` in its folder is the authority that made its certificate.
+    pub async fn start_tls() -> Self {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let authority = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("ca.pem"), authority.cert.pem()).expect("written");
+        std::fs::write(path("key.pem"), authority.signing_key.serialize_pem()).expect("written");
+        let (port, tls_port) = (free_port(), free_port());
+        let args: Vec<String> = [
+            ("--tls-port", tls_port.to_string()),
+            ("--tls-cert-file", path("ca.pem")),
+            ("--tls-key-file", path("key.pem")),
+            ("--tls-ca-cert-file", path("ca.pem")),
+            ("--tls-auth-clients", "no".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect();
+        let child = spawn(port, &args, &folder);
+        let server = Self { child, port, args, folder };
+        server.until_it_listens().await;
+        server
+    }
+
+    pub fn tls_port(&self) -> u16 {
+        self.args[1].parse().expect("a port")
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// SIGKILL. What it knew is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
+    }
+
+    /// Starts again at the same port, empty.
+    pub async fn start_again(&mut self) {
+        self.child = spawn(self.port, &self.args, &self.folder);
+        self.until_it_listens().await;
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill");
+        assert!(status.success());
+    }
+
+    /// An answer of `redis-cli`.
+    pub fn cli(&self, args: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(args).output().expect("redis-cli");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    async fn until_it_listens(&self) {
+        for _ in 0..400 {
+            if TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("redis-server never listened");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, args: &[String], folder: &tempfile::TempDir) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+        .arg(folder.path())
+        .args(["--port", &port.to_string()])
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server: run the tests with ./scripts/test")
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+/// Passes bytes on to another address, until it is cut: then nothing comes through any more and nobody is told, as when a
+/// cable is pulled.
+pub struct Proxy {
+    pub addr: SocketAddr,
+    is_cut: Arc<AtomicBool>,
+    changed: watch::Sender<()>,
+}
+
+impl Proxy {
+    pub async fn to(port: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let is_cut = Arc::new(AtomicBool::new(false));
+        let (changed, change) = watch::channel(());
+        let cut = is_cut.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (cut, change) = (cut.clone(), change.clone());
+                tokio::spawn(async move {
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                    tokio::join!(
+                        pass_on(near_in, far_out, cut.clone(), change.clone()),
+                        pass_on(far_in, near_out, cut, change)
+                    );
+                });
+            }
+        });
+        Self { addr, is_cut, changed }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.addr)
+    }
+
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    /// What was on the way when it was cut comes through now, late.
+    pub fn heal(&self) {
+        self.is_cut.store(false, Ordering::SeqCst);
+        let _ = self.changed.send(());
+    }
+}
+
+async fn pass_on(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    cut: Arc<AtomicBool>,
+    mut change: watch::Receiver<()>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        while cut.load(Ordering::SeqCst) {
+            if change.changed().await.is_err() {
+                return;
+            }
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What one node commits, the others hear over Redis.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Nodes;
+use crate::harness::{RedisServer, Socket, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_events_over_three_nodes_reach_a_socket_of_each_in_order() {
+    const EVENTS: u64 = 10_000;
+    let hub = Nodes::start(3).await;
+    let token = hub.app.token("alice").await;
+    let mut sockets = hub.sockets(&token).await;
+    sockets.extend(hub.sockets(&hub.app.key).await);
+    let publishers: Vec<_> = (0..12)
+        .map(|lane| {
+            let app = hub.app_at(lane as usize % 3);
+            tokio::spawn(async move {
+                for n in (lane..EVENTS).step_by(12) {
+                    app.publish("alice", n).await;
+                }
+            })
+        })
+        .collect();
+    let readers: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            tokio::spawn(async move {
+                for offset in 1..=EVENTS {
+                    assert_eq!(socket.offset().await, offset);
+                }
+                assert!(socket.is_quiet().await);
+            })
+        })
+        .collect();
+    for task in publishers.into_iter().chain(readers) {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_comes_over_the_bus_and_not_by_looking() {
+    let hub = Nodes::start(2).await;
+    let token = hub.app.token("alice").await;
+    let mut there = Socket::open(hub.nodes[1].addr, &token).await.unwrap();
+    there.subscribe(&["**"]).await;
+    // A young bus is not relied upon: sessions look for a while.
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    let mut took: Vec<Duration> = Vec::new();
+    for n in 0..40 {
+        let begun = Instant::now();
+        hub.app.publish("alice", n).await;
+        there.offset().await;
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    // Looking happens every 0.9 s: forty of them in a row below that is no luck.
+    assert!(took[20] < Duration::from_millis(400), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broadcasts_and_odd_names_cross_the_bus() {
+    let hub = Nodes::start(2).await;
+    for user in ["a:b", "{x}", "ünï-é", "\"quoted\\", "*"] {
+        let path: String = user.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let token = hub.app.token(&path).await;
+        let mut there = Socket::open(hub.nodes[1].addr, &token).await.unwrap();
+        there.subscribe(&["**"]).await;
+        hub.app.publish(user, "x").await;
+        let frame = there.frame().await;
+        assert_eq!((frame["user_id"].as_str(), frame["stream"].as_str()), (Some(user), Some("user")));
+        hub.app.broadcast("all").await;
+        assert_eq!(there.frame().await["stream"], "broadcast");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_and_a_disabled_app_close_sockets_of_every_node() {
+    let hub = Nodes::start(2).await;
+    let mut by_key = Socket::open(hub.nodes[1].addr, &hub.app.key).await.unwrap();
+    let keys = hub.admin("GET", "/api/v1/admin/apps/a/keys", None).await.body;
+    let key = keys["keys"][0]["key_id"].as_str().unwrap().to_owned();
+    let token = hub.app.token("alice").await;
+    let mut by_token = Socket::open(hub.nodes[1].addr, &token).await.unwrap();
+    assert_eq!(hub.admin("DELETE", &format!("/api/v1/admin/keys/{key}"), None).await.status, 204);
+    assert_eq!(by_key.closed().await.0, 4003);
+    assert_eq!(hub.admin("PATCH", "/api/v1/admin/apps/a", Some(json!({"is_active": false}))).await.status, 200);
+    assert_eq!(by_token.closed().await.0, 4003);
+    let again = Socket::open(hub.nodes[1].addr, &token).await;
+    assert!(matches!(again, Err(crate::harness::Refused::Http(403, _))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_with_a_password_and_one_with_tls_serve_as_well() {
+    for (args, scheme) in [(vec!["--requirepass", "s3cret:/@"], "redis"), (Vec::new(), "rediss")] {
+        let is_tls = scheme == "rediss";
+        let database = crate::harness::Database::new(crate::harness::Backend::Postgres).await;
+        let (redis, url, trusted) = if is_tls {
+            let redis = RedisServer::start_tls().await;
+            let url = format!("rediss://localhost:{}", redis.tls_port());
+            let trusted = redis.folder().join("ca.pem").display().to_string();
+            (redis, url, trusted)
+        } else {
+            let redis = RedisServer::start_with(&args).await;
+            let url = format!("redis://:s3cret%3A%2F%40@127.0.0.1:{}", redis.port());
+            (redis, url, String::new())
+        };
+        let env = [("REDIS_URL", &*url), ("SSL_CERT_FILE", &*trusted)];
+        let env = if is_tls { &env[..] } else { &env[..1] };
+        let nodes = [
+            crate::harness::HubProcess::start(&database, env).await,
+            crate::harness::HubProcess::start(&database, env).await,
+        ];
+        let app = crate::harness::process::create_app(&database, nodes[0].addr, "a", false);
+        eventually("both hear themselves", async || {
+            let mut connected = true;
+            for node in &nodes {
+                let answer = crate::harness::callers::send(node.addr, "GET", "/readyz", None, &[], None).await;
+                connected &= answer.body["status"] == "ready";
+            }
+            connected
+        })
+        .await;
+        let token = app.token("alice").await;
+        let mut there = Socket::open(nodes[1].addr, &token).await.unwrap();
+        there.subscribe(&["**"]).await;
+        app.publish("alice", "x").await;
+        assert_eq!(there.offset().await, 1);
+        for node in &nodes {
+            assert!(!node.log().contains("s3cret"), "a password in the log");
+        }
+        drop(redis);
+    }
+}
