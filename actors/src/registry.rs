@@ -10,10 +10,12 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture,
+    dev::ContextFutureSpawner, fut::wrap_future,
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
 
 use self::{
     ends::Ends,
@@ -191,6 +193,55 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Claims places for those who ask, one after the other: a claim says how many this node would then hold.
+    fn ask_for_places(&mut self, stream: &StreamKey, ctx: &mut Context<Self>) {
+        let limit = self.wiring.config.max_connections;
+        let Some(entry) = self.entries.get_mut(stream) else { return };
+        while !entry.is_asking
+            && let Some((scope, answer)) = entry.asking.pop_front()
+        {
+            if entry.held.total() >= limit {
+                let _ = answer.send(Err(NoPlace::Full { limit }));
+                continue;
+            }
+            let mut wanted = entry.held.clone();
+            wanted.add(&scope);
+            entry.is_asking = true;
+            let stream = stream.clone();
+            let claimed = self.wiring.others.claim(&stream, &wanted, limit);
+            wrap_future::<_, Self>(claimed)
+                .map(move |claimed, registry, ctx| {
+                    let Some(entry) = registry.entries.get_mut(&stream) else { return };
+                    entry.is_asking = false;
+                    let place = claimed.map_err(|_| NoPlace::Full { limit }).map(|()| {
+                        entry.held.add(&scope);
+                        registry.wiring.places.fetch_add(1, Ordering::SeqCst);
+                        if entry.held != wanted {
+                            // Somebody went in the meantime.
+                            registry.wiring.others.hold(&stream, &entry.held);
+                        }
+                        Place::new(ctx.address(), stream.clone(), scope)
+                    });
+                    // Where nobody waits for it any more, the place is given back by its drop.
+                    let _ = answer.send(place);
+                    registry.ask_for_places(&stream, ctx);
+                    registry.forget_if_gone(&stream);
+                })
+                .spawn(ctx);
+        }
+        self.forget_if_gone(stream);
+    }
+
+    fn forget_if_gone(&mut self, stream: &StreamKey) {
+        if self.entries.get(stream).is_some_and(Entry::is_gone) {
+            // The session's last address goes with the entry, and so it ends.
+            self.entries.remove(stream);
+            self.wiring.bus.unfollow(stream);
+        }
+    }
+}
+
 impl Actor for Registry {
     type Context = Context<Self>;
 
@@ -201,43 +252,27 @@ impl Actor for Registry {
 }
 
 impl Handler<Reserve> for Registry {
-    type Result = ResponseActFuture<Self, Result<Place, NoPlace>>;
+    type Result = ResponseFuture<Result<Place, NoPlace>>;
 
     fn handle(&mut self, Reserve { stream, scope }: Reserve, ctx: &mut Self::Context) -> Self::Result {
-        let refuse = |no_place| Box::pin(async move { Err(no_place) }.into_actor(self));
         if self.closed {
-            return refuse(NoPlace::Closed);
+            return Box::pin(async { Err(NoPlace::Closed) });
         }
-        let limit = self.wiring.config.max_connections;
-        if self.entries.get(&stream).is_some_and(|entry| entry.held.total() >= limit) {
-            return refuse(NoPlace::Full { limit });
-        }
+        let (answer, answered) = oneshot::channel();
         let entry = self.entries.entry(stream.clone()).or_default();
-        if entry.held.total() == 0 {
+        if entry.is_new() {
             entry.followed = Some(self.wiring.bus.follow(&stream).shared());
         }
-        entry.held.add(&scope);
-        self.wiring.places.fetch_add(1, Ordering::SeqCst);
-        let claimed = self.wiring.others.claim(&stream, &entry.held, limit);
+        entry.asking.push_back((scope, answer));
         let followed = entry.followed.clone();
-        // Given back by its drop, whatever comes of it.
-        let place = Place::new(ctx.address(), stream.clone(), scope);
-        let taken = async move {
-            claimed.await.map_err(|_| NoPlace::Full { limit })?;
+        self.ask_for_places(&stream, ctx);
+        Box::pin(async move {
+            let place = answered.await.map_err(|_| NoPlace::Closed)??;
             if let Some(followed) = followed {
                 followed.await;
             }
             Ok(place)
-        };
-        Box::pin(taken.into_actor(self).map(move |place, registry, _| {
-            if place.is_ok()
-                && let Some(entry) = registry.entries.get_mut(&stream)
-                && entry.followed.as_ref().is_some_and(|followed| followed.peek().is_some())
-            {
-                entry.followed = None;
-            }
-            place
-        }))
+        })
     }
 }
 
@@ -249,14 +284,11 @@ impl Handler<Vacate> for Registry {
         entry.held.remove(&scope);
         self.wiring.places.fetch_sub(1, Ordering::SeqCst);
         self.wiring.others.hold(&stream, &entry.held);
-        if entry.held.total() == 0 {
-            // Its last address goes with the entry, and so the session ends.
-            self.entries.remove(&stream);
-            self.wiring.bus.unfollow(&stream);
-        } else if let (Some(online), Some(socket)) = (&entry.session, socket) {
+        if let (Some(online), Some(socket)) = (&entry.session, socket) {
             // One message a socket, and sockets are bounded.
             online.addr.do_send(ToSession::Left { socket });
         }
+        self.forget_if_gone(&stream);
     }
 }
 

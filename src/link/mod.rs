@@ -15,7 +15,7 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, PushInfo, RedisError,
     RedisResult, cluster::ClusterClientBuilder,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 pub use connection::{Connection, Pool, Subscriber};
 
@@ -31,6 +31,7 @@ pub struct Link {
     info: ConnectionInfo,
     epoch: Arc<str>,
     current: RwLock<Option<(Connection, Pool)>>,
+    changed: Notify,
 }
 
 /// What was opened: for the keeper of the link (see `bus`).
@@ -48,7 +49,7 @@ impl Link {
     pub fn new(url: &str, epoch: Arc<str>) -> RedisResult<Self> {
         let info = url.into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        Ok(Self { info: info.set_redis_settings(settings), epoch, current: RwLock::default() })
+        Ok(Self { info: info.set_redis_settings(settings), epoch, current: RwLock::default(), changed: Notify::new() })
     }
 
     /// A name of this hub's own. In a cluster, names spread over the servers.
@@ -80,6 +81,12 @@ impl Link {
     /// From now on everybody uses this, or nothing.
     pub fn set(&self, now: Option<(Connection, Pool)>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = now;
+        self.changed.notify_one();
+    }
+
+    /// Returns when the connections became others. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Opens all connections anew. What is pushed to the subscriber goes to `pushes`; what does not fit there is counted

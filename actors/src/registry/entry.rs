@@ -1,11 +1,12 @@
 //! One user or app in a registry: the places taken, and the session while somebody is online.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use actix::{Addr, dev::SendError};
 use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::oneshot;
 
-use super::{Registry, Vacate};
+use super::{NoPlace, Registry, Vacate};
 use crate::{
     model::{Held, Offset, Published, Scope, StreamKey, StreamKind},
     pump::SocketKey,
@@ -45,6 +46,10 @@ pub(super) struct Entry {
     pub(super) session: Option<Online>,
     /// Until what other nodes publish to the stream is heard. A session that began before could miss something.
     pub(super) followed: Option<Shared<BoxFuture<'static, ()>>>,
+    /// Who wants a place, by what it would see.
+    pub(super) asking: VecDeque<(Scope, oneshot::Sender<Result<Place, NoPlace>>)>,
+    /// A claim is under way.
+    pub(super) is_asking: bool,
 }
 
 pub(super) struct Online {
@@ -63,6 +68,16 @@ impl Online {
 }
 
 impl Entry {
+    /// Nobody was here before.
+    pub(super) fn is_new(&self) -> bool {
+        self.followed.is_none() && self.is_gone()
+    }
+
+    /// Nobody is here, and nobody comes.
+    pub(super) fn is_gone(&self) -> bool {
+        self.held.total() == 0 && self.asking.is_empty() && !self.is_asking
+    }
+
     pub(super) fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
         let Some(online) = &mut self.session else { return };
         if kind != StreamKind::Broadcast {

@@ -120,7 +120,7 @@ impl RedisPlacesParts {
     pub fn start(self, online: Partitions) {
         let Self { link, ordered, own } = self;
         let names = Names::of(&link);
-        actix_rt::spawn(Keeper { link, names, online, own, ordered, name: None, left: false }.run());
+        actix_rt::spawn(Keeper { link, names, online, own, ordered, name: None, earlier: None, left: false }.run());
     }
 }
 
@@ -132,6 +132,8 @@ struct Keeper {
     ordered: mpsc::UnboundedReceiver<Order>,
     /// The name under which all that this node holds is written down; `None` while it is not.
     name: Option<NodeId>,
+    /// The name before: what is written under it counts until its lease ends.
+    earlier: Option<NodeId>,
     left: bool,
 }
 
@@ -144,6 +146,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 _ = renewal.tick() => {}
+                () = self.link.changed() => {}
                 count = self.ordered.recv_many(&mut orders, AT_ONCE) => if count == 0 { return },
             }
             let batch = std::mem::take(&mut orders);
@@ -195,7 +198,8 @@ impl Keeper {
     /// Takes a new name and writes down all that this node holds. What changed in the meantime waits in the queue and is
     /// written after it: the numbers are absolute, so in the end each is the last.
     async fn enrol(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        let (name, before) = (NodeId::generate(), self.name.map(|name| name.to_string()).unwrap_or_default());
+        let name = NodeId::generate();
+        let before = self.earlier.replace(name).map(|name| name.to_string()).unwrap_or_default();
         let places = self.names.places_of(&name.to_string());
         let held = self.online.tally().await;
         redis::cmd("EVAL")

@@ -37,7 +37,15 @@ impl Nodes {
             nodes.push(HubProcess::start(&database, &all).await);
         }
         let app = create_app(&database, nodes[0].addr, "a", false);
-        Self { app, nodes, redis, database }
+        let hub = Self { app, nodes, redis, database };
+        for node in &hub.nodes {
+            crate::harness::eventually("the nodes know each other", async || {
+                let stats = hub.admin_at(node.addr, "GET", "/api/v1/admin/stats", None).await.body;
+                stats["nodes"] == count && stats["bus"] == "connected" && stats["partial"].is_null()
+            })
+            .await;
+        }
+        hub
     }
 
     pub fn make_app(&self, id: &str, is_platform: bool) -> App {
