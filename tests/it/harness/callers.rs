@@ -88,9 +88,13 @@ impl App {
         Self::new(addr, &self.id, &self.key)
     }
 
+    pub fn client(&self) -> &reqwest::Client {
+        self.client.get_or_init(client)
+    }
+
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let url = format!("http://{}/api/v1/apps/{}{path}", self.addr, self.id);
-        self.client.get_or_init(client).request(method.parse().expect("a method"), url).bearer_auth(&self.key)
+        self.client().request(method.parse().expect("a method"), url).bearer_auth(&self.key)
     }
 
     /// An event that differs only in its entity's id.

@@ -73,6 +73,20 @@ impl Database {
         }
     }
 
+    /// A database on a server of the test's own.
+    pub async fn on(server: &super::PostgresServer) -> Self {
+        let url = format!("{}/hub", server.url());
+        let mut admin = PgConnection::connect(&format!("{}/postgres", server.url())).await.expect("connect");
+        admin.execute("create database hub").await.expect("create database");
+        let store = PostgresStore::new(&url, 2).expect("url");
+        store.migrate().await.expect("migrate");
+        store.close().await;
+        let mut owner = PgConnection::connect(&url).await.expect("connect");
+        owner.execute("grant oriva_hub_service, oriva_hub_tenant to hub").await.expect("grant");
+        let folder = TempDir::new().expect("a folder");
+        Self { backend: Backend::Postgres, url: as_hub(&url), owner_url: url, folder }
+    }
+
     /// A connection of its own, beside a hub's.
     pub async fn store(&self) -> Arc<dyn Store> {
         match self.backend {

@@ -3,6 +3,8 @@
 pub mod callers;
 mod database;
 pub mod hub;
+pub mod ledger;
+mod postgres;
 pub mod process;
 mod receiver;
 mod redis;
@@ -11,6 +13,7 @@ mod socket;
 pub use callers::{Answer, App};
 pub use database::{Backend, Database};
 pub use hub::TestHub;
+pub use postgres::PostgresServer;
 pub use process::HubProcess;
 pub use receiver::Receiver;
 pub use redis::{Proxy, RedisServer};

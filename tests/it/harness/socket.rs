@@ -17,6 +17,8 @@ pub enum Refused {
     Http(u16, String),
     /// After it.
     Closed(u16, String),
+    /// Nobody answered.
+    Unreachable(String),
 }
 
 pub struct Socket {
@@ -53,7 +55,7 @@ impl Socket {
                 let code = body["code"].as_str().unwrap_or("").to_owned();
                 return Err(Refused::Http(response.status().as_u16(), code));
             }
-            Err(error) => panic!("no connection: {error}"),
+            Err(error) => return Err(Refused::Unreachable(error.to_string())),
         };
         let protocol = response.headers().get("sec-websocket-protocol").map(|p| p.to_str().expect("text").to_owned());
         let mut socket = Self { inner, welcome: Value::Null, protocol };
@@ -103,6 +105,11 @@ impl Socket {
 
     pub async fn send(&mut self, frame: Value) {
         self.inner.send(Message::text(frame.to_string())).await.expect("sent");
+    }
+
+    /// Whether the frame could be sent.
+    pub async fn try_send(&mut self, frame: Value) -> bool {
+        self.inner.send(Message::text(frame.to_string())).await.is_ok()
     }
 
     /// Sends a frame and takes the answer.
