@@ -263,7 +263,7 @@ impl Way<'_> {
                             (Ok((origin, Message::Beat)), _) => self.heard_beat(heard, origin, &channel),
                             (Err(Strange::Own), _) => {}
                             (Ok(_), None) | (Err(Strange::Form), _) => {
-                                self.status.unheard.store(true, Ordering::SeqCst)
+                                self.status.unheard.store(true, Ordering::SeqCst);
                             }
                         }
                     }

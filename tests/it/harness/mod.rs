@@ -16,7 +16,7 @@ pub use hub::TestHub;
 pub use postgres::PostgresServer;
 pub use process::HubProcess;
 pub use receiver::Receiver;
-pub use redis::{Proxy, RedisServer};
+pub use redis::{Proxy, RedisCluster, RedisServer};
 pub use socket::{Refused, Socket};
 
 /// Runs each test on both stores: `on_both_stores!(name, …)` for `async fn name(backend: Backend)`.

@@ -132,6 +132,42 @@ fn spawn(port: u16, args: &[String], folder: &tempfile::TempDir) -> Child {
         .expect("redis-server: run the tests with ./scripts/test")
 }
 
+/// Three servers that share the slots.
+pub struct RedisCluster {
+    servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    pub async fn start() -> Self {
+        let mut servers = Vec::new();
+        for _ in 0..3 {
+            servers
+                .push(RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]).await);
+        }
+        for (n, server) in servers.iter().enumerate() {
+            let (from, to) = (n * 5461, if n == 2 { 16_383 } else { (n + 1) * 5461 - 1 });
+            assert_eq!(server.cli(&["cluster", "addslotsrange", &from.to_string(), &to.to_string()]), "OK");
+            assert_eq!(servers[0].cli(&["cluster", "meet", "127.0.0.1", &server.port.to_string()]), "OK");
+        }
+        super::eventually("the cluster is one", async || {
+            servers.iter().all(|server| {
+                let about = server.cli(&["cluster", "info"]);
+                about.contains("cluster_state:ok") && about.contains("cluster_known_nodes:3")
+            })
+        })
+        .await;
+        Self { servers }
+    }
+
+    pub fn url(&self) -> String {
+        self.servers[0].url()
+    }
+
+    pub fn servers(&mut self) -> &mut [RedisServer] {
+        &mut self.servers
+    }
+}
+
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }

@@ -1,7 +1,9 @@
 //! Many nodes, one hub: real processes at one PostgreSQL, with and without a real Redis.
 
 mod bus;
+mod cluster;
 mod faults;
+mod ledger;
 mod places;
 mod store;
 
