@@ -7,7 +7,7 @@ pub mod ledger;
 mod postgres;
 pub mod process;
 mod receiver;
-mod redis;
+pub mod redis;
 mod socket;
 
 pub use callers::{Answer, App};

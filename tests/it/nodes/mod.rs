@@ -5,6 +5,7 @@ mod cluster;
 mod faults;
 mod ledger;
 mod places;
+mod proxy;
 mod store;
 
 use std::net::SocketAddr;

@@ -1,0 +1,106 @@
+//! The load balancers of `docs/proxy`, as they stand there but for their ports.
+
+use std::{
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::Nodes;
+use crate::harness::{
+    Socket, eventually,
+    ledger::{Load, Watcher, settle},
+    redis::free_port,
+};
+
+struct Balancer {
+    child: Child,
+    addr: std::net::SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Balancer {
+    /// `run`: the program and its arguments, `FILE` standing for the configuration.
+    async fn start(nodes: &Nodes, example: &str, run: &[&str]) -> Self {
+        let folder = tempfile::TempDir::new().unwrap();
+        let port = free_port();
+        let mut text = std::fs::read_to_string(format!("{}/docs/proxy/{example}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        text = text.replace("listen 8080;", &format!("listen {port};")).replace("bind :8080", &format!("bind :{port}"));
+        for (n, node) in nodes.nodes.iter().enumerate() {
+            let was = format!("127.0.0.1:{}", 8081 + n);
+            assert!(text.contains(&was), "{example} names node {n}");
+            text = text.replace(&was, &node.addr.to_string());
+        }
+        // As many as a test's machine surely lets be open.
+        text = text
+            .replace("maxconn 100000", "maxconn 1000")
+            .replace("worker_connections 65536", "worker_connections 512");
+        text = text.replace("/tmp/oriva-hub-nginx.pid", &folder.path().join("pid").display().to_string());
+        let file = folder.path().join(example);
+        std::fs::write(&file, text).unwrap();
+        let args =
+            run[1..].iter().map(|arg| if *arg == "FILE" { file.display().to_string() } else { (*arg).to_owned() });
+        let child = Command::new(run[0])
+            .args(args)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a balancer: run the tests with ./scripts/test");
+        let addr = format!("127.0.0.1:{port}").parse().unwrap();
+        let balancer = Self { child, addr, _folder: folder };
+        eventually("it listens", async || tokio::net::TcpStream::connect(addr).await.is_ok()).await;
+        balancer
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        // Its workers go with it.
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// Behind a balancer: events in order, and each node restarted in turn without a client losing anything.
+async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
+    let window = [("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "2")];
+    let mut hub = Nodes::start_with(3, &window).await;
+    let balancer = Balancer::start(&hub, example, run).await;
+    let app = hub.app.at(balancer.addr);
+    let by_subprotocol = Socket::open_v1(balancer.addr, &app.token("bob").await).await.expect("welcomed");
+    by_subprotocol.close().await;
+
+    let addresses = Arc::new(Mutex::new(vec![balancer.addr]));
+    let token = app.token("alice").await;
+    let mut watchers = Vec::new();
+    for n in 0..6 {
+        watchers.push(Watcher::start(&addresses, n, &token).await);
+    }
+    let load = Load::start(&app, &addresses, "alice", 4, Duration::from_millis(10));
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let old = hub.nodes.remove(0);
+        let addr = old.addr;
+        old.signal("-TERM");
+        assert_eq!(old.exit_code().await, Some(0));
+        let url = hub.redis.url();
+        let env = [("REDIS_URL", &*url), window[0]];
+        hub.nodes.push(crate::harness::HubProcess::start_at(&hub.database, addr, &env).await);
+    }
+    let ledger = load.stop().await;
+    let refused = ledger.refused();
+    assert!(refused.iter().all(|status| [502, 503].contains(status)), "{refused:?}");
+    assert!(watchers.iter().any(|watcher| watcher.connections() > 1), "some came back");
+    let count = settle(&ledger, &watchers).await;
+    eprintln!("{example}: {count} events, {} refused, {} unanswered", refused.len(), ledger.unanswered());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_as_in_the_example() {
+    serves_and_survives_restarts("nginx.conf", &["nginx", "-c", "FILE", "-g", "daemon off;"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_as_in_the_example() {
+    serves_and_survives_restarts("haproxy.cfg", &["haproxy", "-f", "FILE"]).await;
+}
