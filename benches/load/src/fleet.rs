@@ -1,0 +1,126 @@
+//! Many sockets: opened as fast as wanted, and followed until the run ends.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use indicatif::ProgressBar;
+use memchr::memmem::Finder;
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{Failure, measure::Tally, socket::Socket, target::Target};
+
+/// Who connects: the credential, and what it has seen.
+pub type Seat = (String, Option<u64>);
+
+/// How sockets are opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    /// Handshakes under way at once.
+    pub at_once: usize,
+    /// Loopback addresses to come from: one has ports for some 28 000 connections to one server.
+    pub sources: u8,
+}
+
+/// Sockets that are open and followed.
+pub struct Fleet {
+    sockets: Vec<JoinHandle<Option<Socket>>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Fleet {
+    /// Opens a socket for each seat; how long each took goes to `opened`.
+    pub async fn open(
+        target: &Target,
+        seats: Vec<Seat>,
+        opening: Opening,
+        (tally, connections): (&Arc<Tally>, &Arc<AtomicU64>),
+        progress: &ProgressBar,
+        opened: impl Fn(Duration) + Send + Sync + 'static,
+    ) -> Result<Self, Failure> {
+        let (stop, stopped) = watch::channel(false);
+        let finder = crate::socket::due_finder();
+        let (seats, next) = (Arc::new(seats), Arc::<AtomicUsize>::default());
+        let opened = Arc::new(opened);
+        let openers: Vec<_> = (0..opening.at_once.max(1))
+            .map(|_| {
+                let (target, seats, next) = (target.clone(), seats.clone(), next.clone());
+                let (tally, finder, stopped) = (tally.clone(), finder.clone(), stopped.clone());
+                let (connections, progress, opened) = (connections.clone(), progress.clone(), opened.clone());
+                tokio::spawn(async move {
+                    let mut mine = Vec::new();
+                    loop {
+                        let n = next.fetch_add(1, Relaxed);
+                        let Some(seat) = seats.get(n) else { return Ok::<_, Failure>(mine) };
+                        let begun = Instant::now();
+                        let socket = one(&target, n, seat, opening.sources, &finder).await?;
+                        opened(begun.elapsed());
+                        connections.fetch_add(1, Relaxed);
+                        progress.inc(1);
+                        mine.push(follow(socket, tally.clone(), stopped.clone(), connections.clone()));
+                    }
+                })
+            })
+            .collect();
+        let mut sockets = Vec::new();
+        for opener in openers {
+            sockets.extend(opener.await.map_err(|error| Failure::Answer(error.to_string()))??);
+        }
+        Ok(Self { sockets, stop })
+    }
+
+    /// Stops following; what each socket has seen, in the order of the seats' numbers as they were opened. Sockets close.
+    pub async fn close(self) -> Vec<u64> {
+        let _ = self.stop.send(true);
+        let mut seen = Vec::new();
+        for socket in self.sockets {
+            if let Ok(Some(socket)) = socket.await {
+                seen.push(socket.last);
+            }
+        }
+        seen
+    }
+}
+
+async fn one(
+    target: &Target,
+    n: usize,
+    (token, after): &Seat,
+    sources: u8,
+    finder: &Arc<Finder<'static>>,
+) -> Result<Socket, Failure> {
+    let addr = target.addr(n);
+    let source = (sources > 1 && addr.ip().is_loopback()).then(|| {
+        let last = u8::try_from(n % usize::from(sources)).unwrap_or(0) + 1;
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 1, last)), 0)
+    });
+    Socket::open(addr, source, &target.host, token, *after, finder).await
+}
+
+fn follow(
+    mut socket: Socket,
+    tally: Arc<Tally>,
+    mut stopped: watch::Receiver<bool>,
+    connections: Arc<AtomicU64>,
+) -> JoinHandle<Option<Socket>> {
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            ended = socket.follow(&tally, |_| false) => ended,
+            _ = stopped.wait_for(|stop| *stop) => Ok(()),
+        };
+        connections.fetch_sub(1, Relaxed);
+        tally.settle();
+        match ended {
+            Ok(()) => Some(socket),
+            Err(_) => {
+                tally.closed();
+                None
+            }
+        }
+    })
+}

@@ -1,0 +1,35 @@
+//! Events to sockets: to one user's, to everybody's, to an app's own, or to nobody's.
+
+use crate::{
+    Failure,
+    publish::{Publishers, Publishing},
+    report::Report,
+    run::Run,
+    scenarios::Scenario,
+};
+
+/// Users that are published to where nobody is connected.
+const NOBODY: usize = 1000;
+
+pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
+    let args = run.args;
+    let (seats, users) = match args.scenario {
+        Scenario::Publish => (Vec::new(), NOBODY),
+        Scenario::Firehose => (vec![(run.target.key.clone(), None); args.connections], NOBODY),
+        Scenario::Broadcast => (super::seats(&run).await?, 0),
+        _ => (super::seats(&run).await?, args.connections.div_ceil(args.devices.max(1))),
+    };
+    let (fleet, _) = run.open(seats).await?;
+    let publishing = Publishing { publishers: args.publishers, rate: args.rate, users, payload: args.payload };
+    let publishers = Publishers::start(&run.target, publishing, &run.tally);
+    let mark = run.warm_up().await;
+    run.measure().await;
+    publishers.stop().await?;
+    if args.scenario != Scenario::Publish {
+        // What is under way arrives.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    let report = run.report(mark);
+    fleet.close().await;
+    Ok(report)
+}
