@@ -128,9 +128,14 @@ impl<'a> Run<'a> {
 
     /// The report of what happened since a mark.
     pub fn report(self, since: Mark) -> Report {
+        let now = self.mark();
+        self.report_between(since, now)
+    }
+
+    /// The report of what happened between two marks. What arrived after the second one counts as having arrived.
+    pub fn report_between(self, since: Mark, now: Mark) -> Report {
         self.tally.settle();
         self.bar.finish_and_clear();
-        let now = self.mark();
         let between = |before: Option<Cost>, after: Option<Cost>| {
             let (before, after) = (before?, after?);
             Some(Cost { cpu_seconds: after.cpu_seconds - before.cpu_seconds, memory_kib: after.memory_kib })

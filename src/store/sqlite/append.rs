@@ -1,10 +1,9 @@
-//! The writing transaction in SQLite. A batch of events is cut into runs of fixed lengths, so that each insert is one of
-//! three prepared statements.
+//! The writing transaction in SQLite, in few statements however many rows.
 
 use std::sync::{Arc, PoisonError};
 
 use oriva_hub_actors::model::Timestamp;
-use sqlx::{QueryBuilder, Row, SqliteConnection};
+use sqlx::{QueryBuilder, Row, SqliteConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
@@ -93,36 +92,50 @@ async fn keep_answers(connection: &mut SqliteConnection, batch: &Batch<'_>) -> R
     Ok(())
 }
 
+/// All in one statement: a statement is a walk to the connection's thread and back, which costs more than its work.
 async fn raise_streams(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<Numbering, StoreError> {
     let mut numbering = Numbering::default();
-    for ((kind, key), count) in batch.tally() {
-        let last: i64 = sqlx::query_scalar(
-            "insert into streams (kind, key, last_offset) values (?1, ?2, ?3) \
-             on conflict (kind, key) do update set last_offset = last_offset + excluded.last_offset \
-             returning last_offset",
-        )
-        .bind(kind)
-        .bind(&key)
-        .bind(count.cast_signed())
-        .fetch_one(&mut *connection)
-        .await?;
-        numbering.raised(kind.to_owned(), key, last.unsigned_abs(), count);
+    let counts = batch.tally();
+    if counts.is_empty() {
+        return Ok(numbering);
+    }
+    let raised: Vec<(&str, &str, u64)> = counts.iter().map(|((kind, key), count)| (*kind, &**key, *count)).collect();
+    let rows = sqlx::query(
+        "insert into streams (kind, key, last_offset) \
+         select value ->> 0, value ->> 1, value ->> 2 from json_each(?1) where true \
+         on conflict (kind, key) do update set last_offset = last_offset + excluded.last_offset \
+         returning kind, key, last_offset",
+    )
+    .bind(Json(raised))
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let (kind, key, last): (String, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let known: &'static str = ["app", "broadcast", "user"].into_iter().find(|known| *known == kind).unwrap_or("");
+        let count = counts.get(&(known, key.clone())).copied().unwrap_or(0);
+        numbering.raised(kind, key, last.unsigned_abs(), count);
     }
     Ok(numbering)
 }
 
-/// Rows of one insert, longest first: three statements, each prepared once.
-const RUNS: [usize; 3] = [100, 10, 1];
+/// The longest run of rows that one insert takes.
+const LONGEST_RUN: usize = 128;
+
+/// Cuts rows into runs whose lengths are powers of two, longest first: so there are few inserts, and few statements to
+/// prepare.
+pub(super) fn runs<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let length = LONGEST_RUN.min(1 << rows.len().checked_ilog2()?);
+        let (run, rest) = rows.split_at(length);
+        rows = rest;
+        Some(run)
+    })
+}
 
 async fn insert_events(connection: &mut SqliteConnection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
     let rows: Vec<&EventRow<'_>> = numbered.events().collect();
-    let mut rest = &rows[..];
-    for length in RUNS {
-        while rest.len() >= length {
-            let (run, after) = rest.split_at(length);
-            rest = after;
-            insert_run(connection, run).await?;
-        }
+    for run in runs(&rows) {
+        insert_run(connection, run).await?;
     }
     Ok(())
 }
@@ -162,20 +175,35 @@ async fn write_audit(
     batch: &Batch<'_>,
     numbered: &Numbered<'_>,
 ) -> Result<(), StoreError> {
-    for EventRow { published, origin } in numbered.audited(batch) {
-        sqlx::query(
-            "insert into audit_log (id, actor, action, subject, app_id, ip_address, at) \
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )
-        .bind(Uuid::now_v7())
-        .bind(&origin.actor)
-        .bind(published.full_type())
-        .bind(&published.event().entity_id)
-        .bind(published.event().app_id.as_str())
-        .bind(ip_text(origin.ip))
-        .bind(batch.now.unix_ms())
-        .execute(&mut *connection)
-        .await?;
+    let rows: Vec<&EventRow<'_>> = numbered.audited(batch).collect();
+    for run in runs(&rows) {
+        let mut insert =
+            QueryBuilder::new("insert into audit_log (id, actor, action, subject, app_id, ip_address, at) ");
+        insert.push_values(run, |mut row, EventRow { published, origin }| {
+            row.push_bind(Uuid::now_v7())
+                .push_bind(origin.actor.clone())
+                .push_bind(published.full_type().to_owned())
+                .push_bind(published.event().entity_id.clone())
+                .push_bind(published.event().app_id.as_str().to_owned())
+                .push_bind(ip_text(origin.ip))
+                .push_bind(batch.now.unix_ms());
+        });
+        insert.build().execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs;
+
+    #[test]
+    fn runs_are_powers_of_two_and_hold_every_row_once() {
+        for count in [0, 1, 2, 3, 31, 32, 127, 128, 129, 1000] {
+            let rows: Vec<usize> = (0..count).collect();
+            let cut: Vec<&[usize]> = runs(&rows).collect();
+            assert!(cut.iter().all(|run| run.len().is_power_of_two() && run.len() <= 128));
+            assert_eq!(cut.concat(), rows);
+        }
+    }
 }

@@ -1,13 +1,12 @@
-//! Notifications in SQLite, as the writing transaction changes them: a prepared statement a row, since none of them
-//! leaves the process.
+//! Notifications in SQLite, as the writing transaction changes them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::damaged;
+use super::{append::runs, damaged};
 use crate::store::{
     StoreError,
     batch::{Batch, Planned},
@@ -24,75 +23,84 @@ const STANDING: &str = "select s.notification_id, s.app_id, s.user_id, n.externa
 
 pub(super) async fn create(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     let planned = batch.planned();
+    let mut created = HashSet::new();
+    for run in runs(&planned) {
+        created.extend(insert_contents(connection, run, batch.now).await?);
+    }
+    let (new, taken): (Vec<_>, Vec<_>) = planned.iter().partition(|planned| created.contains(&planned.new.id));
+    for run in runs(&new) {
+        insert_states(connection, run, batch.now).await?;
+    }
     let mut owners = HashMap::new();
-    for new in &planned {
-        if insert_content(connection, new, batch.now).await? {
-            insert_state(connection, new, batch.now).await?;
-        } else {
-            let owner: Uuid =
-                sqlx::query_scalar("select id from platform_notifications where app_id = ?1 and external_id = ?2")
-                    .bind(new.app_id.as_str())
-                    .bind(&new.new.content.external_id)
-                    .fetch_one(&mut *connection)
-                    .await?;
-            owners.insert(new.new.id, NotificationId(owner));
-        }
+    for planned in taken {
+        let owner: Uuid =
+            sqlx::query_scalar("select id from platform_notifications where app_id = ?1 and external_id = ?2")
+                .bind(planned.app_id.as_str())
+                .bind(&planned.new.content.external_id)
+                .fetch_one(&mut *connection)
+                .await?;
+        owners.insert(planned.new.id, NotificationId(owner));
     }
     batch.created(&planned, |planned| owners.get(&planned.new.id).copied());
     Ok(())
 }
 
-/// False where its external id is another's.
-async fn insert_content(
+/// Those that are written; not those whose external id is another's.
+async fn insert_contents(
     connection: &mut SqliteConnection,
-    planned: &Planned<'_>,
+    run: &[Planned<'_>],
     now: Timestamp,
-) -> Result<bool, StoreError> {
-    let content = &planned.new.content;
-    let inserted = sqlx::query(
+) -> Result<Vec<NotificationId>, StoreError> {
+    let mut insert = QueryBuilder::new(
         "insert into platform_notifications (id, app_id, user_id, external_id, title, body, notification_type, \
-         priority, action_url, action_label, image_url, icon_url, context_data, expires_at, created_at, updated_at) \
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15) \
-         on conflict (app_id, external_id) where external_id is not null do nothing",
-    )
-    .bind(planned.new.id.0)
-    .bind(planned.app_id.as_str())
-    .bind(planned.new.user_id.as_str())
-    .bind(&content.external_id)
-    .bind(&content.title)
-    .bind(&content.body)
-    .bind(&content.notification_type)
-    .bind(content.priority.as_str())
-    .bind(&content.action_url)
-    .bind(&content.action_label)
-    .bind(&content.image_url)
-    .bind(&content.icon_url)
-    .bind(content.context_data.as_str())
-    .bind(content.expires_at.map(Timestamp::unix_ms))
-    .bind(now.unix_ms())
-    .execute(connection)
-    .await?;
-    Ok(inserted.rows_affected() == 1)
+         priority, action_url, action_label, image_url, icon_url, context_data, expires_at, created_at, updated_at) ",
+    );
+    insert.push_values(run, |mut row, planned| {
+        let content = &planned.new.content;
+        row.push_bind(planned.new.id.0)
+            .push_bind(planned.app_id.as_str().to_owned())
+            .push_bind(planned.new.user_id.as_str().to_owned())
+            .push_bind(content.external_id.clone())
+            .push_bind(content.title.clone())
+            .push_bind(content.body.clone())
+            .push_bind(content.notification_type.clone())
+            .push_bind(content.priority.as_str())
+            .push_bind(content.action_url.clone())
+            .push_bind(content.action_label.clone())
+            .push_bind(content.image_url.clone())
+            .push_bind(content.icon_url.clone())
+            .push_bind(content.context_data.as_str().to_owned())
+            .push_bind(content.expires_at.map(Timestamp::unix_ms))
+            .push_bind(now.unix_ms())
+            .push_bind(now.unix_ms());
+    });
+    insert.push(" on conflict (app_id, external_id) where external_id is not null do nothing returning id");
+    let ids: Vec<Uuid> = insert.build_query_scalar().fetch_all(connection).await?;
+    Ok(ids.into_iter().map(NotificationId).collect())
 }
 
-async fn insert_state(
+async fn insert_states(
     connection: &mut SqliteConnection,
-    planned: &Planned<'_>,
+    run: &[&Planned<'_>],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    let mut insert = QueryBuilder::new(
         "insert into notification_state (id, notification_id, user_id, app_id, urgency, expires_at, status, sent_at, \
-         created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, 'unread', ?7, ?7, ?7)",
-    )
-    .bind(Uuid::new_v4())
-    .bind(planned.new.id.0)
-    .bind(planned.new.user_id.as_str())
-    .bind(planned.app_id.as_str())
-    .bind(planned.new.content.priority.urgency())
-    .bind(planned.new.content.expires_at.map(Timestamp::unix_ms))
-    .bind(now.unix_ms())
-    .execute(connection)
-    .await?;
+         created_at, updated_at) ",
+    );
+    insert.push_values(run, |mut row, planned| {
+        row.push_bind(Uuid::new_v4())
+            .push_bind(planned.new.id.0)
+            .push_bind(planned.new.user_id.as_str().to_owned())
+            .push_bind(planned.app_id.as_str().to_owned())
+            .push_bind(planned.new.content.priority.urgency())
+            .push_bind(planned.new.content.expires_at.map(Timestamp::unix_ms))
+            .push_bind("unread")
+            .push_bind(now.unix_ms())
+            .push_bind(now.unix_ms())
+            .push_bind(now.unix_ms());
+    });
+    insert.build().execute(connection).await?;
     Ok(())
 }
 

@@ -2,11 +2,13 @@
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{AppId, Attempt, DeliveryId, Next, Timestamp, WebhookId};
-use sqlx::{Row, SqliteConnection, types::Json};
+use sqlx::{QueryBuilder, Row, SqliteConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
-    SqliteStore, damaged,
+    SqliteStore,
+    append::runs,
+    damaged,
     events::{COLUMNS as EVENT, event_of},
     webhooks::{WEBHOOK, recovery_of, webhook_of},
 };
@@ -324,19 +326,22 @@ pub(super) async fn insert_owed(
     owed: &[Owed],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    for owed in owed {
-        sqlx::query(
+    for run in runs(owed) {
+        let mut insert = QueryBuilder::new(
             "insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
-             created_at, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?6)",
-        )
-        .bind(owed.id.0)
-        .bind(owed.webhook.0)
-        .bind(owed.app_id.as_str())
-        .bind(owed.event_id.0)
-        .bind(&owed.event_type)
-        .bind(now.unix_ms())
-        .execute(&mut *connection)
-        .await?;
+             created_at, updated_at) ",
+        );
+        insert.push_values(run, |mut row, owed| {
+            row.push_bind(owed.id.0)
+                .push_bind(owed.webhook.0)
+                .push_bind(owed.app_id.as_str().to_owned())
+                .push_bind(owed.event_id.0)
+                .push_bind(owed.event_type.clone());
+            for _ in 0..3 {
+                row.push_bind(now.unix_ms());
+            }
+        });
+        insert.build().execute(&mut *connection).await?;
     }
     Ok(())
 }

@@ -25,11 +25,12 @@ pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
     let mark = run.warm_up().await;
     run.measure().await;
     publishers.stop().await?;
+    let end = run.mark();
     if args.scenario != Scenario::Publish {
         // What is under way arrives.
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
-    let report = run.report(mark);
+    let report = run.report_between(mark, end);
     fleet.close().await;
     Ok(report)
 }
