@@ -1,20 +1,24 @@
 //! Follows one stream: puts events in order, notices what is missing and asks for it. Pure; the only place that
 //! knows the offset rule (architecture, invariant 3).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     model::{Offset, Published, StreamKind},
     ports::Page,
 };
 
-/// Events kept while a page is being fetched; older ones are dropped and fetched too.
+/// Events kept that came ahead of others; past that they are dropped and fetched.
 const HELD: usize = 512;
+/// How long an event that was overtaken is waited for before the store is asked.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
 
-/// What a follower wants from the store next.
+/// What a follower wants next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Nothing,
+    /// To be asked again after [`PATIENCE`], by [`Follower::due`]: what is missing is most likely on its way.
+    Patience,
     /// A page of what comes after this offset.
     Page {
         after: Offset,
@@ -28,54 +32,72 @@ pub(crate) struct Follower {
     position: Offset,
     /// The highest offset known to exist.
     known: Offset,
-    /// Events that came while a page is under way, in the order they came.
-    held: VecDeque<Arc<Published>>,
-    fetching: bool,
+    /// Events that came ahead of others.
+    held: BTreeMap<Offset, Arc<Published>>,
+    /// A page, or the end of the patience, is under way.
+    asking: bool,
+    /// The highest offset known to exist when the last page was asked for.
+    known_when_asked: Offset,
 }
 
 impl Follower {
     /// Stands at `position`: everything up to there has been seen.
     pub(crate) fn at(kind: StreamKind, position: Offset) -> Self {
-        Self { kind, position, known: position, held: VecDeque::new(), fetching: false }
+        Self { kind, position, known: position, held: BTreeMap::new(), asking: false, known_when_asked: 0 }
     }
 
     pub(crate) fn position(&self) -> Offset {
         self.position
     }
 
-    /// Takes an event from a hint (registry, bus) and appends to `ready` what may be delivered now.
+    /// Takes an event from a hint (registry, bus) and appends to `ready` what may be delivered now. Events of two nodes
+    /// overtake each other on their way; those that fill the gap soon need no look into the store.
     pub(crate) fn offer(&mut self, event: Arc<Published>, ready: &mut Vec<Arc<Published>>) -> Need {
         let offset = event.offset_in(self.kind);
         self.known = self.known.max(offset);
         if offset <= self.position {
             return Need::Nothing;
         }
-        if offset == self.position + 1 && !self.fetching {
-            self.position = offset;
-            ready.push(event);
-            return Need::Nothing;
+        self.held.insert(offset, event);
+        self.release(ready);
+        if self.held.len() > HELD {
+            // The last is the farthest from its turn.
+            self.held.pop_last();
         }
-        if self.held.len() == HELD {
-            self.held.pop_front();
+        if self.position == self.known || std::mem::replace(&mut self.asking, true) {
+            Need::Nothing
+        } else {
+            Need::Patience
         }
-        self.held.push_back(event);
-        self.next_need()
+    }
+
+    /// The patience is over. What is still missing is asked for.
+    pub(crate) fn due(&mut self) -> Need {
+        self.asking = false;
+        self.ask()
     }
 
     /// Learns that the stream reaches to `head`, without the events.
     pub(crate) fn learn(&mut self, head: Offset) -> Need {
         self.known = self.known.max(head);
-        if self.position < self.known { self.next_need() } else { Need::Nothing }
+        self.ask()
     }
 
     /// Takes the page asked for. Where history no longer reaches back to the gap, the gap is passed over.
     pub(crate) fn page(&mut self, page: Page, ready: &mut Vec<Arc<Published>>) -> Need {
-        self.fetching = false;
+        self.asking = false;
+        if page.head < self.known_when_asked {
+            // Offsets are given in the order of commit, so whatever a hint tells of is in the store when it is asked. This
+            // was no event of this store's.
+            self.held.retain(|offset, _| *offset > self.known_when_asked);
+            if self.known == self.known_when_asked {
+                self.known = self.position;
+            }
+        }
         self.known = self.known.max(page.head);
         if page.events.is_empty() {
             // All that was missing is gone: what the store's end covers cannot be waited for.
             self.position = self.position.max(page.head);
-            self.known = self.position;
         }
         for event in page.events {
             let offset = event.offset_in(self.kind);
@@ -84,32 +106,39 @@ impl Follower {
                 ready.push(event);
             }
         }
-        // What was held comes mostly in order; sorting makes it so, and by now it is short.
-        let mut held = std::mem::take(&mut self.held);
-        held.make_contiguous().sort_by_key(|event| event.offset_in(self.kind));
-        for event in held {
-            let offset = event.offset_in(self.kind);
-            if offset == self.position + 1 {
-                self.position = offset;
-                ready.push(event);
-            } else if offset > self.position {
-                self.held.push_back(event);
-            }
+        self.held = self.held.split_off(&(self.position + 1));
+        self.release(ready);
+        if self.position < page.head || self.held.is_empty() {
+            self.ask()
+        } else if self.position == self.known || std::mem::replace(&mut self.asking, true) {
+            Need::Nothing
+        } else {
+            // Missing since the page was read: it is on its way, like what came ahead of it.
+            Need::Patience
         }
-        if self.position < self.known { self.next_need() } else { Need::Nothing }
     }
 
     /// The page asked for did not come; says what to ask for again.
     pub(crate) fn failed(&mut self) -> Need {
-        self.fetching = false;
-        if self.position < self.known { self.next_need() } else { Need::Nothing }
+        self.asking = false;
+        self.ask()
     }
 
-    fn next_need(&mut self) -> Need {
-        if self.fetching {
+    /// Delivers what is held as far as it follows.
+    fn release(&mut self, ready: &mut Vec<Arc<Published>>) {
+        while let Some(entry) = self.held.first_entry()
+            && *entry.key() == self.position + 1
+        {
+            self.position += 1;
+            ready.push(entry.remove());
+        }
+    }
+
+    fn ask(&mut self) -> Need {
+        if self.position == self.known || std::mem::replace(&mut self.asking, true) {
             Need::Nothing
         } else {
-            self.fetching = true;
+            self.known_when_asked = self.known;
             Need::Page { after: self.position }
         }
     }
@@ -177,12 +206,51 @@ mod tests {
     fn a_later_one_waits_until_the_gap_is_filled() {
         let events = stream(5);
         let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
-        assert_eq!(follower.offer(events[3].clone(), &mut ready), Need::Page { after: 1 });
-        assert_eq!(follower.offer(events[4].clone(), &mut ready), Need::Nothing, "one page at a time");
+        assert_eq!(follower.offer(events[3].clone(), &mut ready), Need::Patience);
+        assert_eq!(follower.offer(events[4].clone(), &mut ready), Need::Nothing, "one question at a time");
+        assert_eq!(follower.due(), Need::Page { after: 1 });
         assert!(ready.is_empty());
-        let page = Page { events: events[1..3].to_vec(), head: 3 };
+        let page = Page { events: events[1..3].to_vec(), head: 5 };
         assert_eq!(follower.page(page, &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn what_was_only_overtaken_needs_no_page() {
+        let events = stream(4);
+        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
+        assert_eq!(follower.offer(events[3].clone(), &mut ready), Need::Patience);
+        assert_eq!(follower.offer(events[1].clone(), &mut ready), Need::Nothing);
+        assert_eq!(offsets(&ready), [2], "the next one is delivered while another is waited for");
+        assert_eq!(follower.offer(events[2].clone(), &mut ready), Need::Nothing);
+        assert_eq!(offsets(&ready), [2, 3, 4]);
+        assert_eq!(follower.due(), Need::Nothing);
+        assert_eq!(follower.learn(4), Need::Nothing);
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_and_what_is_dropped_is_fetched() {
+        let events = stream(HELD as Offset + 10);
+        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 0), Vec::new());
+        for event in &events[1..] {
+            follower.offer(event.clone(), &mut ready);
+        }
+        assert!(ready.is_empty() && follower.held.len() == HELD);
+        follower.offer(events[0].clone(), &mut ready);
+        assert_eq!(ready.len(), HELD + 1);
+        assert_eq!(follower.due(), Need::Page { after: HELD as Offset + 1 });
+    }
+
+    #[test]
+    fn an_event_that_the_store_does_not_know_is_forgotten() {
+        let events = stream(9);
+        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
+        assert_eq!(follower.offer(events[8].clone(), &mut ready), Need::Patience);
+        assert_eq!(follower.due(), Need::Page { after: 1 });
+        assert_eq!(follower.page(Page { events: Vec::new(), head: 1 }, &mut ready), Need::Nothing, "no endless asking");
+        assert!(ready.is_empty() && follower.held.is_empty());
+        assert_eq!(follower.offer(events[1].clone(), &mut ready), Need::Nothing);
+        assert_eq!(offsets(&ready), [2]);
     }
 
     #[test]
@@ -227,20 +295,29 @@ mod tests {
             };
             for (step, hint) in hints.into_iter().enumerate() {
                 let need = follower.offer(events[hint].clone(), &mut ready);
-                if let Need::Page { after } = need {
-                    prop_assert!(pending.replace(after).is_none(), "two pages at once");
-                }
-                if step % 3 == 0 && let Some(after) = pending.take()
-                    && let Need::Page { after } = serve(&mut follower, &mut ready, after) {
-                        pending = Some(after);
+                prop_assert!(need == Need::Nothing || pending.replace(need).is_none(), "two questions at once");
+                if step % 3 == 0 {
+                    let need = match pending.take() {
+                        Some(Need::Page { after }) => serve(&mut follower, &mut ready, after),
+                        Some(Need::Patience) => follower.due(),
+                        Some(Need::Nothing) | None => Need::Nothing,
+                    };
+                    if need != Need::Nothing {
+                        pending = Some(need);
                     }
+                }
             }
-            let mut need = match pending {
-                Some(after) => Need::Page { after },
-                None => follower.learn(40),
-            };
-            while let Need::Page { after } = need {
-                need = serve(&mut follower, &mut ready, after);
+            let mut need = pending.unwrap_or(Need::Nothing);
+            if need == Need::Nothing {
+                need = follower.learn(40);
+            }
+            loop {
+                need = match need {
+                    Need::Page { after } => serve(&mut follower, &mut ready, after),
+                    Need::Patience => follower.due(),
+                    Need::Nothing if follower.position() < 40 => follower.learn(40),
+                    Need::Nothing => break,
+                };
             }
             prop_assert_eq!(offsets(&ready), (1..=40).collect::<Vec<_>>());
         }

@@ -16,6 +16,7 @@ use state::{Effect, Input, State};
 use tokio::time::Instant;
 
 use crate::{
+    follower::PATIENCE,
     model::{Offset, Published, StreamKey, StreamKind},
     partitions::Wiring,
     protocol::{ClientFrame, Close},
@@ -114,6 +115,12 @@ impl Session {
                 .into_actor(self)
                 .map(move |head, session, ctx| session.step(Input::Head { kind, head }, ctx))
                 .spawn(ctx);
+            }
+            Effect::WaitForGap { kind } => {
+                tokio::time::sleep(PATIENCE)
+                    .into_actor(self)
+                    .map(move |(), session, ctx| session.step(Input::GapDue { kind }, ctx))
+                    .spawn(ctx);
             }
             Effect::LoadPage { kind, after } => {
                 let stream = stream_of(kind);

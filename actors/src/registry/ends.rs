@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Registry;
 use crate::{
-    follower::{Follower, HeadQuery, Need},
+    follower::{Follower, HeadQuery, Need, PATIENCE},
     model::{Offset, Published, StreamKey, StreamKind},
     ports::{Page, Unavailable},
     session::{PAGE, RETRY},
@@ -149,7 +149,17 @@ impl Registry {
     }
 
     fn fulfil(&self, need: Need, ctx: &mut Context<Self>) {
-        let Need::Page { after } = need else { return };
+        let after = match need {
+            Need::Nothing => return,
+            Need::Patience => {
+                let patience = tokio::time::sleep(PATIENCE).into_actor(self).map(|(), registry, ctx| {
+                    let need = registry.ends.broadcast.as_mut().map_or(Need::Nothing, Follower::due);
+                    registry.fulfil(need, ctx);
+                });
+                return patience.spawn(ctx);
+            }
+            Need::Page { after } => after,
+        };
         let history = self.wiring.history.clone();
         async move {
             let page = history.page(&StreamKey::Broadcast, after, PAGE).await;

@@ -36,6 +36,10 @@ pub(super) enum Input {
         kind: StreamKind,
         event: Arc<Published>,
     },
+    /// An event that was overtaken was waited for long enough.
+    GapDue {
+        kind: StreamKind,
+    },
     CatchUp,
     /// The stream reaches to here.
     Learn {
@@ -91,6 +95,10 @@ pub(super) enum Effect {
         socket: SocketKey,
     },
     LoadHead {
+        kind: StreamKind,
+    },
+    /// Says [`Input::GapDue`] after a moment.
+    WaitForGap {
         kind: StreamKind,
     },
     LoadPage {
@@ -183,6 +191,11 @@ impl State {
                 };
                 let need = follower.offer(event, &mut ready);
                 self.deliver(kind, ready, effects);
+                load(kind, need, effects);
+            }
+            Input::GapDue { kind } => {
+                let Some(follower) = self.follower(kind) else { return };
+                let need = follower.due();
                 load(kind, need, effects);
             }
             Input::CatchUp => {
@@ -371,8 +384,10 @@ impl State {
 }
 
 fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
-    if let Need::Page { after } = need {
-        effects.push(Effect::LoadPage { kind, after });
+    match need {
+        Need::Nothing => {}
+        Need::Patience => effects.push(Effect::WaitForGap { kind }),
+        Need::Page { after } => effects.push(Effect::LoadPage { kind, after }),
     }
 }
 

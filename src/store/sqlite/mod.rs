@@ -36,6 +36,10 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite")
 /// How long a write waits for another process's, such as a command's beside a running hub.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pages that the writing connection keeps, in KiB; taken as they are needed.
+const WRITER_CACHE_KIB: u32 = 16 * 1024;
+/// Pages of 4 KiB in the log before it is carried over into the file.
+const CHECKPOINT_PAGES: u32 = 4000;
 
 /// SQLite behind the store traits.
 #[derive(Debug, Clone)]
@@ -68,7 +72,14 @@ impl SqliteStore {
                 .idle_timeout(None)
                 .max_lifetime(None)
         };
-        let writer = pool(1).connect_with(options.clone()).await?;
+        // A batch touches a page an index and user; most of them were touched by the batch before. What a statement may
+        // have to take back stays in memory: a temporary file a batch costs more than the batch.
+        let writing = options
+            .clone()
+            .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
+            .pragma("temp_store", "memory")
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
+        let writer = pool(1).connect_with(writing).await?;
         let readers = pool(max_connections).connect_lazy_with(options.pragma("query_only", "on"));
         Ok(Self { writer, readers, subscriptions: Arc::default() })
     }
