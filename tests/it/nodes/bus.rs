@@ -134,3 +134,62 @@ async fn a_redis_with_a_password_and_one_with_tls_serve_as_well() {
         drop(redis);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_others_do_to_redis_no_socket_misses_anything() {
+    let hub = Nodes::start(2).await;
+    let token = hub.app.token("alice").await;
+    let mut sockets = hub.sockets(&token).await;
+    let channel = |name: &str| {
+        let channels = hub.redis.cli(&["pubsub", "channels", "hub:*"]);
+        let found = channels.lines().find(|channel| channel.ends_with(name)).map(str::to_owned);
+        found.expect("a channel")
+    };
+    let mut published = 0;
+    for meddling in 0..6 {
+        match meddling {
+            0 => {
+                for garbage in ["", "x", "\u{1}\u{3}", &"y".repeat(100_000)] {
+                    for name in [":user:alice", ":app:a", ":broadcast", ":nodes"] {
+                        if name != ":app:a" {
+                            hub.redis.cli(&["publish", &channel(name), garbage]);
+                        }
+                    }
+                }
+            }
+            1 => drop(hub.redis.cli(&["flushall"])),
+            2 => drop(hub.redis.cli(&["client", "kill", "type", "pubsub"])),
+            3 => drop(hub.redis.cli(&["client", "kill", "type", "normal"])),
+            4 => drop(hub.redis.cli(&["client", "pause", "2500", "all"])),
+            _ => drop(hub.redis.cli(&["script", "flush"])),
+        }
+        for n in 0..20 {
+            hub.app_at(n % 2).publish("alice", n).await;
+        }
+        for socket in &mut sockets {
+            for offset in published + 1..=published + 20 {
+                assert_eq!(socket.offset().await, offset, "after {meddling}");
+            }
+        }
+        published += 20;
+    }
+    for socket in &mut sockets {
+        assert!(socket.is_quiet().await);
+    }
+    eventually("places are right again", async || {
+        let seen = hub.app.inbox("alice").ask("GET", "/users/alice/presence", None).await.body;
+        seen == json!({"online": true, "connections": 2})
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_webhook_is_told_of_on_every_node() {
+    let hub = Nodes::start_with(2, &[("ORIVA_HUB__WEBHOOKS__ALLOW_HTTP", "true")]).await;
+    let receiver = crate::harness::Receiver::start().await;
+    let mut there = Socket::open(hub.nodes[1].addr, &hub.app.key).await.unwrap();
+    let made = hub.app.webhook(&receiver.url("/status/410"), &["**"]).await;
+    hub.app.publish("alice", "x").await;
+    let frame = there.frame().await;
+    assert_eq!((&frame["type"], &frame["webhook_id"]), (&json!("webhook.disabled"), &made["webhook_id"]));
+}
