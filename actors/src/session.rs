@@ -1,6 +1,8 @@
 //! One online user's or app's live stream: its sockets, its offset, its replays. Orders and fills gaps; never touches
 //! SQL. What to do is decided in `session/state.rs`; here it is done.
 
+#[cfg(feature = "testing")]
+pub(crate) mod bench;
 mod member;
 mod replay;
 mod resume;

@@ -18,6 +18,20 @@ use crate::{
     ports::{Deliveries, EventHistory, Page, Unavailable, WebhookSender},
 };
 
+#[cfg(feature = "testing")]
+pub use crate::session::bench::FanOut;
+
+/// Takes all frames of a client apart, as a pump does; how many messages there were.
+///
+/// # Panics
+/// Where the frames break the protocol.
+#[cfg(feature = "testing")]
+#[must_use]
+pub fn assemble(mut bytes: bytes::BytesMut) -> usize {
+    let mut assembler = crate::socket::Assembler::default();
+    std::iter::from_fn(|| assembler.next(&mut bytes, 65_536).expect("good frames")).count()
+}
+
 /// An event of app `work-buddy` for `user`, at these offsets of its user's and its app's stream.
 ///
 /// # Panics

@@ -8,3 +8,5 @@ mod signature;
 
 pub use guard::Guard;
 pub use sender::HttpSender;
+#[cfg(feature = "testing")]
+pub use signature::both as sign;

@@ -11,6 +11,13 @@ use sha2::Sha256;
 /// How a secret begins.
 pub const PREFIX: &str = "whsec_";
 
+/// Signs as a request is signed: for the micro benches.
+#[cfg(feature = "testing")]
+#[must_use]
+pub fn both(secret: &SigningSecret, id: &str, timestamp: i64, body: &[u8]) -> (String, String) {
+    (oriva(secret, body), standard(std::slice::from_ref(secret), id, timestamp, body))
+}
+
 /// `sha256=` and the hexadecimal HMAC-SHA256 of the raw body; the key is the secret as it is shown.
 pub(super) fn oriva(secret: &SigningSecret, body: &[u8]) -> String {
     let mut out = "sha256=".to_owned();

@@ -52,7 +52,10 @@ const FORBIDDEN: [(&str, &[&str]); 16] = [
     ("src/limits", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
     ("src/link", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
     ("src/bus", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix_web"]),
-    ("src/presence", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix_web"]),
+    (
+        "src/presence",
+        &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix_web"],
+    ),
     ("src/config", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
     ("src/telemetry", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx"]),
     ("src/workers", &["crate::http", "crate::server", "crate::cli", "sqlx", "actix_web"]),

@@ -27,9 +27,10 @@ impl SqliteStore {
         notifications::delete(&mut transaction, &mut batch).await?;
         notifications::read_all(&mut transaction, &mut batch).await?;
         notifications::expire(&mut transaction, &mut batch).await?;
-        let numbered = batch.number(raise_streams(&mut transaction, &batch).await?);
+        let (numbering, revision) = raise_streams(&mut transaction, &batch).await?;
+        let numbered = batch.number(numbering);
         insert_events(&mut transaction, &numbered).await?;
-        let owed = self.subscriptions(&mut transaction).await?.owed(numbered.published());
+        let owed = self.subscriptions(&mut transaction, revision).await?.owed(numbered.published());
         insert_owed(&mut transaction, &owed, batch.now).await?;
         write_audit(&mut transaction, &batch, &numbered).await?;
         batch.answer(&numbered);
@@ -39,10 +40,13 @@ impl SqliteStore {
     }
 
     /// What webhooks subscribe to. Read anew where another revision is in force.
-    async fn subscriptions(&self, connection: &mut SqliteConnection) -> Result<Arc<Subscriptions>, StoreError> {
-        let revision = outbox::revision(connection).await?;
+    async fn subscriptions(
+        &self,
+        connection: &mut SqliteConnection,
+        revision: i64,
+    ) -> Result<Arc<Subscriptions>, StoreError> {
         let known = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if known.revision == revision {
+        if known.revision == revision || revision == 0 {
             return Ok(known);
         }
         let now = Arc::new(outbox::subscriptions(connection, revision).await?);
@@ -92,19 +96,21 @@ async fn keep_answers(connection: &mut SqliteConnection, batch: &Batch<'_>) -> R
     Ok(())
 }
 
-/// All in one statement: a statement is a walk to the connection's thread and back, which costs more than its work.
-async fn raise_streams(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<Numbering, StoreError> {
-    let mut numbering = Numbering::default();
+/// The numbering, and the revision of what webhooks subscribe to (0 where nothing is written). All in one statement: each
+/// is a walk to the connection's thread and back, which costs more than its work.
+async fn raise_streams(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<(Numbering, i64), StoreError> {
+    let (mut numbering, mut revision) = (Numbering::default(), 0);
     let counts = batch.tally();
     if counts.is_empty() {
-        return Ok(numbering);
+        return Ok((numbering, revision));
     }
     let raised: Vec<(&str, &str, u64)> = counts.iter().map(|((kind, key), count)| (*kind, &**key, *count)).collect();
     let rows = sqlx::query(
         "insert into streams (kind, key, last_offset) \
          select value ->> 0, value ->> 1, value ->> 2 from json_each(?1) where true \
          on conflict (kind, key) do update set last_offset = last_offset + excluded.last_offset \
-         returning kind, key, last_offset",
+         returning kind, key, last_offset, \
+         (select cast(value as integer) from hub_meta where key = 'webhook_revision')",
     )
     .bind(Json(raised))
     .fetch_all(connection)
@@ -114,8 +120,9 @@ async fn raise_streams(connection: &mut SqliteConnection, batch: &Batch<'_>) -> 
         let known: &'static str = ["app", "broadcast", "user"].into_iter().find(|known| *known == kind).unwrap_or("");
         let count = counts.get(&(known, key.clone())).copied().unwrap_or(0);
         numbering.raised(kind, key, last.unsigned_abs(), count);
+        revision = row.try_get(3)?;
     }
-    Ok(numbering)
+    Ok((numbering, revision))
 }
 
 /// The longest run of rows that one insert takes.

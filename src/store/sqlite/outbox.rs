@@ -296,13 +296,6 @@ impl Outbox for SqliteStore {
     }
 }
 
-/// The revision of what active webhooks subscribe to.
-pub(super) async fn revision(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar("select cast(value as integer) from hub_meta where key = 'webhook_revision'")
-        .fetch_one(connection)
-        .await?)
-}
-
 /// What active webhooks subscribe to, read in the transaction that writes the events.
 pub(super) async fn subscriptions(
     connection: &mut SqliteConnection,

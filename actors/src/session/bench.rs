@@ -1,0 +1,61 @@
+//! A session without its actor, for the micro benches: what one event costs that goes to all of a user's sockets.
+
+use std::sync::Arc;
+
+use slotmap::SlotMap;
+
+use super::state::{Effect, Input, State};
+use crate::{
+    model::{AppId, Identity, Offset, Scope, StreamKey, StreamKind, UserId},
+    partitions::RealtimeConfig,
+    protocol::parse_client_frame,
+    pump::SocketKey,
+    testing::event,
+};
+
+/// A user with so many sockets, each subscribed to everything.
+pub struct FanOut {
+    state: State,
+    next: Offset,
+    effects: Vec<Effect>,
+}
+
+impl FanOut {
+    /// # Panics
+    /// Where its own input is wrong.
+    #[must_use]
+    pub fn new(sockets: usize) -> Self {
+        let (user, app) = (UserId::parse("alice").expect("an id"), AppId::parse("work-buddy").expect("an id"));
+        let config = RealtimeConfig {
+            epoch: "e1".into(),
+            partitions: 1,
+            max_connections: sockets,
+            heartbeat: std::time::Duration::from_secs(30),
+            max_frame_bytes: 65_536,
+            max_backlog_bytes: 262_144,
+        };
+        let mut state = State::new(StreamKey::User(user.clone()), 0, &config);
+        let mut effects = Vec::new();
+        state.on(Input::Started, &mut effects);
+        state.on(Input::Head { kind: StreamKind::User, head: 0 }, &mut effects);
+        let identity = Arc::new(Identity::User { user, issuer: app, scope: Scope::AllApps });
+        let mut keys = SlotMap::<SocketKey, ()>::with_key();
+        for _ in 0..sockets {
+            let socket = keys.insert(());
+            state.on(Input::Join { socket, identity: identity.clone(), expires_at: None }, &mut effects);
+            let frame = br#"{"action":"subscribe","event_types":["notification.*"]}"#;
+            let frame = parse_client_frame(frame).expect("a frame");
+            state.on(Input::Frame { socket, frame }, &mut effects);
+        }
+        Self { state, next: 1, effects }
+    }
+
+    /// Delivers the next event; how many pushes came of it. The event is new each time, so its frame is encoded once.
+    pub fn deliver(&mut self) -> usize {
+        self.effects.clear();
+        let event = event("alice", self.next, self.next);
+        self.next += 1;
+        self.state.on(Input::Deliver { kind: StreamKind::User, event }, &mut self.effects);
+        self.effects.iter().filter(|effect| matches!(effect, Effect::Push { .. })).count()
+    }
+}
