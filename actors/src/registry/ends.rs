@@ -1,10 +1,9 @@
 //! What the store says of the streams that are followed here: how far they reach, and the broadcasts themselves, which
 //! one partition orders and heals for all its sessions at once.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use actix::{AsyncContext, Context, WrapFuture, dev::ContextFutureSpawner, fut::ActorFutureExt};
-use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Registry;
@@ -17,6 +16,10 @@ use crate::{
 
 /// Streams asked for at once.
 const ASKED: usize = 1000;
+/// Broadcasts that sessions are told of before they get their turn.
+const TOLD_AT_ONCE: usize = 32;
+/// Broadcasts that may wait for that.
+const WAITING: usize = 256;
 /// How often a registry looks whether it has to look: so late comes an event at most that nobody told of.
 const LOOK: Duration = Duration::from_millis(900);
 /// How often it looks all the same. What is lost without anybody's notice comes so late.
@@ -34,6 +37,11 @@ pub(super) struct Ends {
     /// There was no answer, or nobody asked yet.
     unanswered: bool,
     asked: Instant,
+    /// Broadcasts whose turn it is, and which sessions were not told of yet.
+    ready: VecDeque<Arc<Published>>,
+    is_telling: bool,
+    /// What the follower wants, once they were told.
+    deferred: Need,
     in_doubt_until: Option<Instant>,
 }
 
@@ -45,6 +53,9 @@ impl Default for Ends {
             query: HeadQuery::default(),
             unanswered: false,
             asked: Instant::now(),
+            ready: VecDeque::new(),
+            is_telling: false,
+            deferred: Need::Nothing,
             in_doubt_until: None,
         }
     }
@@ -143,12 +154,22 @@ impl Registry {
             return;
         };
         let mut ready = Vec::new();
-        let need = follower.offer(event, &mut ready);
-        self.broadcast(&ready);
+        let need = if self.ends.ready.len() < WAITING {
+            follower.offer(event, &mut ready)
+        } else {
+            // More comes than sessions take: the store keeps it, and pages come as fast as they are taken.
+            follower.learn(event.offset_in(StreamKind::Broadcast))
+        };
+        self.broadcast(ready, ctx);
         self.fulfil(need, ctx);
     }
 
-    fn fulfil(&self, need: Need, ctx: &mut Context<Self>) {
+    fn fulfil(&mut self, need: Need, ctx: &mut Context<Self>) {
+        if matches!(need, Need::Page { .. }) && self.ends.ready.len() >= WAITING {
+            // When sessions have taken what there is.
+            self.ends.deferred = need;
+            return;
+        }
         let after = match need {
             Need::Nothing => return,
             Need::Patience => {
@@ -180,17 +201,34 @@ impl Registry {
             Ok(page) => follower.page(page, &mut ready),
             Err(Unavailable) => follower.failed(),
         };
-        self.broadcast(&ready);
+        self.broadcast(ready, ctx);
         self.fulfil(need, ctx);
     }
 
-    fn broadcast(&mut self, ready: &[Arc<Published>]) {
-        for event in ready {
-            for (stream, entry) in &mut self.entries {
-                if matches!(stream, StreamKey::User(_)) {
-                    entry.deliver(event, StreamKind::Broadcast);
-                }
+    /// Hands broadcasts to all sessions, some at a time: they share this thread, and have to get their turn before their
+    /// mailboxes are full. Each that overflowed would look into the store by itself.
+    fn broadcast(&mut self, ready: Vec<Arc<Published>>, ctx: &mut Context<Self>) {
+        self.ends.ready.extend(ready);
+        if !self.ends.is_telling && !self.ends.ready.is_empty() {
+            self.tell_some(ctx);
+        }
+    }
+
+    fn tell_some(&mut self, ctx: &mut Context<Self>) {
+        let count = self.ends.ready.len().min(TOLD_AT_ONCE);
+        let some: Vec<_> = self.ends.ready.drain(..count).collect();
+        for (stream, entry) in &mut self.entries {
+            if matches!(stream, StreamKey::User(_)) {
+                some.iter().for_each(|event| entry.deliver(event, StreamKind::Broadcast));
             }
+        }
+        self.ends.is_telling = !self.ends.ready.is_empty();
+        if self.ends.is_telling {
+            let turn = tokio::task::yield_now().into_actor(self);
+            turn.map(|(), registry, ctx| registry.tell_some(ctx)).spawn(ctx);
+        } else {
+            let need = std::mem::replace(&mut self.ends.deferred, Need::Nothing);
+            self.fulfil(need, ctx);
         }
     }
 }

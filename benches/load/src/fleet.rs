@@ -29,7 +29,7 @@ pub struct Opening {
 
 /// Sockets that are open and followed.
 pub struct Fleet {
-    sockets: Vec<JoinHandle<Option<Socket>>>,
+    sockets: Vec<(usize, JoinHandle<Option<Socket>>)>,
     stop: watch::Sender<bool>,
 }
 
@@ -62,7 +62,7 @@ impl Fleet {
                         opened(begun.elapsed());
                         connections.fetch_add(1, Relaxed);
                         progress.inc(1);
-                        mine.push(follow(socket, tally.clone(), stopped.clone(), connections.clone()));
+                        mine.push((n, follow(socket, tally.clone(), stopped.clone(), connections.clone())));
                     }
                 })
             })
@@ -74,13 +74,13 @@ impl Fleet {
         Ok(Self { sockets, stop })
     }
 
-    /// Stops following; what each socket has seen, in the order of the seats' numbers as they were opened. Sockets close.
+    /// Stops following; the last offset that each seat's socket has seen. Sockets close.
     pub async fn close(self) -> Vec<u64> {
         let _ = self.stop.send(true);
-        let mut seen = Vec::new();
-        for socket in self.sockets {
+        let mut seen = vec![0; self.sockets.len()];
+        for (n, socket) in self.sockets {
             if let Ok(Some(socket)) = socket.await {
-                seen.push(socket.last);
+                seen[n] = socket.last;
             }
         }
         seen

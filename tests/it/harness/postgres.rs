@@ -49,10 +49,6 @@ impl PostgresServer {
         format!("postgres://owner@127.0.0.1:{}", self.port)
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// Without a word to anybody, as in a crash.
     pub fn stop(&self) {
         self.run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "stop"]);

@@ -18,7 +18,7 @@ pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
     let seats = super::seats(&run).await?;
     let users = run.args.connections.div_ceil(run.args.devices.max(1));
     let (fleet, _) = run.open(seats.clone()).await?;
-    fleet.close().await;
+    let seen = fleet.close().await;
     let mut connection = Connection::open(run.target.addr(0)).await?;
     let pad = "x".repeat(run.args.payload);
     for round in 0..MISSED {
@@ -40,7 +40,7 @@ pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
     let wanted = (run.args.connections * MISSED) as u64;
     run.tally.reset();
     let (mark, begun) = (run.mark(), Instant::now());
-    let back = seats.into_iter().map(|(token, _)| (token, Some(0))).collect();
+    let back = seats.into_iter().zip(seen).map(|((token, _), last)| (token, Some(last))).collect();
     let (fleet, took) = run.open(back).await?;
     let connected = begun.elapsed();
     while run.tally.count_delivered() < wanted && begun.elapsed() < Duration::from_secs(120) {
