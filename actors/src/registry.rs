@@ -171,7 +171,7 @@ impl Registry {
 
     fn deliver(&mut self, stream: &StreamKey, event: &Arc<Published>) {
         if let Some(entry) = self.entries.get_mut(stream) {
-            entry.deliver(event, stream.kind());
+            entry.deliver_own(event, stream.kind());
         }
     }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use oriva_hub_actors::{
-    model::{Published, StreamKey},
+    model::{NodeId, Published, StreamKey},
     ports::Bus,
 };
 
@@ -51,7 +51,7 @@ impl NodeBus for LocalBus {
 
     fn credentials_changed(&self) {}
 
-    fn others_tell(&self, _: bool) {}
+    fn know(&self, _: &[NodeId]) {}
 
     async fn flush(&self) {}
 }

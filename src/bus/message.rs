@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oriva_hub_actors::model::{NodeId, Offsets, Published, StreamKey, StreamKind};
+use oriva_hub_actors::{
+    model::{NodeId, Offsets, Published, StreamKey, StreamKind},
+    protocol::text_of,
+};
 use uuid::Uuid;
 
 /// The form of all that follows. A node that meets another form looks into the store instead.
@@ -101,7 +104,11 @@ impl Message {
                 let event = Published::heard(stream, frame, offsets, from_platform).map_err(|_| Strange::Form)?;
                 Self::Event(event)
             }
-            FRAME => Self::Frame(bytes.slice(HEAD..)),
+            FRAME => {
+                let frame = bytes.slice(HEAD..);
+                text_of(&frame).ok_or(Strange::Form)?;
+                Self::Frame(frame)
+            }
             _ => return Err(Strange::Form),
         };
         Ok((origin, message))
@@ -143,6 +150,11 @@ mod tests {
         let whole: Bytes = Message::Event(event("alice", 7, 42)).encode(NodeId::generate(), StreamKind::User).into();
         for length in 0..whole.len() {
             assert!(Message::decode(whole.slice(..length), own, StreamKind::User).is_err(), "{length}");
+        }
+        // Bytes that are no frame would break the sockets that they are passed on to.
+        for frame in [&b""[..], b"hello", b"\x81\x7e\x01", b"\x81\x05hell", b"\x81\x01\xff"] {
+            let message = Message::Frame(Bytes::copy_from_slice(frame)).encode(NodeId::generate(), StreamKind::User);
+            assert_eq!(Message::decode(message.into(), own, StreamKind::User).unwrap_err(), Strange::Form);
         }
         let mut newer = whole.to_vec();
         newer[0] = VERSION + 1;

@@ -6,7 +6,7 @@ mod message;
 mod redis;
 
 use async_trait::async_trait;
-use oriva_hub_actors::ports::Bus;
+use oriva_hub_actors::{model::NodeId, ports::Bus};
 use serde::Serialize;
 
 pub use self::redis::{RedisBus, RedisBusParts};
@@ -22,6 +22,9 @@ pub enum BusState {
     Connected,
     /// Redis does not answer. Sessions look into the store meanwhile.
     Away,
+    /// It does, but a node that serves the same store is not heard over it: it has none, another one, or is cut off from
+    /// it. Sessions look into the store.
+    Split,
 }
 
 /// What the hub asks of a bus beside what sessions need of it.
@@ -32,8 +35,8 @@ pub trait NodeBus: Bus {
     /// Has other nodes look at credentials now.
     fn credentials_changed(&self);
 
-    /// As another node was found in the store: whether all others tell what they commit.
-    fn others_tell(&self, all: bool);
+    /// The nodes that the store knows: those that are not heard may commit what nobody tells of.
+    fn know(&self, others: &[NodeId]);
 
     /// Returns when what was to be told is on its way; soon, whatever happens.
     async fn flush(&self);

@@ -4,8 +4,9 @@
 mod keeper;
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -52,9 +53,9 @@ type Outgoing = (Option<StreamKey>, Message);
 struct Status {
     up_since: Mutex<Option<Instant>>,
     /// Other nodes that are heard.
-    peers: AtomicUsize,
-    /// Nodes that serve the same store and are not on the bus.
-    others_are_mute: AtomicBool,
+    peers: Mutex<HashSet<NodeId>>,
+    /// There are nodes that serve the same store and are not heard.
+    some_are_mute: AtomicBool,
     /// Something was not told.
     untold: AtomicBool,
     /// Something was not heard.
@@ -66,6 +67,10 @@ struct Status {
 impl Status {
     fn set_up(&self, up: bool) {
         *self.up_since.lock().unwrap_or_else(PoisonError::into_inner) = up.then(Instant::now);
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashSet<NodeId>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn up_for(&self) -> Option<Duration> {
@@ -100,7 +105,7 @@ impl RedisBus {
                 self.status.untold.store(true, Ordering::SeqCst);
                 false
             }
-            Some(up) => up < GRACE || self.status.peers.load(Ordering::SeqCst) > 0,
+            Some(up) => up < GRACE || !self.status.peers().is_empty(),
         }
     }
 }
@@ -118,7 +123,7 @@ impl Bus for RedisBus {
     }
 
     fn hears_all(&self) -> bool {
-        self.status.up_for().is_some_and(|up| up >= GRACE) && !self.status.others_are_mute.load(Ordering::SeqCst)
+        self.status.up_for().is_some_and(|up| up >= GRACE) && !self.status.some_are_mute.load(Ordering::SeqCst)
     }
 
     fn publish(&self, events: &[Arc<Published>]) {
@@ -152,7 +157,11 @@ impl Bus for RedisBus {
 #[async_trait]
 impl NodeBus for RedisBus {
     fn state(&self) -> BusState {
-        if self.status.up_for().is_some() { BusState::Connected } else { BusState::Away }
+        match self.status.up_for() {
+            None => BusState::Away,
+            Some(_) if self.status.some_are_mute.load(Ordering::SeqCst) => BusState::Split,
+            Some(_) => BusState::Connected,
+        }
     }
 
     fn credentials_changed(&self) {
@@ -161,8 +170,10 @@ impl NodeBus for RedisBus {
         }
     }
 
-    fn others_tell(&self, all: bool) {
-        self.status.others_are_mute.store(!all, Ordering::SeqCst);
+    fn know(&self, others: &[NodeId]) {
+        let peers = self.status.peers();
+        let some_are_mute = others.iter().any(|node| !peers.contains(node));
+        self.status.some_are_mute.store(some_are_mute, Ordering::SeqCst);
     }
 
     async fn flush(&self) {

@@ -3,6 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, ConfigError, secrets};
+use crate::link;
 
 /// # Errors
 /// The first setting that breaks its rule, and the rule.
@@ -35,9 +36,14 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "database.url must name a file: a store in memory loses what was acknowledged",
     )?;
     rule((1..=1000).contains(&config.database.max_connections), "database.max_connections must be between 1 and 1000")?;
-    let is_redis =
-        |url: &SecretString| ["redis://", "rediss://"].iter().any(|scheme| url.expose_secret().starts_with(scheme));
-    rule(config.redis.url.as_ref().is_none_or(is_redis), "redis.url must begin with redis:// or rediss:// (TLS)")?;
+    let is_redis = |url: &SecretString| {
+        ["redis://", "rediss://"].iter().any(|scheme| url.expose_secret().starts_with(scheme))
+            && link::is_url(url.expose_secret())
+    };
+    rule(
+        config.redis.url.as_ref().is_none_or(is_redis),
+        "redis.url must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS",
+    )?;
 
     if !config.is_embedded() {
         for (name, value) in [

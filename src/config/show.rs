@@ -61,6 +61,16 @@ fn masked(key: &str, value: &str) -> String {
     if key.starts_with("auth.") {
         return "********".to_owned();
     }
+    if let Some((before, query)) = value.split_once('?')
+        && value.contains("://")
+    {
+        // PostgreSQL takes a password there as well.
+        let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}=********"),
+            _ => parameter.to_owned(),
+        });
+        return format!("{}?{}", masked(key, before), parameters.collect::<Vec<_>>().join("&"));
+    }
     match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
         Some((scheme, (login, host))) => {
             let user = login.split_once(':').map_or(login, |(user, _)| user);

@@ -12,6 +12,7 @@ use actix_web::{
     web::Data,
 };
 use oriva_hub_actors::model::{AppId, UserId};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
@@ -167,7 +168,7 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
         Box::pin(async move {
             let hub = hub_of(&request)?;
             let caller = authenticate(&request, &hub).await?;
-            let user = request.match_info().get("user_id").map(UserId::parse);
+            let user = named_user(&request).as_deref().map(UserId::parse);
             let user = user.transpose().map_err(|_| Problem::not_found())?;
             if user.as_ref().is_some_and(|user| user.as_str().contains(char::REPLACEMENT_CHARACTER)) {
                 // The path was no UTF-8.
@@ -224,6 +225,15 @@ impl FromRequest for Admin {
             }
         })
     }
+}
+
+/// The user of the path, all of it decoded: what `match_info` gives keeps `%2B`, `%2F` and `%25`.
+fn named_user(request: &HttpRequest) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        user_id: String,
+    }
+    request.match_info().load::<Named>().ok().map(|named| named.user_id)
 }
 
 fn origin(request: &HttpRequest, actor: String) -> Origin {

@@ -14,7 +14,7 @@ pub async fn healthz() -> HttpResponse {
 /// same, a second later: that is degraded, and no reason to send its clients away.
 pub async fn readyz(hub: Data<Hub>) -> HttpResponse {
     match hub.ready().await {
-        Ok(()) if hub.bus() == BusState::Away => {
+        Ok(()) if matches!(hub.bus(), BusState::Away | BusState::Split) => {
             HttpResponse::Ok().json(json!({"status": "degraded", "failing": "bus"}))
         }
         Ok(()) => HttpResponse::Ok().json(json!({"status": "ready"})),

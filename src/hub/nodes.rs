@@ -62,7 +62,7 @@ impl Hub {
         let stream = StreamKey::User(user.clone());
         let here = self.online.held(&stream).await.seen_by(app);
         let elsewhere = self.nodes.presence.elsewhere(&stream).await;
-        let partial = elsewhere.is_err();
+        let partial = elsewhere.is_err() || self.nodes.bus.state() == BusState::Split;
         let elsewhere: usize = elsewhere.unwrap_or_default().iter().map(|held| held.seen_by(app)).sum();
         Seen { online: here + elsewhere > 0, connections: here + elsewhere, partial }
     }
@@ -94,7 +94,7 @@ impl Hub {
             users_online: users_here.len() + elsewhere.unwrap_or_else(|_| others.iter().map(|node| node.users).sum()),
             deliveries_pending,
             bus: self.nodes.bus.state(),
-            partial: elsewhere.is_err(),
+            partial: elsewhere.is_err() || self.nodes.bus.state() == BusState::Split,
         })
     }
 
@@ -110,10 +110,10 @@ impl Hub {
     /// Where the store fails.
     pub async fn beat(&self, store: &dyn Store) -> Result<(), StoreError> {
         let state = self.online.observe().await;
-        let on_bus = self.nodes.bus.state() == BusState::Connected;
+        let on_bus = matches!(self.nodes.bus.state(), BusState::Connected | BusState::Split);
         let own = NodeBeat { node: self.nodes.node, on_bus, connections: state.places, users: state.users };
         let others = store.beat(&own).await?;
-        self.nodes.bus.others_tell(others.iter().all(|node| node.on_bus));
+        self.nodes.bus.know(&others.iter().map(|other| other.node).collect::<Vec<_>>());
         *self.others.0.lock().unwrap_or_else(PoisonError::into_inner) = others;
         Ok(())
     }

@@ -26,6 +26,14 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections for questions.
 const POOLED: usize = 4;
 
+/// Whether this can be read as the URL of a Redis, and names nothing that this hub does not do.
+#[must_use]
+pub fn is_url(url: &str) -> bool {
+    let names_host = url.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']));
+    // Certificates are always verified.
+    names_host && !url.ends_with("#insecure") && url.into_connection_info().is_ok()
+}
+
 /// Redis, whether or not it answers now. Cheap to share; [`Link::connection`] is whatever is good at the moment.
 pub struct Link {
     info: ConnectionInfo,

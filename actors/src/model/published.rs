@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Offsets, StreamKind, Timestamp, UserId,
 };
-use crate::protocol::text_frame;
+use crate::protocol::{text_frame, text_of};
 
 /// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
 /// sockets get it (architecture, invariant 4).
@@ -71,14 +71,8 @@ impl Published {
         from_platform: bool,
     ) -> Result<Arc<Self>, Invalid> {
         let wrong = || Invalid::new("must be the frame of an event");
-        let header = match frame.get(1) {
-            Some(0..=125) => 2,
-            Some(126) => 4,
-            Some(127) => 10,
-            _ => return Err(wrong()),
-        };
-        let json = frame.get(header..).ok_or_else(wrong)?;
-        let heard: Heard<'_> = serde_json::from_slice(json).map_err(|_| wrong())?;
+        let json = text_of(&frame).ok_or_else(wrong)?;
+        let heard: Heard<'_> = serde_json::from_str(json).map_err(|_| wrong())?;
         let category = Category::parse(heard.event_category)?;
         let bare_type = heard.event_type.strip_prefix(category.as_str()).and_then(|rest| rest.strip_prefix('.'));
         let bare_type = bare_type.ok_or_else(wrong)?;
@@ -202,6 +196,13 @@ mod tests {
         let (offsets, frame) = (published.event().offsets, published.frame(StreamKind::User));
         let elsewhere = Offsets { user: Some(8), ..offsets };
         assert!(Published::heard(StreamKind::User, frame.clone(), elsewhere, false).is_err());
+        let mut longer = frame.to_vec();
+        longer.push(b' ');
+        let mut binary = frame.to_vec();
+        binary[0] = 0x82;
+        for other in [longer, binary] {
+            assert!(Published::heard(StreamKind::User, other.into(), offsets, false).is_err());
+        }
         for length in [0, 1, 2, 4, 20, frame.len() - 1] {
             assert!(Published::heard(StreamKind::User, frame.slice(..length), offsets, false).is_err(), "{length}");
         }

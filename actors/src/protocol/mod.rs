@@ -8,5 +8,5 @@ pub use client::{ClientFrame, FrameId, Mistake, parse_client_frame};
 pub use close::{AfterClose, Close};
 #[cfg(feature = "echo")]
 pub(crate) use server::binary_frame;
-pub use server::{ServerFrame, close_frame, ping_frame, pong_frame, text_frame};
+pub use server::{ServerFrame, close_frame, ping_frame, pong_frame, text_frame, text_of};
 pub(crate) use server::{bare_close_frame, close_frame_with, pattern_texts};

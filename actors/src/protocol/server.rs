@@ -86,6 +86,20 @@ pub fn text_frame(payload: &[u8]) -> Bytes {
     frame(TEXT, payload)
 }
 
+/// The text of a whole frame, as [`text_frame`] made it; `None` where it is none, or has something before or behind it.
+#[must_use]
+pub fn text_of(frame: &[u8]) -> Option<&str> {
+    let (header, length) = match (frame, frame.get(1)?) {
+        ([first, ..], _) if *first != 0x80 | TEXT => return None,
+        (_, length @ 0..=125) => (2, usize::from(*length)),
+        (_, 126) => (4, usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?))),
+        (_, 127) => (10, usize::try_from(u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?)).ok()?),
+        _ => return None,
+    };
+    let text = frame.get(header..)?;
+    if text.len() == length { std::str::from_utf8(text).ok() } else { None }
+}
+
 /// A binary message in one unmasked frame.
 #[cfg(feature = "echo")]
 pub(crate) fn binary_frame(payload: &[u8]) -> Bytes {

@@ -57,7 +57,8 @@ pub(super) struct Online {
     pub(super) serial: u64,
     /// A message did not fit its mailbox.
     pub(super) lost_one: bool,
-    /// The highest offset of its stream that it was told of.
+    /// The highest offset of its stream that it was told of by this node or the store. Not by others: a hint that is wrong
+    /// must not keep it from hearing what the store says.
     told: Offset,
 }
 
@@ -78,11 +79,16 @@ impl Entry {
         self.held.total() == 0 && self.asking.is_empty() && !self.is_asking
     }
 
-    pub(super) fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
-        let Some(online) = &mut self.session else { return };
-        if kind != StreamKind::Broadcast {
+    /// An event that this node committed, so that its offset is the store's.
+    pub(super) fn deliver_own(&mut self, event: &Arc<Published>, kind: StreamKind) {
+        if let Some(online) = &mut self.session {
             online.told = online.told.max(event.offset_in(kind));
         }
+        self.deliver(event, kind);
+    }
+
+    pub(super) fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
+        let Some(online) = &mut self.session else { return };
         if let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, event: event.clone() }) {
             online.lost_one = true;
         }

@@ -164,6 +164,9 @@ impl Keeper {
         if let Err(error) = subscriber.subscribe(&channels).await {
             return error.into();
         }
+        if let Err(lost) = way.is_writable(&mut commands.clone()).await {
+            return lost;
+        }
         link.set(Some((commands.clone(), pool)));
         status.set_up(true);
         // Whatever was said before this moment nobody here heard.
@@ -177,7 +180,7 @@ impl Keeper {
             way.tell(outgoing, commands.clone()),
             way.beat(commands, &heard),
         );
-        status.peers.store(0, Ordering::SeqCst);
+        status.peers().clear();
         outcome.err().unwrap_or(Lost::Ended)
     }
 }
@@ -288,7 +291,7 @@ impl Way<'_> {
         if origin != self.node {
             let mut others = heard.others.borrow_mut();
             others.insert(origin, now);
-            self.status.peers.store(others.len(), Ordering::SeqCst);
+            self.status.peers().insert(origin);
         } else if let Some(last) = heard.own.borrow_mut().get_mut(channel) {
             *last = now;
         }
@@ -359,6 +362,18 @@ impl Way<'_> {
         }
     }
 
+    /// Whether this is still the server that takes what is written. One that was made a replica passes messages on to its
+    /// own subscribers alone; the name that it was reached by leads to another by now, or soon will. Other refusals (no
+    /// memory, no right) do not stand in a message's way.
+    async fn is_writable(&self, commands: &mut crate::link::Connection) -> Result<(), Lost> {
+        let name = self.link.name("written");
+        let written = redis::cmd("SET").arg(name).arg(1).arg("EX").arg(60).query_async::<()>(commands).await;
+        match written {
+            Err(error) if error.code() == Some("READONLY") => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Says that this node lives, and listens for itself and the others.
     async fn beat(&self, mut commands: crate::link::Connection, heard: &Heard) -> Result<(), Lost> {
         let mut tick = tokio::time::interval(BEAT);
@@ -371,6 +386,7 @@ impl Way<'_> {
         loop {
             tick.tick().await;
             commands.publish(&beats).await?;
+            self.is_writable(&mut commands).await?;
             let now = Instant::now();
             if heard.own.borrow().values().any(|last| now.duration_since(*last) > SILENCE) {
                 return Err(Lost::Silent);
@@ -381,7 +397,7 @@ impl Way<'_> {
             if others.len() < before {
                 // It may have ended between a commit and telling of it.
                 self.online.look();
-                self.status.peers.store(others.len(), Ordering::SeqCst);
+                self.status.peers().retain(|node| others.contains_key(node));
             }
         }
     }

@@ -60,13 +60,14 @@ const RENEW: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) or redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1
 ";
 
-/// Begins a node's lease, and ends the one of the name that it had before.
+/// Begins a node's lease with a field that stands for the node itself, so that places which Redis lost are told from those
+/// that nobody holds; and ends the one of the name that it had before.
 ///
 /// Keys: the nodes; its places; the places under its earlier name. Arguments: its name, its earlier one, the lease in ms.
 const ENROL: &str = r"
@@ -75,6 +76,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREM', KEYS[1], ARGV[2])
 redis.call('UNLINK', KEYS[3])
 redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+redis.call('HSET', KEYS[2], '', '0')
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 ";

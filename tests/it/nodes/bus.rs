@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::Nodes;
-use crate::harness::{RedisServer, Socket, eventually};
+use crate::harness::{HubProcess, RedisServer, Socket, callers::Inbox, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_over_three_nodes_reach_a_socket_of_each_in_order() {
@@ -63,7 +63,7 @@ async fn an_event_comes_over_the_bus_and_not_by_looking() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broadcasts_and_odd_names_cross_the_bus() {
     let hub = Nodes::start(2).await;
-    for user in ["a:b", "{x}", "ünï-é", "\"quoted\\", "*"] {
+    for user in ["a:b", "{x}", "ünï-é", "\"quoted\\", "*", "a+b@x.com", "a/b", "a%2Bb", "100%"] {
         let path: String = user.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let token = hub.app.token(&path).await;
         let mut there = Socket::open(hub.nodes[1].addr, &token).await.unwrap();
@@ -73,6 +73,14 @@ async fn broadcasts_and_odd_names_cross_the_bus() {
         assert_eq!((frame["user_id"].as_str(), frame["stream"].as_str()), (Some(user), Some("user")));
         hub.app.broadcast("all").await;
         assert_eq!(there.frame().await["stream"], "broadcast");
+        // At its own address, spelled as the token's, the same user is found.
+        for credential in [&token, &hub.app.key] {
+            let inbox = Inbox { user: path.clone(), credential: credential.clone(), ..hub.app.inbox("") };
+            let seen = inbox.ask("GET", &format!("/users/{path}/presence"), None).await.body;
+            assert_eq!(seen, json!({"online": true, "connections": 1}), "{user}");
+            hub.app.notify(&crate::harness::App::notification(user, "x")).await;
+            assert!(inbox.unread().await >= 1, "{user}");
+        }
     }
 }
 
@@ -109,10 +117,7 @@ async fn a_redis_with_a_password_and_one_with_tls_serve_as_well() {
         };
         let env = [("REDIS_URL", &*url), ("SSL_CERT_FILE", &*trusted)];
         let env = if is_tls { &env[..] } else { &env[..1] };
-        let nodes = [
-            crate::harness::HubProcess::start(&database, env).await,
-            crate::harness::HubProcess::start(&database, env).await,
-        ];
+        let nodes = [HubProcess::start(&database, env).await, HubProcess::start(&database, env).await];
         let app = crate::harness::process::create_app(&database, nodes[0].addr, "a", false);
         eventually("both hear themselves", async || {
             let mut connected = true;
@@ -146,7 +151,7 @@ async fn whatever_others_do_to_redis_no_socket_misses_anything() {
         found.expect("a channel")
     };
     let mut published = 0;
-    for meddling in 0..6 {
+    for meddling in 0..7 {
         match meddling {
             0 => {
                 for garbage in ["", "x", "\u{1}\u{3}", &"y".repeat(100_000)] {
@@ -161,7 +166,13 @@ async fn whatever_others_do_to_redis_no_socket_misses_anything() {
             2 => drop(hub.redis.cli(&["client", "kill", "type", "pubsub"])),
             3 => drop(hub.redis.cli(&["client", "kill", "type", "normal"])),
             4 => drop(hub.redis.cli(&["client", "pause", "2500", "all"])),
-            _ => drop(hub.redis.cli(&["script", "flush"])),
+            5 => drop(hub.redis.cli(&["script", "flush"])),
+            // What places are written in, and nothing else.
+            _ => {
+                for key in hub.redis.cli(&["keys", "{hub:*:places:*"]).lines() {
+                    hub.redis.cli(&["del", key]);
+                }
+            }
         }
         for n in 0..20 {
             hub.app_at(n % 2).publish("alice", n).await;
@@ -192,4 +203,45 @@ async fn a_disabled_webhook_is_told_of_on_every_node() {
     hub.app.publish("alice", "x").await;
     let frame = there.frame().await;
     assert_eq!((&frame["type"], &frame["webhook_id"]), (&json!("webhook.disabled"), &made["webhook_id"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_at_another_redis_is_noticed_and_nothing_comes_late() {
+    let mut hub = Nodes::start(2).await;
+    let other = RedisServer::start().await;
+    let url = other.url();
+    hub.nodes.push(HubProcess::start(&hub.database, &[("REDIS_URL", &url)]).await);
+    let bus = async |node: usize| hub.admin_at(hub.nodes[node].addr, "GET", "/api/v1/admin/stats", None).await.body;
+    for node in 0..3 {
+        eventually("the split is seen", async || bus(node).await["bus"] == "split").await;
+        assert_eq!(bus(node).await["partial"], true);
+    }
+    let token = hub.app.token("alice").await;
+    let mut sockets = hub.sockets(&token).await;
+    for n in 1..=6 {
+        hub.app_at(n % 3).publish("alice", n).await;
+        let begun = Instant::now();
+        for socket in &mut sockets {
+            assert_eq!(socket.offset().await, n as u64);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+    hub.nodes.pop().expect("three").kill();
+    for node in 0..2 {
+        eventually("the others are one again", async || {
+            hub.admin_at(hub.nodes[node].addr, "GET", "/api/v1/admin/stats", None).await.body["bus"] == "connected"
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_became_a_replica_is_left() {
+    let hub = Nodes::start(1).await;
+    let master = RedisServer::start().await;
+    let state = async || hub.admin("GET", "/api/v1/admin/stats", None).await.body["bus"].clone();
+    hub.redis.cli(&["replicaof", "127.0.0.1", &master.port().to_string()]);
+    eventually("a replica is no bus", async || state().await == "away").await;
+    hub.redis.cli(&["replicaof", "no", "one"]);
+    eventually("a master is one", async || state().await == "connected").await;
 }
