@@ -58,7 +58,12 @@ impl Follower {
         if offset <= self.position {
             return Need::Nothing;
         }
-        self.held.insert(offset, event);
+        if offset == self.position + 1 {
+            self.position = offset;
+            ready.push(event);
+        } else {
+            self.held.insert(offset, event);
+        }
         self.release(ready);
         if self.held.len() > HELD {
             // The last is the farthest from its turn.
@@ -127,10 +132,13 @@ impl Follower {
     /// Delivers what is held as far as it follows.
     fn release(&mut self, ready: &mut Vec<Arc<Published>>) {
         while let Some(entry) = self.held.first_entry()
-            && *entry.key() == self.position + 1
+            && *entry.key() <= self.position + 1
         {
-            self.position += 1;
-            ready.push(entry.remove());
+            let (offset, event) = entry.remove_entry();
+            if offset > self.position {
+                self.position = offset;
+                ready.push(event);
+            }
         }
     }
 

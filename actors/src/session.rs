@@ -33,6 +33,22 @@ pub(crate) const RETRY: Duration = Duration::from_millis(500);
 /// Messages that may wait for a session; past that the registry has it compare itself with the store.
 const MAILBOX: usize = 512;
 
+/// Events of one stream that a session is told of at once, in the order of their offsets.
+pub(crate) enum Events {
+    One(Arc<Published>),
+    /// Shared with the other sessions that are told of the same ones.
+    Many(Arc<[Arc<Published>]>),
+}
+
+impl Events {
+    pub(crate) fn as_slice(&self) -> &[Arc<Published>] {
+        match self {
+            Self::One(event) => std::slice::from_ref(event),
+            Self::Many(events) => events,
+        }
+    }
+}
+
 /// What a session is told.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -50,7 +66,7 @@ pub(crate) enum ToSession {
     },
     Deliver {
         kind: StreamKind,
-        event: Arc<Published>,
+        events: Events,
     },
     CatchUp,
     Learn {
@@ -184,7 +200,7 @@ impl Handler<ToSession> for Session {
             ToSession::Left { socket } => Input::Left { socket },
             ToSession::Frame { socket, frame } => Input::Frame { socket, frame },
             ToSession::Drained { socket } => Input::Drained { socket },
-            ToSession::Deliver { kind, event } => Input::Deliver { kind, event },
+            ToSession::Deliver { kind, events } => Input::Deliver { kind, events },
             ToSession::CatchUp => Input::CatchUp,
             ToSession::Learn { head } => Input::Learn { head },
             ToSession::Tell { frame } => Input::Tell { frame },

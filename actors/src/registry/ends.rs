@@ -17,7 +17,7 @@ use crate::{
 /// Streams asked for at once.
 const ASKED: usize = 1000;
 /// Broadcasts that sessions are told of before they get their turn.
-const TOLD_AT_ONCE: usize = 32;
+const TOLD_AT_ONCE: usize = 64;
 /// Broadcasts that may wait for that.
 const WAITING: usize = 256;
 /// How often a registry looks whether it has to look: so late comes an event at most that nobody told of.
@@ -205,21 +205,23 @@ impl Registry {
         self.fulfil(need, ctx);
     }
 
-    /// Hands broadcasts to all sessions, some at a time: they share this thread, and have to get their turn before their
-    /// mailboxes are full. Each that overflowed would look into the store by itself.
+    /// Hands broadcasts to all sessions, as many at a time as came while they took the last ones: a session wakes once
+    /// for all of them. They share this thread, and have to get their turn before there is more.
     fn broadcast(&mut self, ready: Vec<Arc<Published>>, ctx: &mut Context<Self>) {
         self.ends.ready.extend(ready);
-        if !self.ends.is_telling && !self.ends.ready.is_empty() {
-            self.tell_some(ctx);
+        if !self.ends.ready.is_empty() && !std::mem::replace(&mut self.ends.is_telling, true) {
+            // After the messages that wait for this registry now, and may bring more.
+            let turn = std::future::ready(()).into_actor(self);
+            turn.map(|(), registry, ctx| registry.tell_some(ctx)).spawn(ctx);
         }
     }
 
     fn tell_some(&mut self, ctx: &mut Context<Self>) {
         let count = self.ends.ready.len().min(TOLD_AT_ONCE);
-        let some: Vec<_> = self.ends.ready.drain(..count).collect();
+        let some: Arc<[_]> = self.ends.ready.drain(..count).collect();
         for (stream, entry) in &mut self.entries {
             if matches!(stream, StreamKey::User(_)) {
-                some.iter().for_each(|event| entry.deliver(event, StreamKind::Broadcast));
+                entry.deliver_broadcasts(&some);
             }
         }
         self.ends.is_telling = !self.ends.ready.is_empty();

@@ -10,7 +10,7 @@ use super::{NoPlace, Registry, Vacate};
 use crate::{
     model::{Held, Offset, Published, Scope, StreamKey, StreamKind},
     pump::SocketKey,
-    session::{Session, ToSession},
+    session::{Events, Session, ToSession},
 };
 
 /// A connection place of a user or an app on this node; given back when dropped.
@@ -88,8 +88,17 @@ impl Entry {
     }
 
     pub(super) fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
-        let Some(online) = &mut self.session else { return };
-        if let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, event: event.clone() }) {
+        self.tell(kind, || Events::One(event.clone()));
+    }
+
+    pub(super) fn deliver_broadcasts(&mut self, events: &Arc<[Arc<Published>]>) {
+        self.tell(StreamKind::Broadcast, || Events::Many(events.clone()));
+    }
+
+    fn tell(&mut self, kind: StreamKind, events: impl FnOnce() -> Events) {
+        if let Some(online) = &mut self.session
+            && let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, events: events() })
+        {
             online.lost_one = true;
         }
     }

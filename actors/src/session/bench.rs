@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use slotmap::SlotMap;
 
+use super::Events;
 use super::state::{Effect, Input, State};
 use crate::{
     model::{AppId, Identity, Offset, Scope, StreamKey, StreamKind, UserId},
@@ -53,9 +54,9 @@ impl FanOut {
     /// Delivers the next event; how many pushes came of it. The event is new each time, so its frame is encoded once.
     pub fn deliver(&mut self) -> usize {
         self.effects.clear();
-        let event = event("alice", self.next, self.next);
+        let events = Events::One(event("alice", self.next, self.next));
         self.next += 1;
-        self.state.on(Input::Deliver { kind: StreamKind::User, event }, &mut self.effects);
+        self.state.on(Input::Deliver { kind: StreamKind::User, events }, &mut self.effects);
         self.effects.iter().filter(|effect| matches!(effect, Effect::Push { .. })).count()
     }
 }

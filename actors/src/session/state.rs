@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
+    Events,
     member::{Member, Positions},
     replay::{Replay, Waiting},
     resume::Resume,
@@ -34,7 +35,7 @@ pub(super) enum Input {
     },
     Deliver {
         kind: StreamKind,
-        event: Arc<Published>,
+        events: Events,
     },
     /// An event that was overtaken was waited for long enough.
     GapDue {
@@ -182,16 +183,19 @@ impl State {
                 self.deliver(kind, ready, effects);
                 load(kind, need, effects);
             }
-            Input::Deliver { kind, event } => {
-                let mut ready = Vec::new();
-                let offset = event.offset_in(kind);
+            Input::Deliver { kind, events } => {
+                let events = events.as_slice();
                 let Some(follower) = self.follower(kind) else {
-                    self.announced = self.announced.max(offset);
+                    let announced = events.iter().map(|event| event.offset_in(kind)).max();
+                    self.announced = self.announced.max(announced.unwrap_or(0));
                     return;
                 };
-                let need = follower.offer(event, &mut ready);
+                let mut ready = Vec::with_capacity(events.len());
+                for event in events {
+                    let need = follower.offer(event.clone(), &mut ready);
+                    load(kind, need, effects);
+                }
                 self.deliver(kind, ready, effects);
-                load(kind, need, effects);
             }
             Input::GapDue { kind } => {
                 let Some(follower) = self.follower(kind) else { return };

@@ -60,7 +60,7 @@ impl Bench {
     }
 
     fn live(&mut self, offset: Offset) -> &mut Self {
-        self.input(Input::Deliver { kind: StreamKind::User, event: event("alice", offset, offset) })
+        self.input(Input::Deliver { kind: StreamKind::User, events: Events::One(event("alice", offset, offset)) })
     }
 
     fn page(&mut self, offsets: std::ops::RangeInclusive<Offset>, head: Offset) -> Page {
@@ -196,10 +196,10 @@ fn broadcasts_wait_for_the_end_of_a_replay() {
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
     let (turn, kind, _) = bench.replay_wanted().unwrap();
-    bench.input(Input::Deliver { kind: StreamKind::Broadcast, event: broadcast(1, 9) });
+    bench.input(Input::Deliver { kind: StreamKind::Broadcast, events: Events::One(broadcast(1, 9)) });
     let page = bench.page(1..=1, 1);
     bench.input(Input::ReplayPage { socket, turn, kind, page });
-    bench.input(Input::Deliver { kind: StreamKind::Broadcast, event: broadcast(2, 10) });
+    bench.input(Input::Deliver { kind: StreamKind::Broadcast, events: Events::One(broadcast(2, 10)) });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "event 1", "event 1", "resumed", "event 2"]);
 }
 
