@@ -127,6 +127,8 @@ pub struct MemoryOutbox(Mutex<OutboxRows>);
 struct OutboxRows {
     /// Not claimed: webhook, attempts made, due.
     pending: HashMap<DeliveryId, (WebhookId, u16, Instant)>,
+    /// Claimed and not ended: attempts made.
+    claimed: HashMap<DeliveryId, u16>,
     claims: usize,
     ended: Vec<(DeliveryId, Next)>,
     down: bool,
@@ -148,6 +150,12 @@ impl MemoryOutbox {
     #[must_use]
     pub fn claims(&self) -> usize {
         self.rows().claims
+    }
+
+    /// Claimed, and neither recorded nor given back.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.rows().claimed.len()
     }
 
     /// How deliveries ended, in order.
@@ -175,8 +183,9 @@ impl Deliveries for MemoryOutbox {
         let mut waiting: Vec<_> = rows.pending.iter().filter_map(theirs).collect();
         waiting.sort_unstable();
         let due: Vec<_> = waiting.iter().filter(|(due, ..)| *due <= now).take(limit).copied().collect();
-        for (_, id, _) in &due {
+        for (_, id, attempts) in &due {
             rows.pending.remove(id);
+            rows.claimed.insert(*id, *attempts);
         }
         let next_due = waiting.get(due.len()).map(|(due, ..)| due.saturating_duration_since(now));
         let target = Target {
@@ -202,11 +211,22 @@ impl Deliveries for MemoryOutbox {
             return Err(Unavailable);
         }
         for Attempt { delivery, next, .. } in attempts {
+            rows.claimed.remove(&delivery.id);
             match next {
                 Next::RetryIn(pause) => {
                     rows.pending.insert(delivery.id, (webhook, delivery.attempt, Instant::now() + *pause));
                 }
                 ended => rows.ended.push((delivery.id, *ended)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn release(&self, webhook: WebhookId, deliveries: &[DeliveryId]) -> Result<(), Unavailable> {
+        let (mut rows, now) = (self.rows(), Instant::now());
+        for id in deliveries {
+            if let Some(attempts) = rows.claimed.remove(id) {
+                rows.pending.insert(*id, (webhook, attempts, now));
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::{
     Partitions,
-    model::{Attempt, Backoff, Claim, Delivery, SigningSecret, Target, Timestamp, WebhookId},
+    model::{Attempt, Backoff, Claim, Delivery, DeliveryId, SigningSecret, Target, Timestamp, WebhookId},
     ports::{Deliveries, Unavailable},
 };
 use tokio::sync::Semaphore;
@@ -163,6 +163,10 @@ impl Deliveries for StoreOutbox {
             self.report(webhook, &after);
         }
         Ok(())
+    }
+
+    async fn release(&self, webhook: WebhookId, deliveries: &[DeliveryId]) -> Result<(), Unavailable> {
+        self.ask(self.store.release_deliveries(webhook, self.node, deliveries)).await
     }
 
     async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable> {

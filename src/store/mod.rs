@@ -295,6 +295,10 @@ pub trait Outbox: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Claimed>, StoreError>;
 
+    /// Makes due again what `owner` holds of these, as if it had never been claimed.
+    async fn release_deliveries(&self, id: WebhookId, owner: Uuid, deliveries: &[DeliveryId])
+    -> Result<(), StoreError>;
+
     /// Writes attempts down: deliveries, log and the webhook's figures in one transaction. A webhook is disabled by so
     /// many failures in a row, or by a 410. `None` where it is gone. A success ends a delivery whoever holds it now; a
     /// failure counts for a delivery where `owner` still does.

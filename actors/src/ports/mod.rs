@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::model::{
-    Attempt, Claim, Delivery, Held, Identity, Offset, Published, Report, StreamKey, Target, Timestamp, WebhookId,
+    Attempt, Claim, Delivery, DeliveryId, Held, Identity, Offset, Published, Report, StreamKey, Target, Timestamp,
+    WebhookId,
 };
 
 /// The store cannot answer now; ask again.
@@ -85,6 +86,9 @@ pub trait Deliveries: Send + Sync {
 
     /// Writes down attempts of one webhook, in the order in which they ended, with what comes after each.
     async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable>;
+
+    /// Makes due again what was claimed here and not tried.
+    async fn release(&self, webhook: WebhookId, deliveries: &[DeliveryId]) -> Result<(), Unavailable>;
 
     /// Active webhooks with deliveries that wait, some of them.
     async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable>;

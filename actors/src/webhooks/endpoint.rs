@@ -1,7 +1,8 @@
-//! One webhook's deliveries on this node: claims what is due as far as it has room, sends, records, and parks when there
-//! is nothing left. It hurts nobody but itself: it has its own room, its own breaker and its own queue in the store.
+//! One webhook's deliveries on this node: claims what is due, sends so many at once, records, and parks when there is
+//! nothing left. Where they arrive fast it claims ahead, so that the store is asked for many at a time. It hurts nobody but
+//! itself: it has its own room, its own breaker and its own queue in the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle, WrapFuture,
@@ -12,10 +13,11 @@ use tokio::time::Instant;
 use super::{
     Wiring,
     breaker::{Breaker, Leave},
+    pace::Pace,
     supervisor::{EndpointEnded, Idle, Supervisor},
 };
 use crate::{
-    model::{Attempt, Claim, Delivery, Target, Verdict, WebhookId},
+    model::{Attempt, Claim, Delivery, DeliveryId, Target, Verdict, WebhookId},
     ports::Unavailable,
 };
 
@@ -27,6 +29,12 @@ const RECORD_TRIES: usize = 10;
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest: a sweep looks more often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// So many times as many as are sent at once may be claimed, sent or waiting for their record: an endpoint cannot outrun
+/// the store.
+const MOST_UNDER_WAY: usize = 16;
+/// How long a delivery waits here for its turn. A lease is longer than an attempt by more than this.
+const STALE: Duration = Duration::from_secs(2);
 
 /// Something may be due.
 #[derive(Message)]
@@ -49,8 +57,15 @@ pub(super) struct Endpoint {
     wiring: Arc<Wiring>,
     supervisor: Addr<Supervisor>,
     breaker: Breaker,
+    /// Claimed, waiting for their turn, with the moment of the claim.
+    waiting: VecDeque<(Arc<Target>, Delivery, Instant)>,
+    /// Given back, until the store has it.
+    releasing: usize,
     /// Being sent.
     sending: usize,
+    pace: Pace,
+    /// The last claim left some that were due.
+    has_more: bool,
     /// Sent, waiting for the record that is being written to be done.
     finished: Vec<Attempt>,
     recording: usize,
@@ -76,7 +91,11 @@ impl Endpoint {
             wiring,
             supervisor,
             breaker: Breaker::default(),
+            waiting: VecDeque::new(),
+            releasing: 0,
             sending: 0,
+            pace: Pace::new(Instant::now()),
+            has_more: false,
             finished: Vec::new(),
             recording: 0,
             claiming: false,
@@ -88,7 +107,15 @@ impl Endpoint {
     }
 
     fn under_way(&self) -> usize {
-        self.sending + self.finished.len() + self.recording
+        self.waiting.len() + self.releasing + self.sending + self.finished.len() + self.recording
+    }
+
+    /// How many to claim now.
+    fn room(&mut self, now: Instant) -> usize {
+        let concurrency = self.wiring.config.concurrency;
+        let wanted = concurrency + self.pace.ahead(now);
+        let room = wanted.saturating_sub(self.sending + self.waiting.len());
+        room.min((concurrency * MOST_UNDER_WAY).saturating_sub(self.under_way()))
     }
 
     /// Claims as much as there is room for.
@@ -100,11 +127,15 @@ impl Endpoint {
         if self.draining {
             return;
         }
-        // What is sent and not yet recorded holds its place: an endpoint cannot outrun the store.
-        let under_way = self.under_way();
-        let room = match self.breaker.leave(Instant::now()) {
-            Leave::All => self.wiring.config.concurrency.saturating_sub(under_way),
-            Leave::Probe => usize::from(under_way == 0),
+        let now = Instant::now();
+        if self.waiting.len() > self.pace.ahead(now) / 2 {
+            // Enough for now: the next claim brings many at once.
+            self.has_more = true;
+            return;
+        }
+        let room = match self.breaker.leave(now) {
+            Leave::All => self.room(now),
+            Leave::Probe => usize::from(self.under_way() == 0),
             Leave::NotBefore(at) => return self.wake_at(at, ctx),
         };
         if room == 0 {
@@ -124,17 +155,17 @@ impl Endpoint {
         let Ok(Claim { target, deliveries, next_due }) = claim else {
             return self.wake_at(Instant::now() + RETRY, ctx);
         };
-        let is_full = deliveries.len() == room;
+        self.has_more = deliveries.len() == room;
         if let Some(target) = target {
-            for delivery in deliveries {
-                self.send(target.clone(), delivery, ctx);
-            }
+            let now = Instant::now();
+            self.waiting.extend(deliveries.into_iter().map(|delivery| (target.clone(), delivery, now)));
         }
+        self.send_waiting(ctx);
         if nudged {
             // Something became due, or room became free, while the claim was under way.
             return self.pull(ctx);
         }
-        if is_full {
+        if self.has_more {
             // The next claim comes when one of these is done.
             return;
         }
@@ -143,6 +174,39 @@ impl Endpoint {
             None if self.under_way() == 0 => self.park(),
             None => {}
         }
+    }
+
+    /// Sends what waits as far as there is room; gives it back where its turn will not come soon.
+    fn send_waiting(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let is_stale = self.waiting.front().is_some_and(|(.., since)| now.duration_since(*since) >= STALE);
+        if self.draining || is_stale || matches!(self.breaker.leave(now), Leave::NotBefore(_)) {
+            return self.release(ctx);
+        }
+        while self.sending < self.wiring.config.concurrency
+            && let Some((target, delivery, _)) = self.waiting.pop_front()
+        {
+            self.send(target, delivery, ctx);
+        }
+    }
+
+    fn release(&mut self, ctx: &mut Context<Self>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let ids: Vec<DeliveryId> = self.waiting.drain(..).map(|(_, delivery, _)| delivery.id).collect();
+        let count = ids.len();
+        self.releasing += count;
+        self.has_more = true;
+        let (deliveries, webhook) = (self.wiring.deliveries.clone(), self.webhook);
+        // Where the store does not answer their lease runs out.
+        async move { deliveries.release(webhook, &ids).await }
+            .into_actor(self)
+            .map(move |_, endpoint, ctx| {
+                endpoint.releasing -= count;
+                endpoint.pull(ctx);
+            })
+            .spawn(ctx);
     }
 
     fn send(&mut self, target: Arc<Target>, delivery: Delivery, ctx: &mut Context<Self>) {
@@ -158,12 +222,18 @@ impl Endpoint {
     }
 
     fn on_attempt(attempt: Attempt, endpoint: &mut Self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
         endpoint.sending -= 1;
+        endpoint.pace.finished(now);
         match attempt.report.verdict {
             Verdict::Delivered => endpoint.breaker.succeeded(),
-            Verdict::Failed { .. } | Verdict::Gone => endpoint.breaker.failed(Instant::now()),
+            Verdict::Failed { .. } | Verdict::Gone => endpoint.breaker.failed(now),
         }
         endpoint.finished.push(attempt);
+        endpoint.send_waiting(ctx);
+        if endpoint.has_more {
+            endpoint.pull(ctx);
+        }
         endpoint.record(ctx);
     }
 
@@ -227,8 +297,9 @@ impl Handler<Nudge> for Endpoint {
 impl Handler<Drain> for Endpoint {
     type Result = ();
 
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
         self.draining = true;
+        self.release(ctx);
     }
 }
 

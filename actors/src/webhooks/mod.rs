@@ -5,6 +5,7 @@
 
 mod breaker;
 mod endpoint;
+mod pace;
 mod supervisor;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -79,6 +79,35 @@ fn eight_at_once_and_no_more_are_even_claimed() {
         assert_eq!(bench.webhooks.observe().await.under_way, 8);
         sleep(Duration::from_secs(25)).await;
         assert_eq!(bench.outbox.ended().len(), 20);
+    });
+}
+
+#[test]
+fn where_deliveries_arrive_fast_many_are_claimed_at_once() {
+    paused(async {
+        let bench = Bench::start(Duration::from_millis(1), |_, _| DELIVERED);
+        bench.owe(WebhookId::generate(), 1000);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(bench.outbox.ended().len(), 1000);
+        assert!(bench.outbox.claims() < 100, "{} claims", bench.outbox.claims());
+    });
+}
+
+#[test]
+fn what_was_claimed_ahead_is_given_back_when_the_endpoint_dies() {
+    paused(async {
+        let tried = Arc::new(AtomicUsize::new(0));
+        let counter = tried.clone();
+        let script = move |_: &Target, _: &Delivery| {
+            if counter.fetch_add(1, Ordering::SeqCst) < 200 { DELIVERED } else { FAILED }
+        };
+        let bench = Bench::start(Duration::from_millis(1), script);
+        bench.owe(WebhookId::generate(), 1000);
+        sleep(Duration::from_secs(2)).await;
+        // Ten failures open the breaker, and at most seven more were under way then.
+        let tried = tried.load(Ordering::SeqCst);
+        assert!((210..=217).contains(&tried), "{tried} tried");
+        assert_eq!(bench.outbox.held(), 0);
     });
 }
 

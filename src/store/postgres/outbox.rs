@@ -145,6 +145,25 @@ impl Outbox for PostgresStore {
         Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from) }))
     }
 
+    async fn release_deliveries(
+        &self,
+        id: WebhookId,
+        owner: Uuid,
+        deliveries: &[DeliveryId],
+    ) -> Result<(), StoreError> {
+        let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
+        sqlx::query(
+            "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
+             where id = any($1) and webhook_id = $2 and status = 'delivering' and lease_owner = $3",
+        )
+        .bind(&ids)
+        .bind(id.0)
+        .bind(owner)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     async fn record_attempts(
         &self,
         id: WebhookId,

@@ -131,19 +131,25 @@ fn push_conditions(query: &mut QueryBuilder<Sqlite>, app: &AppId, filter: &Event
     }
 }
 
-pub(super) fn event_of(row: &SqliteRow) -> Result<Arc<Published>, StoreError> {
-    let time = |index: usize| row.try_get(index).map(Timestamp::from_unix_ms);
-    let offset = |index: usize| row.try_get::<Option<i64>, _>(index).map(|offset| offset.map(i64::unsigned_abs));
+fn event_of(row: &SqliteRow) -> Result<Arc<Published>, StoreError> {
+    event_at(row, 0)
+}
+
+/// From the columns that begin at `first`.
+pub(super) fn event_at(row: &SqliteRow, first: usize) -> Result<Arc<Published>, StoreError> {
+    let time = |index: usize| row.try_get(first + index).map(Timestamp::from_unix_ms);
+    let offset =
+        |index: usize| row.try_get::<Option<i64>, _>(first + index).map(|offset| offset.map(i64::unsigned_abs));
     Ok(Published::new(Event {
-        id: EventId(row.try_get(0)?),
-        app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
-        user_id: row.try_get::<Option<&str>, _>(2)?.map(UserId::parse).transpose().map_err(damaged)?,
-        category: Category::parse(row.try_get(3)?).map_err(damaged)?,
-        event_type: EventType::from_store(row.try_get(4)?),
-        entity_type: row.try_get(5)?,
-        entity_id: row.try_get(6)?,
-        data: JsonObject::from_store(row.try_get(7)?),
-        from_platform: row.try_get(8)?,
+        id: EventId(row.try_get(first)?),
+        app_id: AppId::parse(row.try_get(first + 1)?).map_err(damaged)?,
+        user_id: row.try_get::<Option<&str>, _>(first + 2)?.map(UserId::parse).transpose().map_err(damaged)?,
+        category: Category::parse(row.try_get(first + 3)?).map_err(damaged)?,
+        event_type: EventType::from_store(row.try_get(first + 4)?),
+        entity_type: row.try_get(first + 5)?,
+        entity_id: row.try_get(first + 6)?,
+        data: JsonObject::from_store(row.try_get(first + 7)?),
+        from_platform: row.try_get(first + 8)?,
         offsets: Offsets { app: offset(9)?.unwrap_or(0), user: offset(10)?, broadcast: offset(11)? },
         timestamp: time(12)?,
         created_at: time(13)?,

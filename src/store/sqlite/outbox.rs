@@ -9,7 +9,7 @@ use super::{
     SqliteStore,
     append::runs,
     damaged,
-    events::{COLUMNS as EVENT, event_of},
+    events::{COLUMNS as EVENT, event_at},
     webhooks::{WEBHOOK, recovery_of, webhook_of},
 };
 use crate::store::{
@@ -100,38 +100,40 @@ impl Outbox for SqliteStore {
                 .await?;
         let Some(row) = row else { return Ok(None) };
         let webhook = webhook_of(&row)?;
-        let due = sqlx::query(
-            "select id, attempts, event_id from webhook_deliveries where webhook_id = ?1 and status = 'pending' \
-             and next_attempt_at <= ?2 order by next_attempt_at limit ?3",
-        )
+        let due = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "select due.delivery_id, due.attempts, {EVENT} from (select id as delivery_id, attempts, event_id \
+             from webhook_deliveries where webhook_id = ?1 and status = 'pending' \
+             and next_attempt_at <= ?2 order by next_attempt_at limit ?3) due \
+             left join platform_events on platform_events.id = due.event_id"
+        )))
         .bind(id.0)
         .bind(now.unix_ms())
         .bind(i64::from(limit))
         .fetch_all(&mut *transaction)
         .await?;
         let mut deliveries = Vec::with_capacity(due.len());
+        let mut lost = Vec::new();
         for row in &due {
             let delivery: Uuid = row.try_get(0)?;
-            let event = sqlx::query(sqlx::AssertSqlSafe(format!("select {EVENT} from platform_events where id = ?1")))
-                .bind(row.try_get::<Uuid, _>(2)?)
-                .fetch_optional(&mut *transaction)
-                .await?;
-            // Where the event is past retention nothing is left to deliver.
-            let status = if event.is_some() { "delivering" } else { "cancelled" };
-            sqlx::query(
-                "update webhook_deliveries set status = ?2, lease_owner = ?3, lease_until = ?4, updated_at = ?5 \
-                 where id = ?1",
-            )
-            .bind(delivery)
-            .bind(status)
-            .bind(lease.owner)
-            .bind(lease.until.unix_ms())
-            .bind(now.unix_ms())
-            .execute(&mut *transaction)
-            .await?;
-            if let Some(event) = event {
-                let attempt = row.try_get::<i16, _>(1)?.unsigned_abs() + 1;
-                deliveries.push((DeliveryId(delivery), attempt, event_of(&event)?));
+            if row.try_get::<Option<Uuid>, _>(2)?.is_none() {
+                // The event is past retention: nothing is left to deliver.
+                lost.push(delivery);
+                continue;
+            }
+            let attempt = row.try_get::<i16, _>(1)?.unsigned_abs() + 1;
+            deliveries.push((DeliveryId(delivery), attempt, event_at(row, 2)?));
+        }
+        let claimed: Vec<Uuid> = deliveries.iter().map(|(id, ..)| id.0).collect();
+        for (ids, status) in [(claimed, "delivering"), (lost, "cancelled")] {
+            for run in runs(&ids) {
+                let mut update = QueryBuilder::new("update webhook_deliveries set status = ");
+                update.push_bind(status).push(", lease_owner = ").push_bind(lease.owner);
+                update.push(", lease_until = ").push_bind(lease.until.unix_ms());
+                update.push(", updated_at = ").push_bind(now.unix_ms()).push(" where id in ");
+                update.push_tuples(run, |mut row, id| {
+                    row.push_bind(id);
+                });
+                update.build().execute(&mut *transaction).await?;
             }
         }
         deliveries.sort_by_key(|(_, _, event)| event.event().offsets.app);
@@ -143,6 +145,28 @@ impl Outbox for SqliteStore {
         .await?;
         transaction.commit().await?;
         Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from_unix_ms) }))
+    }
+
+    async fn release_deliveries(
+        &self,
+        id: WebhookId,
+        owner: Uuid,
+        deliveries: &[DeliveryId],
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        for run in runs(deliveries) {
+            let mut update = QueryBuilder::new(
+                "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
+                 where status = 'delivering' and webhook_id = ",
+            );
+            update.push_bind(id.0).push(" and lease_owner = ").push_bind(owner).push(" and id in ");
+            update.push_tuples(run, |mut row, id| {
+                row.push_bind(id.0);
+            });
+            update.build().execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
     }
 
     async fn record_attempts(
@@ -176,21 +200,8 @@ impl Outbox for SqliteStore {
                 return Ok(Some(AfterAttempts { app_id, failures_before, failures: failures_before, disabled }));
             }
         }
-        for Attempt { delivery, next, .. } in attempts {
-            let (status, due) = after_attempt(*next, now);
-            sqlx::query(
-                "update webhook_deliveries set status = ?2, attempts = ?3, next_attempt_at = ?4, \
-                 lease_owner = null, lease_until = null, updated_at = ?5 where id = ?1 \
-                 and (?2 = 'succeeded' or (status = 'delivering' and lease_owner = ?6))",
-            )
-            .bind(delivery.id.0)
-            .bind(status.as_str())
-            .bind(delivery.attempt.cast_signed())
-            .bind(due.unix_ms())
-            .bind(now.unix_ms())
-            .bind(owner)
-            .execute(&mut *transaction)
-            .await?;
+        for run in runs(attempts) {
+            settle(&mut transaction, owner, run, now).await?;
         }
         insert_log(&mut transaction, id, &app_id, attempts, now, true).await?;
         let tally = Tally::of(attempts);
@@ -347,31 +358,60 @@ async fn insert_log(
     now: Timestamp,
     has_events: bool,
 ) -> Result<(), StoreError> {
-    for Attempt { id, delivery, report, next } in attempts {
-        sqlx::query(
+    for run in runs(attempts) {
+        let mut insert = QueryBuilder::new(
             "insert into webhook_delivery_log (id, delivery_id, webhook_id, app_id, event_id, event_type, payload, \
              status_code, response_body, response_headers, delivery_attempt, delivered_at, response_time_ms, success, \
-             error_message) values (?1, ?2, ?3, ?4, (select id from platform_events where id = ?5 and ?15), ?6, \
-             ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?16)",
-        )
-        .bind(id)
-        .bind(delivery.id.0)
-        .bind(webhook.0)
-        .bind(app.as_str())
-        .bind(delivery.event.event().id.0)
-        .bind(delivery.event.full_type())
-        .bind(&report.payload)
-        .bind(report.status_code.map(u16::cast_signed))
-        .bind(&report.response_body)
-        .bind(&report.response_headers)
-        .bind(delivery.attempt.cast_signed())
-        .bind(now.unix_ms())
-        .bind(i32::try_from(report.response_time.as_millis()).unwrap_or(i32::MAX))
-        .bind(*next == Next::Succeeded)
-        .bind(has_events)
-        .bind(&report.error)
-        .execute(&mut *connection)
-        .await?;
+             error_message) ",
+        );
+        insert.push_values(run, |mut row, Attempt { id, delivery, report, next }| {
+            row.push_bind(id).push_bind(delivery.id.0).push_bind(webhook.0).push_bind(app.as_str().to_owned());
+            row.push("(select id from platform_events where id = ")
+                .push_bind_unseparated(delivery.event.event().id.0)
+                .push_unseparated(" and ")
+                .push_bind_unseparated(has_events)
+                .push_unseparated(")");
+            row.push_bind(delivery.event.full_type().to_owned())
+                .push_bind(report.payload.clone())
+                .push_bind(report.status_code.map(u16::cast_signed))
+                .push_bind(report.response_body.clone())
+                .push_bind(report.response_headers.clone())
+                .push_bind(delivery.attempt.cast_signed())
+                .push_bind(now.unix_ms())
+                .push_bind(i32::try_from(report.response_time.as_millis()).unwrap_or(i32::MAX))
+                .push_bind(*next == Next::Succeeded)
+                .push_bind(report.error.clone());
+        });
+        insert.build().execute(&mut *connection).await?;
     }
+    Ok(())
+}
+
+/// Where the deliveries stand after these attempts. One that another node took over is that one's, unless it arrived.
+async fn settle(
+    connection: &mut SqliteConnection,
+    owner: Uuid,
+    attempts: &[Attempt],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut update = QueryBuilder::new("with tried (id, status, attempts, due) as (");
+    update.push_values(attempts, |mut row, Attempt { delivery, next, .. }| {
+        let (status, due) = after_attempt(*next, now);
+        row.push_bind(delivery.id.0)
+            .push_bind(status.as_str())
+            .push_bind(delivery.attempt.cast_signed())
+            .push_bind(due.unix_ms());
+    });
+    update.push(
+        ") update webhook_deliveries as d set status = tried.status, attempts = tried.attempts, \
+         next_attempt_at = tried.due, lease_owner = null, lease_until = null, updated_at = ",
+    );
+    update.push_bind(now.unix_ms());
+    update.push(
+        " from tried where d.id = tried.id and (tried.status = 'succeeded' or (d.status = 'delivering' \
+         and d.lease_owner = ",
+    );
+    update.push_bind(owner).push("))");
+    update.build().execute(connection).await?;
     Ok(())
 }

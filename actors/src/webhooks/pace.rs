@@ -1,0 +1,63 @@
+//! How fast an endpoint takes deliveries, and so how many to claim ahead. Pure: the moment comes in as an argument.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What was finished is counted in windows of this length.
+const WINDOW: Duration = Duration::from_millis(250);
+/// A claim brings what is finished in this part of a window.
+const PART: usize = 5;
+
+#[derive(Debug)]
+pub(super) struct Pace {
+    window: Instant,
+    count: usize,
+    before: usize,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { window: now, count: 0, before: 0 }
+    }
+
+    pub(super) fn finished(&mut self, now: Instant) {
+        self.turn(now);
+        self.count += 1;
+    }
+
+    /// How many may be claimed ahead of those that can be sent now: they wait some 50 ms.
+    pub(super) fn ahead(&mut self, now: Instant) -> usize {
+        self.turn(now);
+        self.count.max(self.before) / PART
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let passed = now.duration_since(self.window);
+        if passed >= WINDOW {
+            self.before = if passed < WINDOW * 2 { self.count } else { 0 };
+            (self.count, self.window) = (0, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_endpoint_is_claimed_ahead_for_and_a_slow_one_is_not() {
+        let began = Instant::now();
+        let mut pace = Pace::new(began);
+        assert_eq!(pace.ahead(began), 0);
+        for n in 0..1000 {
+            pace.finished(began + Duration::from_millis(n));
+        }
+        assert_eq!(pace.ahead(began + Duration::from_secs(1)), 50);
+        assert_eq!(pace.ahead(began + Duration::from_secs(2)), 0);
+        for n in 0..20 {
+            pace.finished(began + Duration::from_secs(2 + n));
+        }
+        assert_eq!(pace.ahead(began + Duration::from_secs(21)), 0);
+    }
+}
