@@ -206,6 +206,7 @@ fn realtime(config: &Config, epoch: Arc<str>) -> RealtimeConfig {
         heartbeat: Duration::from_secs(config.stream.heartbeat_seconds),
         max_frame_bytes: config.stream.max_frame_bytes,
         max_backlog_bytes: config.stream.max_backlog_bytes,
+        compress_from: config.stream.compression.then_some(config.stream.compression_min_bytes),
     }
 }
 

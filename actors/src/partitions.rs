@@ -40,6 +40,8 @@ pub struct RealtimeConfig {
     pub heartbeat: Duration,
     pub max_frame_bytes: usize,
     pub max_backlog_bytes: usize,
+    /// Bytes from which an event is compressed for sockets that agreed on it; none where that is not offered.
+    pub compress_from: Option<usize>,
 }
 
 /// What the realtime core needs from outside.
@@ -253,16 +255,27 @@ impl Partitions {
     /// Closes a socket that was refused, after its upgrade, with the reason as its close code.
     pub fn turn_away(&self, transport: Transport, close: Close) {
         if let Some(partition) = self.partitions.first() {
-            let handed = Handed { transport, read_ahead: bytes::BytesMut::new(), purpose: Purpose::Refuse(close) };
+            let handed = Handed {
+                transport,
+                read_ahead: bytes::BytesMut::new(),
+                deflate: false,
+                purpose: Purpose::Refuse(close),
+            };
             partition.pump.adopt(handed);
         }
     }
 
+    /// Whether compressed messages are offered.
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        self.partitions.first().is_some_and(|partition| partition.wiring.config.compress_from.is_some())
+    }
+
     /// Gives a socket back what it sends.
     #[cfg(feature = "echo")]
-    pub fn echo(&self, transport: Transport, read_ahead: bytes::BytesMut) {
+    pub fn echo(&self, transport: Transport, read_ahead: bytes::BytesMut, deflate: bool) {
         if let Some(partition) = self.partitions.first() {
-            partition.pump.adopt(Handed { transport, read_ahead, purpose: Purpose::Echo });
+            partition.pump.adopt(Handed { transport, read_ahead, deflate, purpose: Purpose::Echo });
         }
     }
 
@@ -279,11 +292,12 @@ impl Seat {
         self,
         transport: Transport,
         read_ahead: bytes::BytesMut,
+        deflate: bool,
         identity: Arc<Identity>,
         expiry: Option<Expiry>,
     ) {
         let purpose = Purpose::Follow { identity, place: self.place, expiry };
-        self.pump.adopt(Handed { transport, read_ahead, purpose });
+        self.pump.adopt(Handed { transport, read_ahead, deflate, purpose });
     }
 }
 

@@ -217,11 +217,13 @@ impl Pump {
         if let Some(at) = socket.expires_at {
             self.deadlines.add(at, key, Due::Expiry);
         }
+        let deflates = socket.deflates();
         if let (Some(identity), Some(place)) = (&socket.identity, &mut socket.place) {
             place.taken_by(key);
             // One message a place, and places are bounded.
             let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
-            registry.do_send(Join { socket: key, identity: identity.clone(), expires_at: shown_expiry });
+            let join = Join { socket: key, identity: identity.clone(), expires_at: shown_expiry, deflates };
+            registry.do_send(join);
             self.deadlines.add(now + JOINING, key, Due::Welcome);
         } else {
             self.guarded(key, Self::on_joined);
@@ -299,7 +301,11 @@ impl Pump {
             }
             (Incoming::Ping(payload), _) => self.queue(key, pong_frame(&payload)),
             #[cfg(feature = "echo")]
-            (Incoming::Text(text), Phase::Echo) => self.queue(key, crate::protocol::text_frame(&text)),
+            (Incoming::Text(text), Phase::Echo) => {
+                let frame = crate::protocol::text_frame(&text);
+                let frame = if socket.deflates() { crate::protocol::deflated(&frame) } else { frame };
+                self.queue(key, frame);
+            }
             #[cfg(feature = "echo")]
             (Incoming::Binary(data), Phase::Echo) => self.queue(key, crate::protocol::binary_frame(&data)),
             (Incoming::Binary(_), _) => self.close_deaf(key, Close::Unsupported),

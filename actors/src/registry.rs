@@ -4,7 +4,7 @@ mod ends;
 mod entry;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -68,6 +68,8 @@ pub(crate) struct Join {
     pub socket: SocketKey,
     pub identity: Arc<Identity>,
     pub expires_at: Option<Timestamp>,
+    /// It agreed on compressed messages.
+    pub deflates: bool,
 }
 
 /// Committed events, in the order of commit.
@@ -204,6 +206,10 @@ impl Registry {
             if entry.held.total() >= limit {
                 let _ = answer.send(Err(NoPlace::Full { limit }));
                 continue;
+            }
+            if entry.asking.is_empty() {
+                // A user at rest owns no queue.
+                entry.asking = VecDeque::new();
             }
             let mut wanted = entry.held.clone();
             wanted.add(&scope);

@@ -196,7 +196,7 @@ impl Handler<ToSession> for Session {
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
         let input = match message {
-            ToSession::Join(Join { socket, identity, expires_at }) => Input::Join { socket, identity, expires_at },
+            ToSession::Join(join) => Input::Join(join),
             ToSession::Left { socket } => Input::Left { socket },
             ToSession::Frame { socket, frame } => Input::Frame { socket, frame },
             ToSession::Drained { socket } => Input::Drained { socket },

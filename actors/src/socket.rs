@@ -30,6 +30,8 @@ pub struct Handed {
     pub transport: Transport,
     /// Bytes that came right behind the upgrade request.
     pub read_ahead: BytesMut,
+    /// permessage-deflate was agreed on (RFC 7692), without context takeover either way.
+    pub deflate: bool,
     pub purpose: Purpose,
 }
 
@@ -125,7 +127,7 @@ impl Socket {
         let socket = Self {
             wire: handed.transport.settle()?,
             signal,
-            assembler: Assembler::default(),
+            assembler: Assembler::new(handed.deflate),
             unparsed: handed.read_ahead,
             backlog: Backlog::default(),
             phase,
@@ -172,6 +174,11 @@ impl Socket {
     /// Queues a frame. The bound is the pump's to judge, by [`Socket::backlog_bytes`].
     pub(crate) fn queue(&mut self, frame: Bytes) {
         self.backlog.push(frame);
+    }
+
+    /// Whether compressed messages were agreed on.
+    pub(crate) fn deflates(&self) -> bool {
+        self.assembler.deflates()
     }
 
     pub(crate) fn backlog_bytes(&self) -> usize {

@@ -111,6 +111,8 @@ pub struct Stream {
     pub heartbeat_seconds: u64,
     pub max_frame_bytes: usize,
     pub max_backlog_bytes: usize,
+    pub compression: bool,
+    pub compression_min_bytes: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

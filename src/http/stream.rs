@@ -94,9 +94,10 @@ async fn serve<T: IntoTransport>(
 ) -> Result<(), std::io::Error> {
     #[cfg(feature = "echo")]
     if request.path() == ECHO_PATH {
-        accept(&mut framed, &request, &id, false).await?;
+        let deflate = handshake::deflate(&request);
+        accept(&mut framed, &request, &id, false, deflate).await?;
         let parts = framed.into_parts();
-        hub.online().echo(parts.io.into_transport()?, parts.read_buf);
+        hub.online().echo(parts.io.into_transport()?, parts.read_buf, deflate.is_some());
         return Ok(());
     }
     if request.path() != PATH {
@@ -110,7 +111,8 @@ async fn serve<T: IntoTransport>(
     let admitted = admit(&hub, &offer).await;
     match admitted {
         Ok(Admitted { identity, expiry, seat }) => {
-            accept(&mut framed, &request, &id, offer.speaks_v1).await?;
+            let deflate = offer.deflate.filter(|_| hub.online().compresses());
+            accept(&mut framed, &request, &id, offer.speaks_v1, deflate).await?;
             tracing::info!(
                 request_id = id,
                 app_id = %identity.app(),
@@ -119,7 +121,7 @@ async fn serve<T: IntoTransport>(
             );
             let parts = framed.into_parts();
             let identity = Arc::new(identity);
-            seat.sit(parts.io.into_transport()?, parts.read_buf, identity.clone(), expiry);
+            seat.sit(parts.io.into_transport()?, parts.read_buf, deflate.is_some(), identity.clone(), expiry);
             if generation != hub.auth().generation() {
                 look_again(&hub, &offer, &identity).await;
             }
@@ -131,7 +133,7 @@ async fn serve<T: IntoTransport>(
                 return refuse(&mut framed, &id, &problem).await;
             }
             // A browser shows its page nothing of an answer to an upgrade but that it failed.
-            accept(&mut framed, &request, &id, true).await?;
+            accept(&mut framed, &request, &id, true, None).await?;
             hub.online().turn_away(framed.into_parts().io.into_transport()?, close);
             Ok(())
         }
@@ -204,8 +206,12 @@ async fn accept<T: IntoTransport>(
     request: &Request,
     id: &str,
     speaks_v1: bool,
+    deflate: Option<&'static str>,
 ) -> Result<(), std::io::Error> {
     let mut response = ws::handshake_response(request.head());
+    if let Some(agreed) = deflate {
+        response.insert_header((header::SEC_WEBSOCKET_EXTENSIONS, agreed));
+    }
     if speaks_v1 {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, handshake::V1));
     }

@@ -5,8 +5,14 @@ use std::process::Command;
 
 use crate::harness::{Backend, TestHub};
 
-/// Compression, which the hub does not offer: the cases would say so and no more.
-const NOT_OFFERED: [&str; 2] = ["12.*", "13.*"];
+/// Compression is one case a kind of offer and of data, over messages of 16 bytes to 128 KiB: the same a hundred times over
+/// adds minutes. What is left out besides, this version of the tool cannot run ("Strings must be encoded before hashing").
+const CASES: [&str; 17] = [
+    "1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*", "12.1.3", "12.1.5", "12.1.12", "12.4.4", "13.1.5",
+    "13.2.6", "13.5.8", "13.7.12",
+];
+/// Offers that ask the hub for a smaller window, which it passes over.
+const PASSED_OVER: [&str; 1] = ["13.5.8"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_autobahn_cases_pass() {
@@ -20,8 +26,8 @@ async fn the_autobahn_cases_pass() {
     let reports = tempfile::TempDir::new().unwrap();
     let mut command = Command::new(kosoku);
     command.args(["-m", "fuzzingclient", &format!("ws://{}/test/echo", hub.addr), "-p", "2", "-o"]).arg(reports.path());
-    for group in NOT_OFFERED {
-        command.args(["-x", group]);
+    for case in CASES {
+        command.args(["-i", case]);
     }
     let output = tokio::task::spawn_blocking(move || command.output().expect("kosoku runs")).await.unwrap();
     let index = std::fs::read_to_string(reports.path().join("index.json")).expect("a report");
@@ -33,10 +39,11 @@ async fn the_autobahn_cases_pass() {
         .flat_map(|agent| agent.as_object().unwrap().iter())
         .map(|(case, result)| (case.clone(), result["behavior"].to_string(), result["behaviorClose"].to_string()))
         .collect();
-    assert!(cases.len() > 290, "{} cases ran: {}", cases.len(), String::from_utf8_lossy(&output.stderr));
+    assert!(cases.len() > 305, "{} cases ran: {}", cases.len(), String::from_utf8_lossy(&output.stderr));
     let accepted = ["\"OK\"", "\"NON-STRICT\"", "\"INFORMATIONAL\""];
     let failed: Vec<_> = cases
         .iter()
+        .filter(|(case, behavior, _)| !(PASSED_OVER.contains(&case.as_str()) && behavior == "\"UNIMPLEMENTED\""))
         .filter(|(_, behavior, close)| !accepted.contains(&behavior.as_str()) || !accepted.contains(&close.as_str()))
         .collect();
     let strict = cases.iter().filter(|(_, behavior, _)| behavior == "\"OK\"").count();

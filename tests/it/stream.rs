@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use oriva_hub_actors::model::{StreamKey, UserId};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
@@ -384,4 +385,105 @@ async fn a_hub_with_a_certificate_speaks_tls() {
     socket.send(Message::text(r#"{"action":"ping"}"#)).await.unwrap();
     let Some(Ok(Message::Text(pong))) = socket.next().await else { panic!("no pong") };
     assert_eq!(pong.as_str(), r#"{"type":"pong"}"#);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_offers_compression_gets_long_events_compressed_and_may_compress_itself() {
+    let hub = TestHub::start(Backend::Sqlite).await;
+    let app = hub.app("work-buddy").await;
+    let mut raw = RawSocket::open(&hub, &app.key, "permessage-deflate; client_max_window_bits").await;
+    assert!(raw.response.contains("permessage-deflate; server_no_context_takeover; client_no_context_takeover"));
+    assert_eq!(raw.frame().await.0, 0x81, "a welcome is short, and sent as it is");
+
+    let subscribe = br#"{"action":"subscribe","event_types":["**"]}"#;
+    let mut payload = Vec::with_capacity(200);
+    let mut compress = flate2::Compress::new(flate2::Compression::fast(), false);
+    compress.compress_vec(subscribe, &mut payload, flate2::FlushCompress::Sync).unwrap();
+    payload.truncate(payload.len() - 4);
+    raw.send(0xC1, &payload).await;
+    assert!(String::from_utf8(raw.frame().await.1).unwrap().contains("subscribed"));
+
+    app.publish("alice", "short").await;
+    assert_eq!(raw.frame().await.0, 0x81);
+    let mut long = App::event("alice", "long");
+    long["event_data"] = json!({"text": "again and again ".repeat(500)});
+    assert_eq!(app.post(&long).await.status, 200);
+    let (first, mut payload) = raw.frame().await;
+    assert_eq!(first, 0xC1);
+    assert!(payload.len() < 1000, "{} bytes of 8000", payload.len());
+    payload.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
+    let mut json = Vec::with_capacity(10_000);
+    let mut inflate = flate2::Decompress::new(false);
+    inflate.decompress_vec(&payload, &mut json, flate2::FlushDecompress::Sync).unwrap();
+    let event: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(event["event_data"], long["event_data"]);
+
+    // A bomb: ten megabytes in ten kilobytes.
+    let mut bomb = Vec::with_capacity(100_000);
+    compress.reset();
+    compress.compress_vec(&vec![b' '; 10_000_000], &mut bomb, flate2::FlushCompress::Sync).unwrap();
+    raw.send(0xC1, &bomb).await;
+    let (first, reason) = raw.frame().await;
+    assert_eq!((first, &reason[..2]), (0x88, &1009_u16.to_be_bytes()[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compression_can_be_turned_off() {
+    let hub = TestHub::start_with(Backend::Sqlite, |config| config.stream.compression = false).await;
+    let app = hub.app("work-buddy").await;
+    let raw = RawSocket::open(&hub, &app.key, "permessage-deflate").await;
+    assert!(!raw.response.contains("permessage-deflate"), "{}", raw.response);
+}
+
+/// A socket down to its bytes: what tungstenite has no extension for.
+struct RawSocket {
+    tcp: tokio::net::TcpStream,
+    response: String,
+}
+
+impl RawSocket {
+    async fn open(hub: &TestHub, token: &str, extensions: &str) -> Self {
+        let mut tcp = tokio::net::TcpStream::connect(hub.addr).await.unwrap();
+        let request = format!(
+            "GET /api/v1/events/stream?token={token} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+             Sec-WebSocket-Extensions: {extensions}\r\n\r\n",
+            hub.addr
+        );
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            response.push(tcp.read_u8().await.unwrap());
+        }
+        let response = String::from_utf8(response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 101"), "{response}");
+        Self { tcp, response }
+    }
+
+    /// Sends a frame under a mask of zeros.
+    async fn send(&mut self, first: u8, payload: &[u8]) {
+        let mut frame = vec![first];
+        match payload.len() {
+            length @ 0..126 => frame.push(0x80 | length as u8),
+            length => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&(length as u16).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(payload);
+        self.tcp.write_all(&frame).await.unwrap();
+    }
+
+    /// The next frame: its first byte and its payload.
+    async fn frame(&mut self) -> (u8, Vec<u8>) {
+        let first = self.tcp.read_u8().await.unwrap();
+        let length = match self.tcp.read_u8().await.unwrap() {
+            126 => usize::from(self.tcp.read_u16().await.unwrap()),
+            short => usize::from(short),
+        };
+        let mut payload = vec![0; length];
+        self.tcp.read_exact(&mut payload).await.unwrap();
+        (first, payload)
+    }
 }

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Offsets, StreamKind, Timestamp, UserId,
 };
-use crate::protocol::{text_frame, text_of};
+use crate::protocol::{deflated, text_frame, text_of};
 
 /// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
 /// sockets get it (architecture, invariant 4).
@@ -22,6 +22,7 @@ pub struct Published {
     event: Event,
     full_type: String,
     frames: [OnceLock<Bytes>; 3],
+    deflated: [OnceLock<Bytes>; 3],
 }
 
 impl Published {
@@ -34,7 +35,7 @@ impl Published {
     /// The same under a type of the hub's own, which no category has.
     #[must_use]
     pub fn named(event: Event, full_type: String) -> Arc<Self> {
-        Arc::new(Self { event, full_type, frames: Default::default() })
+        Arc::new(Self { event, full_type, frames: Default::default(), deflated: Default::default() })
     }
 
     #[must_use]
@@ -57,6 +58,12 @@ impl Published {
     #[must_use]
     pub fn frame(&self, stream: StreamKind) -> Bytes {
         self.frames[stream as usize].get_or_init(|| text_frame(&self.encode(stream))).clone()
+    }
+
+    /// The same compressed, for sockets that agreed on it.
+    #[must_use]
+    pub fn deflated_frame(&self, stream: StreamKind) -> Bytes {
+        self.deflated[stream as usize].get_or_init(|| deflated(&self.frame(stream))).clone()
     }
 
     /// An event as another node framed it for `stream`: the same bytes go on to this node's sockets. What a frame does

@@ -2,10 +2,13 @@
 
 mod client;
 mod close;
+mod deflate;
 mod server;
 
 pub use client::{ClientFrame, FrameId, Mistake, parse_client_frame};
 pub use close::{AfterClose, Close};
+pub use deflate::deflated;
+pub(crate) use deflate::inflate;
 #[cfg(feature = "echo")]
 pub(crate) use server::binary_frame;
 pub use server::{ServerFrame, close_frame, ping_frame, pong_frame, text_frame, text_of};

@@ -73,7 +73,9 @@ pub(crate) fn pattern_texts<'a>(patterns: impl Iterator<Item = &'a EventPattern>
     patterns.map(EventPattern::as_str).collect()
 }
 
-const TEXT: u8 = 0x1;
+pub(super) const TEXT: u8 = 0x1;
+/// RSV1: the message is compressed (RFC 7692 §6).
+pub(super) const DEFLATED: u8 = 0x40;
 #[cfg(feature = "echo")]
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
@@ -135,7 +137,7 @@ pub(crate) fn bare_close_frame() -> Bytes {
     Bytes::from_static(&[0x80 | CLOSE, 0])
 }
 
-fn frame(opcode: u8, payload: &[u8]) -> Bytes {
+pub(super) fn frame(opcode: u8, payload: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(payload.len() + 10);
     out.push(0x80 | opcode);
     match payload.len() {

@@ -11,6 +11,7 @@ use crate::{
     partitions::RealtimeConfig,
     protocol::parse_client_frame,
     pump::SocketKey,
+    registry::Join,
     testing::event,
 };
 
@@ -34,6 +35,7 @@ impl FanOut {
             heartbeat: std::time::Duration::from_secs(30),
             max_frame_bytes: 65_536,
             max_backlog_bytes: 262_144,
+            compress_from: Some(1024),
         };
         let mut state = State::new(StreamKey::User(user.clone()), 0, &config);
         let mut effects = Vec::new();
@@ -43,7 +45,10 @@ impl FanOut {
         let mut keys = SlotMap::<SocketKey, ()>::with_key();
         for _ in 0..sockets {
             let socket = keys.insert(());
-            state.on(Input::Join { socket, identity: identity.clone(), expires_at: None }, &mut effects);
+            state.on(
+                Input::Join(Join { socket, identity: identity.clone(), expires_at: None, deflates: false }),
+                &mut effects,
+            );
             let frame = br#"{"action":"subscribe","event_types":["notification.*"]}"#;
             let frame = parse_client_frame(frame).expect("a frame");
             state.on(Input::Frame { socket, frame }, &mut effects);

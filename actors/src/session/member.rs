@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::replay::Replay;
 use crate::model::{EventPattern, Identity, MAX_PATTERNS, Offset, Published, StreamKind};
 
@@ -39,6 +41,8 @@ pub(super) struct Member {
     pub replay: Option<Box<Replay>>,
     /// A new token of its is being looked at.
     pub refreshing: bool,
+    /// Bytes from which an event is sent compressed; none are that long where the socket did not agree on it.
+    pub compress_from: usize,
 }
 
 impl Member {
@@ -54,6 +58,12 @@ impl Member {
         }
         *position = offset;
         self.wants(event)
+    }
+
+    /// An event as this socket is sent it.
+    pub(super) fn frame_of(&self, event: &Published, kind: StreamKind) -> Bytes {
+        let frame = event.frame(kind);
+        if frame.len() < self.compress_from { frame } else { event.deflated_frame(kind) }
     }
 
     pub(super) fn wants(&self, event: &Published) -> bool {

@@ -69,7 +69,7 @@ impl Replay {
             return self.ask(socket, member, kind, effects);
         }
         loop {
-            if !self.push_queued(socket, seam.burst_bytes, effects) {
+            if !self.push_queued(socket, member, seam.burst_bytes, effects) {
                 return false;
             }
             let is_behind = |kind: &StreamKind| member.positions.of(*kind) < seam.goal.of(*kind);
@@ -100,10 +100,16 @@ impl Replay {
     }
 
     /// Pushes what is read. False where the socket has to take it first.
-    fn push_queued(&mut self, socket: SocketKey, burst_bytes: usize, effects: &mut Vec<Effect>) -> bool {
+    fn push_queued(
+        &mut self,
+        socket: SocketKey,
+        member: &Member,
+        burst_bytes: usize,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let mut pushed = 0;
         while let Some((kind, event)) = self.queue.pop_front() {
-            let frame = event.frame(kind);
+            let frame = member.frame_of(&event, kind);
             pushed += frame.len();
             self.replayed += 1;
             effects.push(Effect::Push { socket, frame });

@@ -12,11 +12,12 @@ use super::{
 };
 use crate::{
     follower::{Follower, HeadQuery, Need},
-    model::{ConnectionId, Identity, Offset, Published, Scope, StreamKey, StreamKind, Timestamp},
+    model::{ConnectionId, Identity, Offset, Published, Scope, StreamKey, StreamKind},
     partitions::RealtimeConfig,
     ports::{Expiry, Page, RefreshRefused, Unavailable},
     protocol::{ClientFrame, FrameId, ServerFrame, pattern_texts},
     pump::SocketKey,
+    registry::Join,
 };
 
 /// Events kept while a socket is catching up, so that it can step over to live.
@@ -49,11 +50,7 @@ pub(super) enum Input {
     Tell {
         frame: Bytes,
     },
-    Join {
-        socket: SocketKey,
-        identity: Arc<Identity>,
-        expires_at: Option<Timestamp>,
-    },
+    Join(Join),
     Left {
         socket: SocketKey,
     },
@@ -127,6 +124,8 @@ pub(super) struct State {
     heartbeat_seconds: u64,
     /// Bytes of a replay that are pushed before the socket has to have taken them.
     pub(super) replay_burst_bytes: usize,
+    /// Bytes from which an event is compressed for sockets that agreed on it.
+    compress_from: usize,
     /// The stream followed by right; `None` until its end is known.
     own: Option<Follower>,
     /// The highest offset heard of before that. The end that is asked for may have been read just before it.
@@ -135,7 +134,7 @@ pub(super) struct State {
     own_end: HeadQuery,
     broadcast_end: HeadQuery,
     /// Who came before the stream's end was known.
-    newcomers: Vec<(SocketKey, Arc<Identity>, Option<Timestamp>)>,
+    newcomers: Vec<Join>,
     pub(super) members: Vec<(SocketKey, Member)>,
     /// The last events delivered, while somebody replays.
     pub(super) recent: VecDeque<(StreamKind, Arc<Published>)>,
@@ -149,6 +148,7 @@ impl State {
             epoch: config.epoch.clone(),
             heartbeat_seconds: config.heartbeat.as_secs(),
             replay_burst_bytes: config.max_backlog_bytes / 2,
+            compress_from: config.compress_from.unwrap_or(usize::MAX),
             own: None,
             announced: 0,
             broadcast: Follower::at(StreamKind::Broadcast, broadcast_position),
@@ -166,7 +166,7 @@ impl State {
     }
 
     pub(super) fn sockets(&self) -> impl Iterator<Item = SocketKey> + '_ {
-        self.members.iter().map(|(key, _)| *key).chain(self.newcomers.iter().map(|(key, ..)| *key))
+        self.members.iter().map(|(key, _)| *key).chain(self.newcomers.iter().map(|join| join.socket))
     }
 
     pub(super) fn on(&mut self, input: Input, effects: &mut Vec<Effect>) {
@@ -222,13 +222,13 @@ impl State {
                     effects.push(Effect::Push { socket: *socket, frame: frame.clone() });
                 }
             }
-            Input::Join { socket, identity, expires_at } => match &self.own {
-                Some(_) => self.welcome(socket, identity, expires_at, effects),
-                None => self.newcomers.push((socket, identity, expires_at)),
+            Input::Join(join) => match &self.own {
+                Some(_) => self.welcome(join, effects),
+                None => self.newcomers.push(join),
             },
             Input::Left { socket } => {
                 self.members.retain(|(key, _)| *key != socket);
-                self.newcomers.retain(|(key, ..)| *key != socket);
+                self.newcomers.retain(|join| join.socket != socket);
                 self.forget_recent();
             }
             Input::Frame { socket, frame } => self.on_frame(socket, frame, effects),
@@ -299,18 +299,13 @@ impl State {
         let need = follower.learn(self.announced);
         self.own = Some(follower);
         load(kind, need, effects);
-        for (socket, identity, expires_at) in std::mem::take(&mut self.newcomers) {
-            self.welcome(socket, identity, expires_at, effects);
+        for join in std::mem::take(&mut self.newcomers) {
+            self.welcome(join, effects);
         }
     }
 
-    fn welcome(
-        &mut self,
-        socket: SocketKey,
-        identity: Arc<Identity>,
-        expires_at: Option<Timestamp>,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn welcome(&mut self, join: Join, effects: &mut Vec<Effect>) {
+        let Join { socket, identity, expires_at, deflates } = join;
         let positions = self.positions();
         let app_id = match &*identity {
             Identity::App { app, .. } | Identity::User { scope: Scope::App(app), .. } => Some(app),
@@ -328,8 +323,12 @@ impl State {
         };
         effects.push(Effect::Open { socket });
         push(socket, &frame, effects);
-        self.members
-            .push((socket, Member { identity, subscriptions: Vec::new(), positions, replay: None, refreshing: false }));
+        let compress_from = if deflates { self.compress_from } else { usize::MAX };
+        let member =
+            Member { identity, subscriptions: Vec::new(), positions, replay: None, refreshing: false, compress_from };
+        // Most users have one socket, and room for four costs each of them 200 bytes.
+        self.members.reserve_exact(1);
+        self.members.push((socket, member));
     }
 
     fn deliver(&mut self, kind: StreamKind, ready: Vec<Arc<Published>>, effects: &mut Vec<Effect>) {
@@ -338,7 +337,7 @@ impl State {
             let mut pushed = false;
             for (socket, member) in &mut self.members {
                 if member.takes(kind, &event) {
-                    effects.push(Effect::Push { socket: *socket, frame: event.frame(kind) });
+                    effects.push(Effect::Push { socket: *socket, frame: member.frame_of(&event, kind) });
                     pushed = true;
                 }
             }

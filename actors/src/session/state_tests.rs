@@ -31,6 +31,7 @@ impl Bench {
             heartbeat: std::time::Duration::from_secs(30),
             max_frame_bytes: 65_536,
             max_backlog_bytes,
+            compress_from: Some(300),
         };
         Self { state: State::new(stream, 0, &config), keys: SlotMap::with_key(), effects: Vec::new() }
     }
@@ -41,11 +42,15 @@ impl Bench {
     }
 
     fn join(&mut self) -> SocketKey {
+        self.join_with(false)
+    }
+
+    fn join_with(&mut self, deflates: bool) -> SocketKey {
         let socket = self.keys.insert(());
         let app = AppId::parse("work-buddy").unwrap();
         let user = UserId::parse("alice").unwrap();
         let identity = Identity::User { user, issuer: app.clone(), scope: Scope::App(app) };
-        self.input(Input::Join { socket, identity: Arc::new(identity), expires_at: None });
+        self.input(Input::Join(Join { socket, identity: Arc::new(identity), expires_at: None, deflates }));
         socket
     }
 
@@ -292,4 +297,29 @@ fn one_refresh_at_a_time() {
     let outcome = Err(RefreshRefused { code: "unauthenticated", message: String::new() });
     bench.input(Input::Refreshed { socket, id: None, outcome }).say(socket, refresh());
     assert_eq!(bench.effects.iter().filter(|effect| matches!(effect, Effect::Refresh { .. })).count(), 2);
+}
+
+#[test]
+fn a_long_event_is_compressed_once_and_for_those_who_agreed() {
+    let mut bench = Bench::user();
+    bench.input(Input::Started).head(0);
+    let sockets = [bench.join_with(false), bench.join_with(true), bench.join_with(true)];
+    for socket in sockets {
+        bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]}));
+    }
+    bench.effects.clear();
+    let event = event("alice", 1, 1);
+    let long = event.frame(StreamKind::User).len() >= 300;
+    bench.input(Input::Deliver { kind: StreamKind::User, events: Events::One(event) });
+    let frames: Vec<Bytes> = bench
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Push { frame, .. } => Some(frame.clone()),
+            _ => None,
+        })
+        .collect();
+    assert!(long && frames.len() == 3);
+    assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [0x81, 0xC1, 0xC1]);
+    assert_eq!(frames[1].as_ptr(), frames[2].as_ptr(), "the same bytes");
 }

@@ -4,7 +4,10 @@ use actix_http::ws::{OpCode, Parser};
 use actix_web_actors::ws::{CloseReason, ProtocolError};
 use bytes::{Bytes, BytesMut};
 
-use crate::protocol::Close;
+use crate::protocol::{Close, inflate};
+
+/// The first reserved bit of a frame (RFC 6455 §5.2).
+const RSV1: u8 = 0x40;
 
 /// A whole message, or a control frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,23 +24,53 @@ pub(crate) enum Incoming {
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     partial: Option<Box<Partial>>,
+    /// Compressed messages were agreed on.
+    deflate: bool,
+    /// The frame whose beginning has come is the first of a compressed message.
+    is_compressed: bool,
 }
 
 #[derive(Debug)]
 struct Partial {
     is_text: bool,
+    is_compressed: bool,
     data: BytesMut,
     /// How much of `data` is known to be whole, valid UTF-8.
     valid: usize,
 }
 
 impl Assembler {
+    pub(crate) fn new(deflate: bool) -> Self {
+        Self { deflate, ..Self::default() }
+    }
+
+    /// Whether compressed messages were agreed on.
+    pub(crate) fn deflates(&self) -> bool {
+        self.deflate
+    }
+
+    /// Takes the mark of a compressed message (RFC 7692 §6), which the parser knows nothing of, off the next frame.
+    fn take_mark(&mut self, src: &mut BytesMut) -> Result<(), Close> {
+        if let Some(first) = src.first_mut()
+            && *first & RSV1 != 0
+            && self.deflate
+        {
+            *first &= !RSV1;
+            if !matches!(OpCode::from(*first & 0x0F), OpCode::Text | OpCode::Binary) {
+                return Err(Close::Protocol);
+            }
+            self.is_compressed = true;
+        }
+        Ok(())
+    }
+
     /// Takes the next message or control frame off `src`.
     ///
     /// # Errors
     /// The close code to answer a violation with.
     pub(crate) fn next(&mut self, src: &mut BytesMut, max_bytes: usize) -> Result<Option<Incoming>, Close> {
         loop {
+            self.take_mark(src)?;
             // The parser judges a length only when the whole frame is there: by then it would be in memory.
             let sofar = self.partial.as_ref().map_or(0, |partial| partial.data.len());
             if declared_length(src).is_some_and(|length| length > (max_bytes - sofar) as u64) {
@@ -54,10 +87,12 @@ impl Assembler {
                 OpCode::Close => Incoming::Close(close_reason(&payload)?),
                 OpCode::Text | OpCode::Binary if self.partial.is_some() => return Err(Close::Protocol),
                 OpCode::Text | OpCode::Binary => {
-                    let mut partial = Partial { is_text: opcode == OpCode::Text, data: payload, valid: 0 };
+                    let is_compressed = std::mem::take(&mut self.is_compressed);
+                    let mut partial =
+                        Partial { is_text: opcode == OpCode::Text, is_compressed, data: payload, valid: 0 };
                     partial.check_text(finished)?;
                     if finished {
-                        partial.into_message()
+                        partial.into_message(max_bytes)?
                     } else {
                         self.partial = Some(Box::new(partial));
                         continue;
@@ -71,7 +106,7 @@ impl Assembler {
                         continue;
                     }
                     match self.partial.take() {
-                        Some(partial) => partial.into_message(),
+                        Some(partial) => partial.into_message(max_bytes)?,
                         None => return Err(Close::Protocol),
                     }
                 }
@@ -85,7 +120,7 @@ impl Assembler {
 impl Partial {
     /// Fails as soon as the text cannot become valid UTF-8 any more, not at its end alone.
     fn check_text(&mut self, finished: bool) -> Result<(), Close> {
-        if !self.is_text {
+        if !self.is_text || self.is_compressed {
             return Ok(());
         }
         match std::str::from_utf8(&self.data[self.valid..]) {
@@ -96,9 +131,17 @@ impl Partial {
         Ok(())
     }
 
-    fn into_message(self) -> Incoming {
-        let data = self.data.freeze();
-        if self.is_text { Incoming::Text(data) } else { Incoming::Binary(data) }
+    fn into_message(self, max_bytes: usize) -> Result<Incoming, Close> {
+        let data = if self.is_compressed {
+            let data = inflate(&self.data, max_bytes)?;
+            if self.is_text && std::str::from_utf8(&data).is_err() {
+                return Err(Close::InvalidData);
+            }
+            data.into()
+        } else {
+            self.data.freeze()
+        };
+        Ok(if self.is_text { Incoming::Text(data) } else { Incoming::Binary(data) })
     }
 }
 
@@ -194,6 +237,42 @@ mod tests {
             ("too big, declared only", vec![0x81, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0], Close::TooBig),
         ] {
             assert_eq!(all(&bytes).1, Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_is_inflated_however_it_comes() {
+        // RFC 7692 §7.2.3.1: "Hello".
+        let hello = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+        let whole = frame(0xC1, &hello);
+        let ping_between = [frame(0x41, &hello[..3]), frame(0x89, b"p"), frame(0x80, &hello[3..])].concat();
+        for bytes in [whole, ping_between] {
+            let (mut assembler, mut src, mut texts) = (Assembler::new(true), BytesMut::new(), Vec::new());
+            for byte in bytes {
+                src.extend_from_slice(&[byte]);
+                if let Some(Incoming::Text(text)) = assembler.next(&mut src, MAX).unwrap() {
+                    texts.push(text);
+                }
+            }
+            assert_eq!(texts, [Bytes::from_static(b"Hello")]);
+        }
+        for (name, bytes, expected) in [
+            ("compressed ping", frame(0xC9, b""), Close::Protocol),
+            ("marked continuation", [frame(0x41, &hello[..3]), frame(0xC0, &hello[3..])].concat(), Close::Protocol),
+            ("another reserved bit", frame(0xE1, &hello), Close::Protocol),
+            ("bad data", frame(0xC1, &[0xFF; 20]), Close::InvalidData),
+            // A block stored as it is, of the byte FF.
+            ("bad text", frame(0xC1, &[0x00, 0x01, 0x00, 0xFE, 0xFF, 0xFF]), Close::InvalidData),
+        ] {
+            let mut src = BytesMut::from(&bytes[..]);
+            let mut assembler = Assembler::new(true);
+            let close = loop {
+                match assembler.next(&mut src, MAX) {
+                    Ok(Some(_)) => {}
+                    other => break other.err(),
+                }
+            };
+            assert_eq!(close, Some(expected), "{name}");
         }
     }
 

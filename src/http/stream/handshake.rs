@@ -15,6 +15,8 @@ pub(super) struct Offer {
     pub speaks_v1: bool,
     pub credential: Option<String>,
     pub app_id: Option<String>,
+    /// What is agreed on for permessage-deflate, where an offer of it can be kept.
+    pub deflate: Option<&'static str>,
 }
 
 impl Offer {
@@ -28,6 +30,7 @@ impl Offer {
                 offer.credential = Some(token.to_owned());
             }
         }
+        offer.deflate = deflate(request);
         if offer.credential.is_none() {
             offer.credential = bearer(request.headers()).map(str::to_owned);
         }
@@ -41,5 +44,75 @@ impl Offer {
             }
         }
         offer
+    }
+}
+
+/// The answer to the first offer of permessage-deflate that can be kept (RFC 7692 §5, §7.1). Both sides begin every message
+/// anew, and the hub's window is the largest, so an offer that asks for a smaller one is passed over.
+pub(super) fn deflate(request: &Request) -> Option<&'static str> {
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).filter_map(|value| value.to_str().ok());
+    offered.flat_map(|value| value.split(',')).find_map(|offer| {
+        let mut parts = offer.split(';').map(str::trim);
+        if parts.next() != Some("permessage-deflate") {
+            return None;
+        }
+        let (mut seen, mut window) = (Vec::new(), false);
+        for part in parts {
+            let (name, value) = match part.split_once('=') {
+                Some((name, value)) => (name.trim_end(), Some(value.trim().trim_matches('"'))),
+                None => (part, None),
+            };
+            let bits = value.and_then(|value| value.parse::<u8>().ok()).filter(|bits| (8..=15).contains(bits));
+            let can_be_kept = match name {
+                "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),
+                "client_max_window_bits" => value.is_none() || bits.is_some(),
+                "server_max_window_bits" => {
+                    window = true;
+                    bits == Some(15)
+                }
+                _ => false,
+            };
+            if !can_be_kept || seen.contains(&name) {
+                return None;
+            }
+            seen.push(name);
+        }
+        Some(if window {
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15"
+        } else {
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_http::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn the_first_offer_that_can_be_kept_is_agreed_on() {
+        let plain = Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover");
+        let window =
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
+        for (offer, agreed) in [
+            ("permessage-deflate", plain),
+            ("permessage-deflate; client_max_window_bits", plain),
+            ("permessage-deflate; client_max_window_bits=10; server_no_context_takeover", plain),
+            ("permessage-deflate;server_max_window_bits=15", Some(window)),
+            ("permessage-deflate; server_max_window_bits=10", None),
+            ("permessage-deflate; server_max_window_bits=10, permessage-deflate", plain),
+            ("permessage-deflate; server_max_window_bits", None),
+            ("permessage-deflate; client_max_window_bits=16", None),
+            ("permessage-deflate; server_no_context_takeover=1", None),
+            ("permessage-deflate; server_no_context_takeover; server_no_context_takeover", None),
+            ("permessage-deflate; unheard_of", None),
+            ("x-webkit-deflate-frame", None),
+            ("", None),
+        ] {
+            let request = TestRequest::default().insert_header((header::SEC_WEBSOCKET_EXTENSIONS, offer)).finish();
+            assert_eq!(deflate(&request), agreed, "{offer}");
+        }
     }
 }
