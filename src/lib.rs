@@ -8,6 +8,7 @@ pub mod http;
 pub mod hub;
 pub mod limits;
 pub mod link;
+pub mod metrics;
 pub mod outbound;
 pub mod presence;
 pub mod server;

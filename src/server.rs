@@ -37,10 +37,12 @@ use crate::{
         reseal_secrets,
     },
     limits::Limits,
+    metrics,
     outbound::{Guard, HttpSender},
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
     workers::{
-        self, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry, WebhookRecovery,
+        self, Archiver, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry,
+        OutboxWatch, WebhookRecovery,
     },
 };
 
@@ -109,6 +111,7 @@ impl Server {
     /// [`ServeError`], by part.
     pub async fn build(config: &Config, migrate: bool) -> Result<Self, ServeError> {
         raise_file_limit();
+        metrics::start();
         let secrets = Secrets::resolve(config)?;
         let store = open_store(config).await?;
         if migrate {
@@ -138,6 +141,8 @@ impl Server {
         workers::spawn(&store, NotificationExpiry::new(store.clone(), hub.clone(), &config.expiry));
         workers::spawn(&store, HandedNotes::new(store.clone(), handed.clone()));
         workers::spawn(&store, WebhookRecovery::new(hub.clone()));
+        workers::spawn(&store, OutboxWatch::new(store.clone()));
+        workers::spawn(&store, Archiver::new(store.clone(), &config.retention, hub.next_expiry()));
 
         if !config.is_embedded() {
             workers::spawn(&store, NodeBeats::new(store.clone(), hub.clone()));

@@ -4,6 +4,7 @@
 //! what it offers are two handles, [`Partitions`] and
 //! [`Webhooks`].
 
+pub mod measures;
 pub mod model;
 pub mod ports;
 pub mod protocol;

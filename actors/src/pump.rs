@@ -25,6 +25,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use wheel::{Deadlines, Due, Heartbeats};
 
 use crate::{
+    measures,
     partitions::RealtimeConfig,
     protocol::{
         ClientFrame, Close, ServerFrame, bare_close_frame, close_frame, parse_client_frame, ping_frame, pong_frame,
@@ -80,6 +81,8 @@ pub(crate) struct Pump {
     dirty: Vec<SocketKey>,
     draining: bool,
     open: Arc<AtomicUsize>,
+    /// Frames and bytes queued in this tick.
+    queued: (u64, u64),
 }
 
 impl Pump {
@@ -104,6 +107,7 @@ impl Pump {
             dirty: Vec::new(),
             draining: false,
             open,
+            queued: (0, 0),
         }
     }
 
@@ -127,6 +131,11 @@ impl Pump {
         }
         for key in std::mem::take(&mut self.dirty) {
             self.guarded(key, Self::flush);
+        }
+        let (frames, bytes) = std::mem::take(&mut self.queued);
+        if frames > 0 {
+            metrics::counter!(measures::FRAMES_SENT).increment(frames);
+            metrics::counter!(measures::BYTES_SENT).increment(bytes);
         }
         Poll::Pending
     }
@@ -333,6 +342,8 @@ impl Pump {
         if let Some(socket) = self.sockets.get_mut(key)
             && !socket.is_closing()
         {
+            self.queued.0 += 1;
+            self.queued.1 += frame.len() as u64;
             socket.queue(frame);
             self.mark_dirty(key);
         }
@@ -387,6 +398,7 @@ impl Pump {
         if socket.is_closing() && !deaf {
             return;
         }
+        metrics::counter!(measures::SOCKET_CLOSES, "code" => close.code().to_string()).increment(1);
         if matches!(close, Close::GoingAway | Close::TokenExpired) {
             socket.begin_close_in_order(close, close_frame(close));
         } else {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     follower::PATIENCE,
+    measures,
     model::{Offset, Published, StreamKey, StreamKind},
     partitions::Wiring,
     protocol::{ClientFrame, Close},
@@ -141,6 +142,7 @@ impl Session {
                     .spawn(ctx);
             }
             Effect::LoadPage { kind, after } => {
+                metrics::counter!(measures::GAP_PAGES, "stream" => kind.as_str()).increment(1);
                 let stream = stream_of(kind);
                 async move {
                     let page = history.page(&stream, after, PAGE).await;
@@ -195,6 +197,10 @@ impl Handler<ToSession> for Session {
     type Result = ();
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
+        let oldest = match &message {
+            ToSession::Deliver { events, .. } => events.as_slice().first().cloned(),
+            _ => None,
+        };
         let input = match message {
             ToSession::Join(join) => Input::Join(join),
             ToSession::Left { socket } => Input::Left { socket },
@@ -208,6 +214,9 @@ impl Handler<ToSession> for Session {
             ToSession::Panic => panic!("a session that was told to panic"),
         };
         self.step(input, ctx);
+        if let Some(oldest) = oldest {
+            metrics::histogram!(measures::DELIVERY_LATENCY).record(oldest.age().as_secs_f64());
+        }
     }
 }
 

@@ -27,6 +27,20 @@ pub enum BusState {
     Split,
 }
 
+impl BusState {
+    pub const ALL: [Self; 4] = [Self::None, Self::Connected, Self::Away, Self::Split];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Connected => "connected",
+            Self::Away => "away",
+            Self::Split => "split",
+        }
+    }
+}
+
 /// What the hub asks of a bus beside what sessions need of it.
 #[async_trait]
 pub trait NodeBus: Bus {

@@ -1,6 +1,7 @@
 //! The command line (contract §9). Exit status 0, 1 for a failure at run time, 2 for wrong usage or configuration.
 
 mod apps;
+mod archive;
 mod config;
 mod serve;
 mod tokens;
@@ -61,6 +62,8 @@ enum Command {
     /// User tokens
     #[command(subcommand)]
     Token(tokens::TokenCommand),
+    /// Archive what is past retention now, as the hub does at midnight UTC
+    Archive(archive::ArchiveArgs),
     /// Print a stream's frames, one JSON a line; reconnects and resumes by itself
     Watch(watch::WatchArgs),
     /// Settings
@@ -159,6 +162,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::App(command) => apps::run_app(command, &loaded.config, json).await,
         Command::Key(command) => apps::run_key(command, &loaded.config, json).await,
         Command::Token(command) => tokens::run(command, &loaded.config, json).await,
+        Command::Archive(args) => archive::run(&args, &loaded.config, json).await,
         Command::Config(command) => config::run(&command, &loaded, json),
         Command::Watch(_) => Ok(()),
     }

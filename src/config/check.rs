@@ -110,6 +110,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     rule((1..=100_000).contains(&config.expiry.batch), "expiry.batch must be between 1 and 100000")?;
     rule(config.retention.days >= 1, "retention.days must be at least 1")?;
     rule(config.retention.delivery_log_days >= 1, "retention.delivery_log_days must be at least 1")?;
+    rule(
+        config.retention.archive_url.is_none(),
+        "retention.archive_url is not supported yet: leave it out, and what is past retention goes to the archive tables",
+    )?;
     rule((1..=1_000_000).contains(&config.retention.batch), "retention.batch must be between 1 and 1000000")?;
     let level = tracing_subscriber::EnvFilter::try_new(&config.log.level);
     rule(level.is_ok(), "log.level must be error, warn, info, debug, trace or a filter such as info,oriva_hub=debug")

@@ -21,7 +21,7 @@ use actix_web::{
 use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::{hub::Hub, limits::Budget};
+use crate::{hub::Hub, limits::Budget, metrics};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -63,7 +63,7 @@ pub async fn surround(
     let id = choose_request_id(request.headers());
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.path().to_owned());
-    let is_probe = path == "/healthz" || path == "/readyz";
+    let is_probe = matches!(&*path, "/healthz" | "/readyz" | "/metrics");
     let _in_hand = request.app_data::<Data<Hub>>().map(|hub| hub.take_in_hand());
     let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
@@ -88,6 +88,8 @@ pub async fn surround(
     if let Some(budget) = budget {
         add_rate_limit_headers(headers, &budget);
     }
+    let route = response.request().match_pattern();
+    metrics::request(&method, route, response.status().as_u16(), began.elapsed());
     log(&id, &method, &path, response.status(), began.elapsed());
     Ok(response)
 }
@@ -103,6 +105,7 @@ async fn given_up(id: &str, method: &Method, path: &str, began: Instant, hub: Op
         answer.headers_mut().insert(REQUEST_ID, value);
     }
     add_security_headers(answer.headers_mut(), false);
+    metrics::request(method, None, answer.status().as_u16(), began.elapsed());
     log(id, method, path, answer.status(), began.elapsed());
     InternalError::from_response("", answer).into()
 }

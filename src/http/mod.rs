@@ -28,6 +28,7 @@ pub fn routes(config: &mut ServiceConfig) {
     config
         .service(resource("/healthz", [(Method::GET, web::to(ops::healthz)), (Method::HEAD, web::to(ops::healthz))]))
         .service(resource("/readyz", [(Method::GET, web::to(ops::readyz)), (Method::HEAD, web::to(ops::readyz))]))
+        .service(resource("/metrics", [(Method::GET, web::to(ops::metrics))]))
         .service(
             web::scope("/api/v1")
                 .service(resource("/events/stream", [(Method::GET, web::to(stream::not_an_upgrade))]))

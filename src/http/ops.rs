@@ -5,6 +5,11 @@ use serde_json::json;
 
 use crate::{bus::BusState, hub::Hub};
 
+/// What is measured, for Prometheus.
+pub async fn metrics(hub: Data<Hub>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(crate::metrics::render(&hub).await)
+}
+
 /// The process is up.
 pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "ok"}))

@@ -17,7 +17,7 @@ use actix_http::{
 use actix_web::http::header::{self, HeaderValue};
 use futures_util::SinkExt as _;
 use oriva_hub_actors::{
-    NoPlace, Transport,
+    NoPlace, Transport, measures,
     model::{AppId, Identity, Refused},
     ports::Expiry,
     protocol::Close,
@@ -119,6 +119,7 @@ async fn serve<T: IntoTransport>(
                 user_id = identity.user().map(tracing::field::display),
                 "stream opened"
             );
+            metrics::counter!(measures::STREAMS_OPENED).increment(1);
             let parts = framed.into_parts();
             let identity = Arc::new(identity);
             seat.sit(parts.io.into_transport()?, parts.read_buf, deflate.is_some(), identity.clone(), expiry);
@@ -128,6 +129,7 @@ async fn serve<T: IntoTransport>(
             Ok(())
         }
         Err(Refusal { problem, close }) => {
+            metrics::counter!(measures::STREAMS_REFUSED, "code" => problem.code.slug()).increment(1);
             tracing::info!(request_id = id, code = problem.code.slug(), "stream refused");
             if !offer.speaks_v1 {
                 return refuse(&mut framed, &id, &problem).await;

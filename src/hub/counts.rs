@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 use moka::sync::Cache;
 use oriva_hub_actors::model::{AppId, Offset, StreamKey, Timestamp, UserId};
 
+use crate::metrics::cache_lookup;
 use crate::store::{Reach, StatusCount, Store, StoreError};
 
 /// Users remembered.
@@ -39,9 +40,9 @@ impl CountCache {
         let whose = (user.clone(), reach.app.clone());
         // The end first: what changes in between makes the count newer than it says, never older.
         let end = store.head(&StreamKey::User(user.clone())).await?;
-        if let Some((counted_at, count)) = self.unread.get(&whose)
-            && counted_at == end
-        {
+        let counted = self.unread.get(&whose).filter(|(counted_at, _)| *counted_at == end);
+        cache_lookup("counts", counted.is_some());
+        if let Some((_, count)) = counted {
             return Ok(count);
         }
         let count = store.unread(reach, user, Timestamp::now()).await?;
@@ -57,9 +58,9 @@ impl CountCache {
     ) -> Result<Arc<[StatusCount]>, StoreError> {
         let whose = (user.clone(), reach.app.clone());
         let end = store.head(&StreamKey::User(user.clone())).await?;
-        if let Some((counted_at, counts)) = self.by_status.get(&whose)
-            && counted_at == end
-        {
+        let counted = self.by_status.get(&whose).filter(|(counted_at, _)| *counted_at == end);
+        cache_lookup("counts", counted.is_some());
+        if let Some((_, counts)) = counted {
             return Ok(counts);
         }
         let counts: Arc<[StatusCount]> = store.counts(reach, user, Timestamp::now()).await?.into();

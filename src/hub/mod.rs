@@ -42,7 +42,11 @@ pub use webhooks::{UrlRule, WebhookParts, WebhookShown, WebhookWanted, reseal_se
 pub use witness::HandedNotifications;
 pub use writer::Writer;
 
-use crate::{auth::Authenticator, limits::Limits, store::Store};
+use crate::{
+    auth::Authenticator,
+    limits::Limits,
+    store::{Pool, Store},
+};
 
 /// The hub of one node: everything a handler may ask for, and nothing of how it is done.
 pub struct Hub {
@@ -170,6 +174,18 @@ impl Hub {
     #[must_use]
     pub fn requests_in_hand(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Events that wait to be written.
+    #[must_use]
+    pub fn writer_queue(&self) -> usize {
+        self.writer.waiting()
+    }
+
+    /// The store's connections.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.store.pool()
     }
 
     /// Deliveries to webhooks that are under way.

@@ -1,9 +1,9 @@
 //! The one way into the event tables. Batches form by themselves: while a transaction runs, what arrives waits and goes
 //! with the next, so an idle hub adds no delay and a busy one shares its commits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use oriva_hub_actors::{Partitions, Webhooks, model::Published};
+use oriva_hub_actors::{Partitions, Webhooks, measures, model::Published};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::HubError;
@@ -39,6 +39,12 @@ impl Writer {
         let (queue, jobs) = mpsc::unbounded_channel();
         actix_rt::spawn(run(store, online, webhooks, jobs));
         Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)) }
+    }
+
+    /// Events that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        WAITING_EVENTS - self.room.available_permits()
     }
 
     /// Writes a submission; when it returns, the outcome is durable, and who is online was told.
@@ -79,7 +85,11 @@ async fn run(store: Arc<dyn Store>, online: Partitions, webhooks: Webhooks, mut 
 async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks, batch: Vec<Job>) {
     let (submissions, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
-    let outcomes = match append(store, &submissions).await {
+    let began = Instant::now();
+    let appended = append(store, &submissions).await;
+    metrics::histogram!(measures::WRITER_BATCH).record(submissions.len() as f64);
+    metrics::histogram!(measures::WRITER_COMMIT).record(began.elapsed().as_secs_f64());
+    let outcomes = match appended {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         // One that cannot be written must not take the others with it; and what stood in another node's way, or had it
         // in its own, goes through alone.

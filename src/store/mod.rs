@@ -6,6 +6,7 @@ mod batch;
 mod model;
 mod notification;
 pub mod postgres;
+mod retention;
 pub mod sqlite;
 mod status;
 mod webhook;
@@ -28,6 +29,7 @@ pub use notification::{
     Change, Content, FeedFilter, FeedPage, FeedPosition, Handed, Look, NewNotification, Notification, Priority, Reach,
     Refusal, Standing, State,
 };
+pub use retention::{RetentionStore, Retired};
 pub use status::{InvalidTransition, Status};
 pub use webhook::{
     AfterAttempts, AttemptRow, Claimed, DeliveryFilter, DeliveryRow, DeliveryStatus, Lease, NewWebhook, Recovery,
@@ -108,6 +110,13 @@ impl From<sqlx::Error> for StoreError {
             _ => Self::Failed(error),
         }
     }
+}
+
+/// A store's connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pool {
+    pub size: u32,
+    pub idle: u32,
 }
 
 /// Events and the streams that number them.
@@ -320,6 +329,9 @@ pub trait Outbox: Send + Sync {
     /// Makes due again what was claimed under leases that ran out; whose it is.
     async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;
 
+    /// The earliest moment at which a delivery of an active webhook is due and waits.
+    async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
     /// How many deliveries wait or are under way.
     async fn pending_deliveries(&self) -> Result<u64, StoreError>;
 
@@ -361,7 +373,9 @@ pub trait NodeStore: Send + Sync {
 
 /// The store as a whole.
 #[async_trait]
-pub trait Store: EventStore + AppStore + NotificationStore + WebhookStore + Outbox + NodeStore {
+pub trait Store:
+    EventStore + AppStore + NotificationStore + WebhookStore + Outbox + NodeStore + RetentionStore
+{
     /// Brings the schema up to date. Names of what was applied.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;
 
@@ -379,6 +393,9 @@ pub trait Store: EventStore + AppStore + NotificationStore + WebhookStore + Outb
 
     /// Answers when the database does.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Its connections now.
+    fn pool(&self) -> Pool;
 
     /// A question was given up: for a while, connections that come back are not trusted without an answer.
     fn distrust(&self) {}

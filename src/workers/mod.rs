@@ -1,15 +1,18 @@
 //! Work of the hub's own, on a period. Each worker is idempotent, takes no input and does one bounded run.
 
+mod archiver;
 mod handed_notes;
 mod idempotency_purge;
 mod identity_watch;
 mod key_usage;
 mod node_beat;
 mod notification_expiry;
+mod outbox_watch;
 mod webhook_recovery;
 
 use std::{sync::Arc, time::Duration};
 
+pub use archiver::Archiver;
 use async_trait::async_trait;
 pub use handed_notes::HandedNotes;
 pub use idempotency_purge::IdempotencyPurge;
@@ -17,6 +20,8 @@ pub use identity_watch::IdentityWatch;
 pub use key_usage::KeyUsage;
 pub use node_beat::NodeBeats;
 pub use notification_expiry::NotificationExpiry;
+use oriva_hub_actors::{measures, model::Timestamp};
+pub use outbox_watch::OutboxWatch;
 pub use webhook_recovery::WebhookRecovery;
 
 use crate::store::{Store, StoreError, within_deadline};
@@ -57,7 +62,14 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
     let store = store.clone();
     actix_rt::spawn(async move {
         loop {
-            let pause = match within_deadline(&*store, worker.run_once()).await {
+            let run = within_deadline(&*store, worker.run_once()).await;
+            let outcome = if run.is_ok() { "succeeded" } else { "failed" };
+            metrics::counter!(measures::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(1);
+            if run.is_ok() {
+                let now = Timestamp::now().unix_ms() as f64 / 1000.0;
+                metrics::gauge!(measures::WORKER_SUCCESS, "worker" => worker.name()).set(now);
+            }
+            let pause = match run {
                 Ok(Progress::More) => {
                     tokio::task::yield_now().await;
                     continue;

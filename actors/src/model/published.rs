@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     fmt::Write as _,
     sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,6 +24,8 @@ pub struct Published {
     full_type: String,
     frames: [OnceLock<Bytes>; 3],
     deflated: [OnceLock<Bytes>; 3],
+    /// When this node wrote, heard or read it.
+    since: Instant,
 }
 
 impl Published {
@@ -35,12 +38,24 @@ impl Published {
     /// The same under a type of the hub's own, which no category has.
     #[must_use]
     pub fn named(event: Event, full_type: String) -> Arc<Self> {
-        Arc::new(Self { event, full_type, frames: Default::default(), deflated: Default::default() })
+        Arc::new(Self {
+            event,
+            full_type,
+            frames: Default::default(),
+            deflated: Default::default(),
+            since: Instant::now(),
+        })
     }
 
     #[must_use]
     pub fn event(&self) -> &Event {
         &self.event
+    }
+
+    /// For how long this node has known it.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     #[must_use]

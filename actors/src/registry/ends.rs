@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Registry;
 use crate::{
     follower::{Follower, HeadQuery, Need, PATIENCE},
+    measures,
     model::{Offset, Published, StreamKey, StreamKind},
     ports::{Page, Unavailable},
     session::{PAGE, RETRY},
@@ -181,6 +182,7 @@ impl Registry {
             }
             Need::Page { after } => after,
         };
+        metrics::counter!(measures::GAP_PAGES, "stream" => StreamKind::Broadcast.as_str()).increment(1);
         let history = self.wiring.history.clone();
         async move {
             let page = history.page(&StreamKey::Broadcast, after, PAGE).await;

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{NoPlace, Registry, Vacate};
 use crate::{
+    measures,
     model::{Held, Offset, Published, Scope, StreamKey, StreamKind},
     pump::SocketKey,
     session::{Events, Session, ToSession},
@@ -99,6 +100,7 @@ impl Entry {
         if let Some(online) = &mut self.session
             && let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, events: events() })
         {
+            metrics::counter!(measures::OVERFLOWS).increment(1);
             online.lost_one = true;
         }
     }

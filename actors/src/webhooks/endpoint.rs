@@ -17,7 +17,8 @@ use super::{
     supervisor::{EndpointEnded, Idle, Supervisor},
 };
 use crate::{
-    model::{Attempt, Claim, Delivery, DeliveryId, Target, Verdict, WebhookId},
+    measures,
+    model::{Attempt, Claim, Delivery, DeliveryId, Next, Target, Verdict, WebhookId},
     ports::Unavailable,
 };
 
@@ -225,6 +226,14 @@ impl Endpoint {
         let now = Instant::now();
         endpoint.sending -= 1;
         endpoint.pace.finished(now);
+        let outcome = match (&attempt.report.verdict, attempt.next) {
+            (Verdict::Delivered, _) => "delivered",
+            (Verdict::Gone, _) => "gone",
+            (Verdict::Failed { .. }, Next::RetryIn(_)) => "retried",
+            (Verdict::Failed { .. }, _) => "failed",
+        };
+        metrics::histogram!(measures::ATTEMPTS, "outcome" => outcome)
+            .record(attempt.report.response_time.as_secs_f64());
         match attempt.report.verdict {
             Verdict::Delivered => endpoint.breaker.succeeded(),
             Verdict::Failed { .. } | Verdict::Gone => endpoint.breaker.failed(now),

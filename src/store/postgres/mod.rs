@@ -10,6 +10,7 @@ mod inbox;
 mod nodes;
 mod notifications;
 mod outbox;
+mod retention;
 mod webhooks;
 
 use std::{
@@ -25,7 +26,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{Store, StoreError, new_epoch, webhook::Subscriptions};
+use super::{Pool, Store, StoreError, new_epoch, webhook::Subscriptions};
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
@@ -191,6 +192,10 @@ impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("select 1").execute(&self.pool).await?;
         Ok(())
+    }
+
+    fn pool(&self) -> Pool {
+        Pool { size: self.pool.size(), idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX) }
     }
 
     fn distrust(&self) {

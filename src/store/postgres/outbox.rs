@@ -258,6 +258,17 @@ impl Outbox for PostgresStore {
         Ok(ids.into_iter().map(WebhookId).collect())
     }
 
+    async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        // One look into each active webhook's own queue.
+        let oldest: Option<DateTime<Utc>> = sqlx::query_scalar(
+            "select min(queue.due) from app_webhooks w cross join lateral (select min(next_attempt_at) as due \
+             from webhook_deliveries where webhook_id = w.id and status = 'pending') queue where w.is_active",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(oldest.map(Timestamp::from))
+    }
+
     async fn pending_deliveries(&self) -> Result<u64, StoreError> {
         let count: i64 =
             sqlx::query_scalar("select count(*) from webhook_deliveries where status in ('pending', 'delivering')")

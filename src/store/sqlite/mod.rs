@@ -11,6 +11,7 @@ mod inbox;
 mod nodes;
 mod notifications;
 mod outbox;
+mod retention;
 mod webhooks;
 
 use std::{
@@ -27,7 +28,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Store, StoreError, new_epoch, webhook::Subscriptions};
+use super::{Pool, Store, StoreError, new_epoch, webhook::Subscriptions};
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
@@ -152,6 +153,11 @@ impl Store for SqliteStore {
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("select 1").execute(&self.readers).await?;
         Ok(())
+    }
+
+    fn pool(&self) -> Pool {
+        let idle = self.readers.num_idle() + self.writer.num_idle();
+        Pool { size: self.readers.size() + self.writer.size(), idle: u32::try_from(idle).unwrap_or(u32::MAX) }
     }
 
     async fn close(&self) {

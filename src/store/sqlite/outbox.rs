@@ -276,6 +276,17 @@ impl Outbox for SqliteStore {
         Ok(ids.into_iter().map(WebhookId).collect())
     }
 
+    async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        // One look into each active webhook's own queue.
+        let oldest: Option<i64> = sqlx::query_scalar(
+            "select min((select min(next_attempt_at) from webhook_deliveries d where d.webhook_id = w.id \
+             and d.status = 'pending')) from app_webhooks w where w.is_active",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        Ok(oldest.map(Timestamp::from_unix_ms))
+    }
+
     async fn pending_deliveries(&self) -> Result<u64, StoreError> {
         let count: i64 =
             sqlx::query_scalar("select count(*) from webhook_deliveries where status in ('pending', 'delivering')")

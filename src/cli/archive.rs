@@ -1,0 +1,40 @@
+//! `archive`: what the archiver does at midnight, now.
+
+use clap::Args;
+
+use super::{CliError, store_of};
+use crate::{config::Config, hub::NextExpiry, workers::Archiver};
+
+#[derive(Debug, Args)]
+pub(super) struct ArchiveArgs {
+    /// Only say how many rows are past retention
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(args: &ArchiveArgs, config: &Config, json: bool) -> Result<(), CliError> {
+    let store = store_of(config).await?;
+    let archiver = Archiver::new(store.clone(), &config.retention, std::sync::Arc::new(NextExpiry::default()));
+    let mut rows = if args.dry_run { archiver.due().await? } else { archiver.run().await? };
+    if !args.dry_run {
+        let batch = u64::from(config.retention.batch);
+        let mut last = rows;
+        while last.iter().any(|(_, count)| *count >= batch) {
+            last = archiver.run().await?;
+            for ((_, sum), (_, count)) in rows.iter_mut().zip(last) {
+                *sum += count;
+            }
+        }
+    }
+    store.close().await;
+    if json {
+        let counts: serde_json::Map<_, _> =
+            rows.iter().map(|(what, count)| (what.as_str().to_owned(), (*count).into())).collect();
+        println!("{}", serde_json::Value::Object(counts));
+    } else {
+        for (what, count) in rows {
+            println!("{:<14}{count:>12}", what.as_str());
+        }
+    }
+    Ok(())
+}

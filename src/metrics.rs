@@ -1,0 +1,93 @@
+//! What is measured, as Prometheus reads it (contract §8). The names are the realtime core's `measures`.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use oriva_hub_actors::measures::{self, Kind, Measure};
+
+use crate::{bus::BusState, hub::Hub};
+
+/// Seconds, from a tenth of a millisecond to ten.
+const SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1000.0];
+/// How often what was recorded is put in its buckets, where nobody asks.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The process's one recorder.
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Installs the recorder, once a process, and keeps it tidy. Must be called within a running actix `System`.
+pub fn start() {
+    let handle = RECORDER.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&SECONDS)
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Full(measures::WRITER_BATCH.to_owned()), &SIZES)
+            })
+            .map(PrometheusBuilder::build_recorder);
+        let recorder = recorder.unwrap_or_else(|_| PrometheusBuilder::new().build_recorder());
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another recorder is installed; /metrics stays empty");
+        }
+        for Measure { name, kind, help } in measures::ALL {
+            match kind {
+                Kind::Counter => metrics::describe_counter!(*name, *help),
+                Kind::Gauge => metrics::describe_gauge!(*name, *help),
+                Kind::Histogram => metrics::describe_histogram!(*name, *help),
+            }
+        }
+        metrics::gauge!(measures::BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        handle
+    });
+    actix_rt::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            handle.run_upkeep();
+        }
+    });
+}
+
+/// Everything measured, in the text format of Prometheus.
+pub async fn render(hub: &Hub) -> String {
+    observe(hub).await;
+    RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Looks at what is not counted as it happens.
+async fn observe(hub: &Hub) {
+    metrics::gauge!(measures::SOCKETS).set(hub.online().open_sockets() as f64);
+    metrics::gauge!(measures::SESSIONS).set(hub.online().observe().await.sessions as f64);
+    for state in BusState::ALL {
+        let label = state.as_str();
+        metrics::gauge!(measures::BUS_STATE, "state" => label).set(if hub.bus() == state { 1.0 } else { 0.0 });
+    }
+    metrics::gauge!(measures::WRITER_QUEUE).set(hub.writer_queue() as f64);
+    let pool = hub.pool();
+    metrics::gauge!(measures::STORE_CONNECTIONS, "state" => "idle").set(f64::from(pool.idle));
+    metrics::gauge!(measures::STORE_CONNECTIONS, "state" => "in_use")
+        .set(f64::from(pool.size - pool.idle.min(pool.size)));
+    metrics::gauge!(measures::DELIVERIES_UNDER_WAY).set(hub.deliveries_under_way().await as f64);
+}
+
+/// Counts a lookup in a cache.
+pub fn cache_lookup(cache: &'static str, is_hit: bool) {
+    metrics::counter!(measures::CACHE_LOOKUPS, "cache" => cache, "outcome" => if is_hit { "hit" } else { "miss" })
+        .increment(1);
+}
+
+/// Notes a request. Methods that clients make up share one label, and so do addresses that are no route.
+pub fn request(method: &actix_web::http::Method, route: Option<String>, status: u16, took: Duration) {
+    let method = match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known.to_owned(),
+        _ => "other".to_owned(),
+    };
+    let route: Arc<str> = route.map_or_else(|| "none".into(), Into::into);
+    let status = status.to_string();
+    metrics::histogram!(measures::HTTP_REQUESTS, "method" => method, "route" => route, "status" => status)
+        .record(took.as_secs_f64());
+}
