@@ -17,7 +17,7 @@ use oriva_hub_actors::{
         AppId, Category, EventId, EventPattern, EventType, JsonObject, Published, SigningSecret, StreamKind, Timestamp,
         UserId, WebhookId,
     },
-    testing::{FanOut, assemble, event},
+    testing::{FanOut, Routing, assemble, event},
 };
 
 const BATCH: usize = 100;
@@ -56,6 +56,26 @@ fn session(c: &mut Criterion) {
             b.iter(|| user.deliver());
         });
     }
+}
+
+fn registry(c: &mut Criterion) {
+    const USERS: usize = 1000;
+    let system = actix::System::new();
+    let mut routing = system.block_on(Routing::start(USERS));
+    let mut group = c.benchmark_group("registry");
+    group.throughput(Throughput::Elements(USERS as u64));
+    group.bench_function(format!("routing of an event to each of {USERS} users online"), |b| {
+        b.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            for _ in 0..rounds {
+                let batch = routing.batch();
+                let began = std::time::Instant::now();
+                assert_eq!(system.block_on(routing.route(batch)), USERS);
+                took += began.elapsed();
+            }
+            took
+        });
+    });
 }
 
 /// A store with an app, and what writes one batch of events to it.
@@ -153,5 +173,5 @@ async fn owe(store: &dyn Store, app: &AppId) -> WebhookId {
     new.id
 }
 
-criterion_group!(benches, words, session, stores);
+criterion_group!(benches, words, session, registry, stores);
 criterion_main!(benches);

@@ -41,7 +41,7 @@ pub fn start() {
                 Kind::Histogram => metrics::describe_histogram!(*name, *help),
             }
         }
-        metrics::gauge!(measures::BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        metrics::gauge!(measures::BUILD, "version" => env!("ORIVA_HUB_VERSION")).set(1.0);
         handle
     });
     actix_rt::spawn(async move {

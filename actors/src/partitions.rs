@@ -279,6 +279,12 @@ impl Partitions {
         }
     }
 
+    /// Has a socket that there is not join its session.
+    #[cfg(feature = "testing")]
+    pub(crate) fn join(&self, join: crate::registry::Join) {
+        self.of(&join.identity.stream()).registry().do_send(join);
+    }
+
     /// Makes the session of this stream panic.
     #[cfg(any(test, feature = "testing"))]
     pub fn panic_session(&self, stream: StreamKey) {

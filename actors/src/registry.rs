@@ -1,5 +1,7 @@
 //! Who is online on one thread: takes places, starts sessions, and routes events to them.
 
+#[cfg(feature = "testing")]
+pub(crate) mod bench;
 mod ends;
 mod entry;
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[cfg(feature = "testing")]
-pub use crate::session::bench::FanOut;
+pub use crate::{registry::bench::Routing, session::bench::FanOut};
 
 /// Takes all frames of a client apart, as a pump does; how many messages there were.
 ///

@@ -4,6 +4,7 @@ mod apps;
 mod archive;
 mod config;
 mod serve;
+mod shell;
 mod tokens;
 mod watch;
 
@@ -21,7 +22,7 @@ use crate::{
 
 /// The realtime hub that a platform of many apps runs for its users.
 #[derive(Debug, Parser)]
-#[command(name = "oriva-hub", version)]
+#[command(name = "oriva-hub", version = env!("ORIVA_HUB_VERSION"))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -69,6 +70,10 @@ enum Command {
     /// Settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print completions for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page
+    Man,
 }
 
 /// Why a command failed, and with it the exit status.
@@ -139,9 +144,15 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), CliError> {
     let Cli { command, global, serve } = cli;
     let command = command.unwrap_or(Command::Serve(serve));
-    if let Command::Watch(args) = command {
-        return watch::run(args).await;
-    }
+    let command = match command {
+        Command::Watch(args) => return watch::run(args).await,
+        Command::Completions(args) => {
+            shell::completions(&args);
+            return Ok(());
+        }
+        Command::Man => return shell::man(),
+        other => other,
+    };
     let bind = match &command {
         Command::Serve(args) => args.bind.clone(),
         _ => None,
@@ -164,7 +175,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Token(command) => tokens::run(command, &loaded.config, json).await,
         Command::Archive(args) => archive::run(&args, &loaded.config, json).await,
         Command::Config(command) => config::run(&command, &loaded, json),
-        Command::Watch(_) => Ok(()),
+        Command::Watch(_) | Command::Completions(_) | Command::Man => Ok(()),
     }
 }
 

@@ -209,3 +209,34 @@ async fn a_watcher_resumes_over_a_restart_of_the_hub() {
 async fn start_at(database: &Database, addr: std::net::SocketAddr) -> HubProcess {
     HubProcess::start_at(database, addr, &[]).await
 }
+
+#[test]
+fn a_package_gets_completions_and_a_manual_from_the_program() {
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_oriva-hub")).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).contains("oriva-hub"), "{shell}");
+    }
+    let manual = run(&["man"]);
+    assert!(manual.starts_with(".ie") || manual.contains(".TH oriva-hub 1"), "{manual}");
+    assert!(manual.contains("archive"));
+    let version = run(&["--version"]);
+    assert!(version.starts_with(concat!("oriva-hub ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
+}
+
+/// The unit is checked by systemd itself, where it is there.
+#[test]
+fn the_systemd_unit_is_one() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/oriva-hub.service")).unwrap();
+    let unit = unit.replace("/usr/bin/oriva-hub", env!("CARGO_BIN_EXE_oriva-hub"));
+    let path = folder.path().join("oriva-hub.service");
+    std::fs::write(&path, unit).unwrap();
+    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output();
+    let output = output.expect("systemd-analyze: run the tests with ./scripts/test");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}

@@ -67,6 +67,8 @@ async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
     let mut hub = Nodes::start_with(3, &window).await;
     let balancer = Balancer::start(&hub, example, run).await;
     let app = hub.app.at(balancer.addr);
+    let metrics = reqwest::get(format!("http://{}/metrics", balancer.addr)).await.unwrap();
+    assert_eq!(metrics.status(), 403, "figures are the operator's own business");
     let by_subprotocol = Socket::open_v1(balancer.addr, &app.token("bob").await).await.expect("welcomed");
     by_subprotocol.close().await;
 
