@@ -8,6 +8,7 @@ mod admin;
 mod autobahn;
 mod cli;
 mod events;
+mod guide;
 mod house;
 mod load;
 mod matrix;
