@@ -51,7 +51,7 @@ pub enum NoPlace {
 pub struct RegistryState {
     pub sessions: usize,
     pub places: usize,
-    /// Users with at least one place.
+    /// Users with at least one place, or asking for one.
     pub users: usize,
 }
 
@@ -202,7 +202,7 @@ impl Registry {
     fn ask_for_places(&mut self, stream: &StreamKey, ctx: &mut Context<Self>) {
         let limit = self.wiring.config.max_connections;
         let Some(entry) = self.entries.get_mut(stream) else { return };
-        while !entry.is_asking
+        while entry.wanted.is_none()
             && let Some((scope, answer)) = entry.asking.pop_front()
         {
             if entry.held.total() >= limit {
@@ -215,13 +215,17 @@ impl Registry {
             }
             let mut wanted = entry.held.clone();
             wanted.add(&scope);
-            entry.is_asking = true;
+            entry.wanted = Some(wanted.clone());
             let stream = stream.clone();
             let claimed = self.wiring.others.claim(&stream, &wanted, limit);
             wrap_future::<_, Self>(claimed)
                 .map(move |claimed, registry, ctx| {
                     let Some(entry) = registry.entries.get_mut(&stream) else { return };
-                    entry.is_asking = false;
+                    entry.wanted = None;
+                    if claimed.is_err() {
+                        // A count that was made meanwhile took it for given.
+                        registry.wiring.others.hold(&stream, &entry.held);
+                    }
                     let place = claimed.map_err(|_| NoPlace::Full { limit }).map(|()| {
                         entry.held.add(&scope);
                         registry.wiring.places.fetch_add(1, Ordering::SeqCst);
@@ -288,6 +292,9 @@ impl Handler<Vacate> for Registry {
     type Result = ();
 
     fn handle(&mut self, Vacate { stream, scope, socket }: Vacate, _: &mut Self::Context) {
+        if let Some(socket) = socket {
+            self.waiting.retain(|join| join.socket != socket);
+        }
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         entry.held.remove(&scope);
         self.wiring.places.fetch_sub(1, Ordering::SeqCst);
@@ -361,7 +368,10 @@ impl Handler<Tally> for Registry {
     type Result = MessageResult<Tally>;
 
     fn handle(&mut self, _: Tally, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.entries.iter().map(|(stream, entry)| (stream.clone(), entry.held.clone())).collect())
+        // What is claimed counts: its answer may be there already, and waits for this registry's turn.
+        let held = |entry: &Entry| entry.wanted.as_ref().unwrap_or(&entry.held).clone();
+        let all = self.entries.iter().map(|(stream, entry)| (stream.clone(), held(entry)));
+        MessageResult(all.filter(|(_, held)| held.total() > 0).collect())
     }
 }
 

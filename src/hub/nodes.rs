@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use oriva_hub_actors::model::{AppId, NodeId, StreamKey, UserId};
@@ -48,11 +51,15 @@ pub struct Stats {
 
 /// The other nodes, as the store last said.
 #[derive(Default)]
-pub(super) struct Others(Mutex<Vec<NodeBeat>>);
+pub(super) struct Others {
+    beats: Mutex<Vec<NodeBeat>>,
+    /// This node beats no more.
+    has_left: AtomicBool,
+}
 
 impl Others {
     fn now(&self) -> Vec<NodeBeat> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -62,7 +69,13 @@ impl Hub {
         let stream = StreamKey::User(user.clone());
         let here = self.online.held(&stream).await.seen_by(app);
         let elsewhere = self.nodes.presence.elsewhere(&stream).await;
-        let partial = elsewhere.is_err() || self.nodes.bus.state() == BusState::Split;
+        let partial = elsewhere.is_err()
+            || match self.nodes.bus.state() {
+                BusState::Split => true,
+                // Other nodes serve the same store, and there is no way to ask them.
+                BusState::None => !self.others.now().is_empty(),
+                BusState::Connected | BusState::Away => false,
+            };
         let elsewhere: usize = elsewhere.unwrap_or_default().iter().map(|held| held.seen_by(app)).sum();
         Seen { online: here + elsewhere > 0, connections: here + elsewhere, partial }
     }
@@ -109,17 +122,21 @@ impl Hub {
     /// # Errors
     /// Where the store fails.
     pub async fn beat(&self, store: &dyn Store) -> Result<(), StoreError> {
+        if self.others.has_left.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let state = self.online.observe().await;
         let on_bus = matches!(self.nodes.bus.state(), BusState::Connected | BusState::Split);
         let own = NodeBeat { node: self.nodes.node, on_bus, connections: state.places, users: state.users };
         let others = store.beat(&own).await?;
         self.nodes.bus.know(&others.iter().map(|other| other.node).collect::<Vec<_>>());
-        *self.others.0.lock().unwrap_or_else(PoisonError::into_inner) = others;
+        *self.others.beats.lock().unwrap_or_else(PoisonError::into_inner) = others;
         Ok(())
     }
 
     /// Leaves the other nodes: what was to be told is told, and what this node held is given back.
     pub async fn leave(&self, store: &dyn Store) {
+        self.others.has_left.store(true, Ordering::SeqCst);
         self.nodes.bus.flush().await;
         self.nodes.presence.leave().await;
         if let Err(error) = store.leave(self.nodes.node).await {

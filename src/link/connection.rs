@@ -187,9 +187,16 @@ impl Pool {
     /// # Errors
     /// Where Redis does not answer.
     pub async fn ask<T: redis::FromRedisValue>(&self, question: &Pipeline) -> RedisResult<T> {
-        match self {
-            Self::Single(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
-            Self::Cluster(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+        let answer = async {
+            match self {
+                Self::Single(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+                Self::Cluster(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+            }
+        };
+        // A cluster's connections have no deadline of their own here.
+        match tokio::time::timeout(2 * RESPONSE_TIMEOUT, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
 }

@@ -120,7 +120,15 @@ impl Link {
         let mut commands = client.get_multiplexed_async_connection_with_config(&config).await?;
         // Who may not ask is not refused for it: a user with few rights is told nothing of clusters.
         let about: RedisResult<String> = redis::cmd("INFO").arg("cluster").query_async(&mut commands).await;
-        if about.is_ok_and(|about| about.contains("cluster_enabled:1")) {
+        let about = match about {
+            Ok(about) => about,
+            // It was not refused: a cluster's server that did not answer must not be taken for one that is alone.
+            Err(error) if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
+                return Err(error);
+            }
+            Err(_) => String::new(),
+        };
+        if about.contains("cluster_enabled:1") {
             let builder = || {
                 ClusterClientBuilder::new([self.info.clone()])
                     .use_protocol(ProtocolVersion::RESP3)

@@ -49,8 +49,8 @@ pub(super) struct Entry {
     pub(super) followed: Option<Shared<BoxFuture<'static, ()>>>,
     /// Who wants a place, by what it would see.
     pub(super) asking: VecDeque<(Scope, oneshot::Sender<Result<Place, NoPlace>>)>,
-    /// A claim is under way.
-    pub(super) is_asking: bool,
+    /// What would be held with the claim that is under way.
+    pub(super) wanted: Option<Held>,
 }
 
 pub(super) struct Online {
@@ -77,7 +77,7 @@ impl Entry {
 
     /// Nobody is here, and nobody comes.
     pub(super) fn is_gone(&self) -> bool {
-        self.held.total() == 0 && self.asking.is_empty() && !self.is_asking
+        self.held.total() == 0 && self.asking.is_empty() && self.wanted.is_none()
     }
 
     /// An event that this node committed, so that its offset is the store's.

@@ -180,6 +180,8 @@ impl Keeper {
             way.tell(outgoing, commands.clone()),
             way.beat(commands, &heard),
         );
+        // In this order: who publishes in between sees a bus that is away, and notes that nobody was told.
+        status.set_up(false);
         status.peers().clear();
         outcome.err().unwrap_or(Lost::Ended)
     }
@@ -197,6 +199,23 @@ impl Heard {
         Self {
             own: RefCell::new(channels.into_iter().map(|channel| (channel, now)).collect()),
             others: RefCell::default(),
+        }
+    }
+}
+
+/// Messages on their way to Redis. Where that ends before they are told, by an error or because another part of the bus was
+/// lost meanwhile, the others have to be told to look.
+struct Leaving<'a> {
+    status: &'a Status,
+    count: usize,
+    are_told: bool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.status.leaving.fetch_sub(self.count, Ordering::SeqCst);
+        if !self.are_told {
+            self.status.untold.store(true, Ordering::SeqCst);
         }
     }
 }
@@ -353,12 +372,9 @@ impl Way<'_> {
                     None => (self.beat_channels().swap_remove(0), message.encode(self.node, StreamKind::Broadcast)),
                 })
                 .collect();
-            let told = commands.publish(&messages).await;
-            self.status.leaving.fetch_sub(messages.len(), Ordering::SeqCst);
-            if let Err(error) = told {
-                self.status.untold.store(true, Ordering::SeqCst);
-                return Err(error.into());
-            }
+            let mut leaving = Leaving { status: self.status, count: messages.len(), are_told: false };
+            commands.publish(&messages).await?;
+            leaving.are_told = true;
         }
     }
 
@@ -383,9 +399,22 @@ impl Way<'_> {
             .into_iter()
             .map(|channel| (channel, Message::Beat.encode(self.node, StreamKind::Broadcast)))
             .collect();
+        let mut last = Instant::now();
         loop {
             tick.tick().await;
+            if last.elapsed() > SILENCE {
+                // This node stood still, and the others may have given it up meanwhile and told it nothing.
+                self.online.look();
+            }
+            last = Instant::now();
             commands.publish(&beats).await?;
+            if self.status.untold.swap(false, Ordering::SeqCst) {
+                self.status.leaving.fetch_add(1, Ordering::SeqCst);
+                let mut doubt = Leaving { status: self.status, count: 1, are_told: false };
+                let channel = self.beat_channels().swap_remove(0);
+                commands.publish(&[(channel, Message::Doubt.encode(self.node, StreamKind::Broadcast))]).await?;
+                doubt.are_told = true;
+            }
             self.is_writable(&mut commands).await?;
             let now = Instant::now();
             if heard.own.borrow().values().any(|last| now.duration_since(*last) > SILENCE) {

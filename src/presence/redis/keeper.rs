@@ -13,7 +13,7 @@ use oriva_hub_actors::{
 use redis::{Pipeline, RedisResult, aio::ConnectionLike as _};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 use crate::link::{Connection, Link};
@@ -21,6 +21,8 @@ use crate::link::{Connection, Link};
 /// How long what a node holds counts after it was last heard of. A dead node's places are free by then.
 const LEASE: Duration = Duration::from_secs(10);
 const RENEWAL: Duration = Duration::from_millis(2500);
+/// How long Redis is left alone after it refused.
+const REST: Duration = Duration::from_secs(1);
 /// Orders written at once.
 const AT_ONCE: usize = 256;
 /// What of a whole count is written at once.
@@ -60,24 +62,26 @@ const RENEW: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) or redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) or redis.call('HEXISTS', KEYS[2], '') == 0 then return 0 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1
 ";
 
 /// Begins a node's lease with a field that stands for the node itself, so that places which Redis lost are told from those
-/// that nobody holds; and ends the one of the name that it had before.
+/// that nobody holds; and ends those of the names that it had before.
 ///
-/// Keys: the nodes; its places; the places under its earlier name. Arguments: its name, its earlier one, the lease in ms.
+/// Keys: the nodes; its places; the places under its earlier names. Arguments: its name, the lease in ms, its earlier names.
 const ENROL: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREM', KEYS[1], ARGV[2])
-redis.call('UNLINK', KEYS[3])
-redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+for n = 3, #KEYS do
+    redis.call('ZREM', KEYS[1], ARGV[n])
+    redis.call('UNLINK', KEYS[n])
+end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('HSET', KEYS[2], '', '0')
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1
 ";
 
@@ -122,7 +126,20 @@ impl RedisPlacesParts {
     pub fn start(self, online: Partitions) {
         let Self { link, ordered, own } = self;
         let names = Names::of(&link);
-        actix_rt::spawn(Keeper { link, names, online, own, ordered, name: None, earlier: None, left: false }.run());
+        actix_rt::spawn(
+            Keeper {
+                link,
+                names,
+                online,
+                own,
+                ordered,
+                name: None,
+                taken: Vec::new(),
+                resting_until: None,
+                left: false,
+            }
+            .run(),
+        );
     }
 }
 
@@ -134,8 +151,10 @@ struct Keeper {
     ordered: mpsc::UnboundedReceiver<Order>,
     /// The name under which all that this node holds is written down; `None` while it is not.
     name: Option<NodeId>,
-    /// The name before: what is written under it counts until its lease ends.
-    earlier: Option<NodeId>,
+    /// The names that something may be written under, which counts until its lease ends.
+    taken: Vec<NodeId>,
+    /// Redis refused: until then it is not asked to take all of it again.
+    resting_until: Option<Instant>,
     left: bool,
 }
 
@@ -158,16 +177,26 @@ impl Keeper {
             }
             let is_renewal = batch.is_empty();
             let outcome = match self.link.connection() {
-                Some(mut connection) => self.work(&mut connection, batch, is_renewal).await,
-                None => {
+                Some(mut connection) if self.resting_until.is_none_or(|until| until <= Instant::now()) => {
+                    self.work(&mut connection, batch, is_renewal).await
+                }
+                _ => {
                     self.set_name(None);
                     batch.into_iter().for_each(let_pass);
                     Ok(())
                 }
             };
-            if let Err(error) = outcome {
-                tracing::warn!(error = &error as &dyn std::error::Error, "places are counted by this node alone");
-                self.set_name(None);
+            match outcome {
+                Ok(()) if self.name.is_some() => self.resting_until = None,
+                Ok(()) => {}
+                Err(error) => {
+                    if self.resting_until.is_none() {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "places are counted by this node alone until Redis takes them");
+                    }
+                    self.resting_until = Some(Instant::now() + REST);
+                    self.set_name(None);
+                }
             }
         }
     }
@@ -177,9 +206,14 @@ impl Keeper {
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = name;
     }
 
-    async fn work(&mut self, connection: &mut Connection, batch: Vec<Order>, renew: bool) -> RedisResult<()> {
-        if batch.iter().any(|order| matches!(order, Order::Recount)) {
+    async fn work(&mut self, connection: &mut Connection, mut batch: Vec<Order>, renew: bool) -> RedisResult<()> {
+        if let Some(recount) = batch.iter().rposition(|order| matches!(order, Order::Recount)) {
             self.set_name(None);
+            // What was asked before it is in the new count, or of a registry that is gone.
+            let (leave, before): (Vec<_>, _) =
+                batch.drain(..=recount).partition(|order| matches!(order, Order::Leave(_)));
+            before.into_iter().for_each(let_pass);
+            batch.extend(leave);
         }
         let result = async {
             match self.name {
@@ -201,20 +235,22 @@ impl Keeper {
     /// written after it: the numbers are absolute, so in the end each is the last.
     async fn enrol(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let name = NodeId::generate();
-        let before = self.earlier.replace(name).map(|name| name.to_string()).unwrap_or_default();
+        let earlier: Vec<String> = self.taken.iter().map(NodeId::to_string).collect();
+        self.taken.push(name);
         let places = self.names.places_of(&name.to_string());
         let held = self.online.tally().await;
         redis::cmd("EVAL")
             .arg(ENROL)
-            .arg(3)
+            .arg(2 + earlier.len())
             .arg(&self.names.nodes)
             .arg(&places)
-            .arg(self.names.places_of(&before))
+            .arg(earlier.iter().map(|name| self.names.places_of(name)).collect::<Vec<_>>())
             .arg(name.to_string())
-            .arg(before)
             .arg(LEASE.as_millis() as u64)
+            .arg(&earlier)
             .query_async::<()>(connection)
             .await?;
+        self.taken = vec![name];
         for page in held.chunks(PAGE) {
             let fields: Vec<(String, String)> =
                 page.iter().map(|(stream, held)| (field(stream), held.to_string())).collect();

@@ -192,3 +192,25 @@ async fn nodes_are_restarted_one_after_the_other() {
     let seen = inbox.ask("GET", "/users/alice/presence", None).await.body;
     assert_eq!(seen, json!({"online": true, "connections": 3}));
 }
+
+/// The others gave it up and told it nothing; its connections live on. What it missed comes soon after it wakes, not with the
+/// look that comes every 30 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stood_still_looks_for_what_it_missed() {
+    let hub = Nodes::start(2).await;
+    let mut socket = hub.app.at(hub.nodes[1].addr).connect("alice").await;
+    socket.subscribe(&["**"]).await;
+    hub.nodes[1].signal("-STOP");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let publisher = hub.app.at(hub.nodes[0].addr);
+    for n in 0..20 {
+        publisher.publish("alice", n).await;
+    }
+    hub.nodes[1].signal("-CONT");
+    let missed = async {
+        for offset in 1..=20 {
+            assert_eq!(socket.offset().await, offset);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), missed).await.expect("all of it, before anybody's routine look");
+}
