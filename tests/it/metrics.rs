@@ -83,3 +83,24 @@ fn the_operators_guide_names_every_measure() {
         assert!(guide.contains(&format!("`{}`", measure.name)), "docs/OPERATING.md says nothing of {}", measure.name);
     }
 }
+
+/// Names of measures in a text, without what a histogram adds to its own.
+fn named(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("oriva_"));
+    let base = |word: &str| {
+        ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+    };
+    words.map(base).collect()
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_what_there_is_and_show_all_of_it() {
+    let dashboard: serde_json::Value = serde_json::from_str(include_str!("../../packaging/grafana.json")).unwrap();
+    let shown = named(&dashboard["panels"].to_string());
+    for name in shown.iter().chain(&named(include_str!("../../packaging/alerts.yml"))) {
+        assert!(measures::ALL.iter().any(|measure| measure.name == name), "{name} is not measured");
+    }
+    for measure in measures::ALL {
+        assert!(shown.iter().any(|name| name == measure.name), "the dashboard does not show {}", measure.name);
+    }
+}
