@@ -5,6 +5,7 @@
 mod harness;
 
 mod admin;
+mod asyncapi;
 mod autobahn;
 mod cli;
 mod events;
