@@ -8,12 +8,13 @@ mod redis;
 use async_trait::async_trait;
 use oriva_hub_actors::{model::NodeId, ports::Bus};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use self::redis::{RedisBus, RedisBusParts};
 pub use local::LocalBus;
 
 /// How a bus stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BusState {
     /// There is none: this node is alone, or its sessions look into the store for what others do.

@@ -70,6 +70,8 @@ enum Command {
     /// Settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print the OpenAPI document, in YAML (with --json in JSON)
+    Openapi,
     /// Print completions for a shell
     Completions(shell::CompletionsArgs),
     /// Print the manual page
@@ -151,6 +153,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             return Ok(());
         }
         Command::Man => return shell::man(),
+        Command::Openapi => return shell::openapi(global.json),
         other => other,
     };
     let bind = match &command {
@@ -175,7 +178,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Token(command) => tokens::run(command, &loaded.config, json).await,
         Command::Archive(args) => archive::run(&args, &loaded.config, json).await,
         Command::Config(command) => config::run(&command, &loaded, json),
-        Command::Watch(_) | Command::Completions(_) | Command::Man => Ok(()),
+        Command::Watch(_) | Command::Completions(_) | Command::Man | Command::Openapi => Ok(()),
     }
 }
 

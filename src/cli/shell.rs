@@ -1,4 +1,4 @@
-//! What a package installs beside the program: completions and the manual.
+//! What a package installs beside the program: completions, the manual, the API's description.
 
 use std::io::Write as _;
 
@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::{Cli, CliError};
+use crate::http::openapi;
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
@@ -23,4 +24,12 @@ pub(super) fn man() -> Result<(), CliError> {
     let mut page = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(failed)?;
     std::io::stdout().write_all(&page).map_err(failed)
+}
+
+/// Prints the OpenAPI document.
+pub(super) fn openapi(json: bool) -> Result<(), CliError> {
+    let text = if json { openapi::json_text() } else { openapi::yaml() };
+    let text = text.map_err(CliError::Failed)?;
+    let end = if json { "\n" } else { "" };
+    write!(std::io::stdout(), "{text}{end}").map_err(|error| CliError::Failed(error.to_string()))
 }

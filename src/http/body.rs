@@ -50,7 +50,7 @@ impl Body {
         Ok((bytes, map))
     }
 
-    /// The same where no body stands for an empty object.
+    /// The same where no body, or `null`, stands for an empty object.
     ///
     /// # Errors
     /// As [`Body::object`].
@@ -60,7 +60,7 @@ impl Body {
             self.must_be_json()?;
         }
         let bytes = self.read().await?;
-        if bytes.is_empty() { Ok(Map::new()) } else { parse_object(&bytes) }
+        if bytes.is_empty() || &*bytes == b"null" { Ok(Map::new()) } else { parse_object(&bytes) }
     }
 
     fn must_be_json(&self) -> Result<(), Problem> {
@@ -222,7 +222,7 @@ impl Fields {
     }
 
     pub fn integer(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
-        match self.take(name)?.as_u64().filter(|number| range.contains(number)) {
+        match whole(&self.take(name)?).filter(|number| range.contains(number)) {
             Some(number) => Some(number),
             None => {
                 self.fault(name, &format!("must be a whole number from {} to {}", range.start(), range.end()));
@@ -241,6 +241,16 @@ impl Fields {
         }
         if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
     }
+}
+
+/// A whole number from 0 on, however it is written: JSON knows no integers, and some languages write `60.0`.
+pub fn whole(value: &Value) -> Option<u64> {
+    // Beyond it not every whole number is one.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    value.as_u64().or_else(|| {
+        let number = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(number))?;
+        Some(number as u64)
+    })
 }
 
 /// PostgreSQL can store neither text nor jsonb with it.

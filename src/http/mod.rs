@@ -7,6 +7,7 @@ mod caller;
 mod context;
 mod idempotency;
 mod notifications;
+pub mod openapi;
 mod ops;
 mod problem;
 mod query;
@@ -29,8 +30,11 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/healthz", [(Method::GET, web::to(ops::healthz)), (Method::HEAD, web::to(ops::healthz))]))
         .service(resource("/readyz", [(Method::GET, web::to(ops::readyz)), (Method::HEAD, web::to(ops::readyz))]))
         .service(resource("/metrics", [(Method::GET, web::to(ops::metrics))]))
+        .service(resource("/docs", [(Method::GET, web::to(openapi::docs))]))
+        .service(resource("/docs/{file:.*}", [(Method::GET, web::to(openapi::page))]))
         .service(
             web::scope("/api/v1")
+                .service(resource("/openapi.json", [(Method::GET, web::to(openapi::json))]))
                 .service(resource("/events/stream", [(Method::GET, web::to(stream::not_an_upgrade))]))
                 .service(resource(
                     "/apps/{app_id}/events",

@@ -7,25 +7,33 @@ use actix_web::{
 use oriva_hub_actors::model::{AppId, NotificationId, UserId};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{
     Problem,
     body::{Body, Fields, MAX_OBJECT_BYTES, text},
     caller::{AppKey, Inbox, Read, path_id},
+    openapi::{
+        answers::{Limited, WithBody},
+        parameters::OfNotification,
+        requests::NotificationChange,
+    },
     users::notifications::status,
 };
 use crate::{
     hub::{Branded, Field, Hub},
-    store::{Change, Content, State, Status},
+    store::{Change, Content, Standing, State, Status},
 };
 
 /// A notification as feeds show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Notification)]
 pub struct NotificationView<'a> {
     notification_id: NotificationId,
     app_id: &'a AppId,
     app_name: Option<&'a str>,
     app_icon_url: Option<&'a str>,
+    /// The same as `app_icon_url`.
     app_icon: Option<&'a str>,
     user_id: &'a UserId,
     #[serde(flatten)]
@@ -50,8 +58,20 @@ impl<'a> From<&'a Branded> for NotificationView<'a> {
     }
 }
 
-/// # Errors
-/// 401, 429, 403, 404.
+/// Looks at one notification.
+#[utoipa::path(
+    get,
+    path = "/api/v1/notifications/{notification_id}",
+    operation_id = "getNotification",
+    tag = "Notifications",
+    params(OfNotification),
+    responses(
+        (status = 200, description = "The notification", body = NotificationView),
+        Limited
+    ),
+    security(("user_token" = []), ("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
     let found = hub.notification(inbox.reach(), notification_id(&path)?).await?;
     Ok(HttpResponse::Ok().json(NotificationView::from(&found)))
@@ -59,8 +79,22 @@ pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, path: Path<String>) -> Resu
 
 /// Reads, clicks, dismisses or ends it.
 ///
-/// # Errors
-/// 401, 429, 400, 403, 404, 413, 415, 503.
+/// The same status again changes nothing; of two dismissals at once the first counts.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/notifications/{notification_id}",
+    operation_id = "changeNotification",
+    tag = "Notifications",
+    params(OfNotification),
+    request_body = NotificationChange,
+    responses(
+        (status = 200, description = "How it stands", body = Standing),
+        Limited,
+        WithBody
+    ),
+    security(("user_token" = []), ("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn update(
     inbox: Inbox<Read>,
     hub: Data<Hub>,
@@ -92,10 +126,17 @@ pub async fn update(
     Ok(HttpResponse::Ok().json(standing))
 }
 
-/// By the app that created it.
-///
-/// # Errors
-/// 401, 429, 403, 404, 503.
+/// Deletes it: for the app that created it.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/notifications/{notification_id}",
+    operation_id = "deleteNotification",
+    tag = "Notifications",
+    params(OfNotification),
+    responses((status = 204, description = "It is gone"), Limited),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn delete(
     app: AppKey<Read>,
     hub: Data<Hub>,

@@ -6,6 +6,7 @@ use actix_web::{
 };
 use oriva_hub_actors::model::NotificationId;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::context;
 use crate::{
@@ -21,7 +22,9 @@ const TYPE_BASE: &str = "https://oriva-hub.example/errors/";
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// An error code: slug, status, title.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ErrorCode)]
 pub enum Code {
     ValidationFailed,
     MalformedJson,
@@ -133,43 +136,22 @@ impl Problem {
     /// The body, as it is sent in a batch for one item.
     #[must_use]
     pub fn item(&self) -> String {
-        #[derive(Serialize)]
-        struct Item<'a> {
-            error: &'a str,
-            code: &'a str,
-            details: Vec<Detail<'a>>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            notification_id: Option<NotificationId>,
-        }
-        let item =
-            Item { error: &self.detail, code: self.code.slug(), details: self.details(), notification_id: self.owner };
+        let (error, code, notification_id) = (&*self.detail, self.code, self.owner);
+        let item = RefusedItem { error, code, details: self.details(), notification_id };
         serde_json::to_string(&item).unwrap_or_default()
     }
 
     /// The body.
     #[must_use]
     pub fn body(&self) -> String {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            r#type: String,
-            title: &'a str,
-            status: u16,
-            detail: &'a str,
-            error: &'a str,
-            code: &'a str,
-            details: Vec<Detail<'a>>,
-            request_id: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            notification_id: Option<NotificationId>,
-        }
         let (slug, status, title) = self.code.row();
-        let body = Body {
+        let body = ProblemBody {
             r#type: format!("{TYPE_BASE}{slug}"),
             title,
             status,
             detail: &self.detail,
             error: &self.detail,
-            code: slug,
+            code: self.code,
             details: self.details(),
             request_id: context::request_id(),
             notification_id: self.owner,
@@ -182,7 +164,41 @@ impl Problem {
     }
 }
 
-#[derive(Serialize)]
+/// An error, as RFC 9457 has it, with the members of contract §2.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    /// The same as `detail`.
+    error: &'a str,
+    code: Code,
+    /// All faulty fields.
+    details: Vec<Detail<'a>>,
+    request_id: String,
+    /// The notification whose external id it is, where `code` is `duplicate_external_id`.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notification_id: Option<NotificationId>,
+}
+
+/// An item of a batch that was refused.
+#[derive(Serialize, ToSchema)]
+pub struct RefusedItem<'a> {
+    error: &'a str,
+    code: Code,
+    details: Vec<Detail<'a>>,
+    /// The notification whose external id it is, where `code` is `duplicate_external_id`.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notification_id: Option<NotificationId>,
+}
+
+/// A faulty field.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FaultyField)]
 struct Detail<'a> {
     field: &'a str,
     message: &'a str,

@@ -26,6 +26,7 @@ use oriva_hub_actors::{
 use self::handshake::Offer;
 use super::{
     context::{add_security_headers, choose_request_id, with_request_id},
+    openapi::answers::{Checked, Limited},
     problem::{Code, Problem},
 };
 use crate::{
@@ -69,7 +70,22 @@ impl Refusal {
     }
 }
 
-/// The answer to a request for the stream that asks for no upgrade.
+/// The stream (RFC 6455).
+///
+/// Asked for with `Upgrade: websocket`; the credential may also stand in `?token=` or among the subprotocols. Its frames and
+/// close codes are described by docs/asyncapi.json. A request that asks for no upgrade is answered 400.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events/stream",
+    operation_id = "openStream",
+    tag = "Stream",
+    responses(
+        (status = 101, description = "The socket is open"),
+        Limited,
+        Checked
+    ),
+    security(("user_token" = []), ("app_key" = [])),
+)]
 pub async fn not_an_upgrade() -> Problem {
     Problem::new(Code::ValidationFailed, "ask for this address with Upgrade: websocket (RFC 6455)")
 }

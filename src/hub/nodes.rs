@@ -10,6 +10,7 @@ use std::{
 
 use oriva_hub_actors::model::{AppId, NodeId, StreamKey, UserId};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Hub, HubError};
 use crate::{
@@ -27,7 +28,7 @@ pub struct NodeParts {
 }
 
 /// A user, as somebody with a certain reach sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Seen {
     pub online: bool,
     pub connections: usize,
@@ -37,7 +38,7 @@ pub struct Seen {
 }
 
 /// The hub as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stats {
     pub nodes: usize,
     pub connections: usize,

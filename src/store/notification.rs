@@ -7,6 +7,7 @@ use oriva_hub_actors::model::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{
     append::NewEvent,
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// How loudly a notification asks, and so its place in a feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     Low,
@@ -57,7 +58,7 @@ impl Priority {
 }
 
 /// What a notification says. Validated; never changes.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Content {
     pub external_id: Option<String>,
     pub notification_type: String,
@@ -81,7 +82,7 @@ pub struct NewNotification {
 }
 
 /// What became of a notification with its user.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct State {
     pub status: Status,
     /// When a socket of the user was handed it.
@@ -97,7 +98,7 @@ pub struct State {
 }
 
 /// Whose a notification is, and how it stands: all that a change needs and answers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Standing {
     #[serde(rename = "notification_id")]
     pub id: NotificationId,

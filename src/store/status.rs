@@ -1,9 +1,10 @@
 //! The life of a notification with its user, as a pure type (contract §6).
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Where a notification stands with its user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Unread,

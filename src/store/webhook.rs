@@ -5,6 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use oriva_hub_actors::model::{
     AppId, Attempt, DeliveryId, EventId, EventPattern, Next, Offset, Published, Timestamp, WebhookId,
 };
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A registered URL. The secrets are as they are stored: encrypted.
 #[derive(Debug, Clone)]
@@ -65,7 +67,8 @@ pub struct SecretChange {
 }
 
 /// Where a delivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum DeliveryStatus {
     Pending,
     Delivering,

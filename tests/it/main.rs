@@ -16,6 +16,7 @@ mod matrix;
 mod metrics;
 mod nodes;
 mod notifications;
+mod openapi;
 mod process;
 mod resume;
 mod retention;

@@ -2,11 +2,12 @@
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, UserId};
 
 /// The four categories of contract §4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
     Notification,
@@ -41,7 +42,8 @@ impl Category {
 }
 
 /// A bare event type, without its category: `dismissed` of `notification.dismissed`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[schema(value_type = String, pattern = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$", max_length = 100, example = "created")]
 pub struct EventType(Box<str>);
 
 impl EventType {
@@ -75,7 +77,8 @@ impl EventType {
 }
 
 /// The text of a JSON object, kept encoded because it is written far more often than it is looked into.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, ToSchema)]
+#[schema(value_type = Object)]
 pub struct JsonObject(Box<RawValue>);
 
 impl JsonObject {

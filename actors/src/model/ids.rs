@@ -3,12 +3,14 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Invalid;
 
 /// A tenant's slug: `^[a-z0-9][a-z0-9_-]{0,62}$`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9_-]{0,62}$", example = "work-buddy")]
 pub struct AppId(Arc<str>);
 
 impl AppId {
@@ -35,7 +37,8 @@ impl AppId {
 }
 
 /// A user, as the platform names it: 1 to 128 visible characters that the hub never takes apart.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(value_type = String, pattern = r"^[^\s\x00-\x1f\x7f-\x9f]+$", min_length = 1, max_length = 128, example = "ada")]
 pub struct UserId(Arc<str>);
 
 impl UserId {
@@ -77,7 +80,8 @@ text_id!(AppId, UserId);
 macro_rules! uuid_id {
     ($($(#[$doc:meta])* $name:ident),*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+        #[schema(value_type = String, format = "uuid")]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
 

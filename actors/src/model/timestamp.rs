@@ -4,11 +4,13 @@ use std::fmt;
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::ToSchema;
 
 use super::Invalid;
 
 /// A moment in UTC, cut to milliseconds so that what was answered and what is stored are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
+#[schema(value_type = String, format = DateTime, example = "2026-01-02T03:04:05.678Z")]
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {

@@ -6,29 +6,52 @@ use actix_web::{
 };
 use oriva_hub_actors::model::{AppId, Timestamp};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::{
     http::{
         Problem,
-        body::{Body, Fields},
+        body::{Body, Fields, whole},
         caller::Admin,
+        openapi::{
+            answers::{Exclusive, Named, Operator, WithBody},
+            parameters::OfApp,
+            requests::{self},
+        },
     },
     hub::{Hub, display_name, image_url},
     store::{App, AppChange, LimitOverrides, NewApp},
 };
 
 /// An app as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = App)]
 pub struct AppView<'a> {
     app_id: &'a AppId,
     name: &'a str,
     icon_url: Option<&'a str>,
     is_active: bool,
     is_platform: bool,
+    #[schema(value_type = requests::Limits)]
     limits: &'a LimitOverrides,
     created_at: Timestamp,
     updated_at: Timestamp,
+}
+
+/// All apps.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Apps)]
+struct AppsView<'a> {
+    apps: Vec<AppView<'a>>,
+}
+
+/// An app with its first API key, shown once.
+#[derive(Serialize, ToSchema)]
+struct AppWithKey<'a> {
+    #[serde(flatten)]
+    app: AppView<'a>,
+    api_key: &'a str,
 }
 
 impl<'a> From<&'a App> for AppView<'a> {
@@ -46,17 +69,37 @@ impl<'a> From<&'a App> for AppView<'a> {
     }
 }
 
-/// # Errors
-/// 401, 403.
+/// Lists all apps.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/apps",
+    operation_id = "listApps",
+    tag = "Admin",
+    responses((status = 200, description = "All of them", body = AppsView), Operator),
+    security(("admin_key" = [])),
+)]
 pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
     let apps = hub.apps().list().await?;
-    Ok(HttpResponse::Ok().json(json!({"apps": apps.iter().map(AppView::from).collect::<Vec<_>>()})))
+    Ok(HttpResponse::Ok().json(AppsView { apps: apps.iter().map(AppView::from).collect() }))
 }
 
-/// Answers with the app and, this once, its first key.
+/// Makes an app with its first API key.
 ///
-/// # Errors
-/// 401, 403, 400, 409.
+/// The key is shown this once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/apps",
+    operation_id = "createApp",
+    tag = "Admin",
+    request_body = requests::NewApp,
+    responses(
+        (status = 201, description = "Made", body = AppWithKey),
+        Operator,
+        WithBody,
+        Exclusive
+    ),
+    security(("admin_key" = [])),
+)]
 pub async fn create(admin: Admin, hub: Data<Hub>, body: Body) -> Result<HttpResponse, Problem> {
     let (_, map) = body.object().await?;
     let mut fields = Fields::new(map);
@@ -68,20 +111,40 @@ pub async fn create(admin: Admin, hub: Data<Hub>, body: Body) -> Result<HttpResp
     fields.finish().map_err(Problem::invalid)?;
     let (Some(id), Some(name)) = (id, name) else { return Err(Problem::invalid(Vec::new())) };
     let (app, key) = hub.apps().create(NewApp { id, name, icon_url, is_platform, limits }, &admin.audit()).await?;
-    let mut answer = json!(AppView::from(&app));
-    answer["api_key"] = json!(key.expose());
-    Ok(HttpResponse::Created().json(answer))
+    Ok(HttpResponse::Created().json(AppWithKey { app: AppView::from(&app), api_key: key.expose() }))
 }
 
-/// # Errors
-/// 401, 403, 404.
+/// Looks at one app.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/apps/{app_id}",
+    operation_id = "getApp",
+    tag = "Admin",
+    params(OfApp),
+    responses((status = 200, description = "The app", body = AppView), Operator, Named),
+    security(("admin_key" = [])),
+)]
 pub async fn get(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
     let app = hub.apps().get(&app_id(&path)?).await?;
     Ok(HttpResponse::Ok().json(AppView::from(&app)))
 }
 
-/// # Errors
-/// 401, 403, 404, 400.
+/// Changes an app, enables or disables it.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/admin/apps/{app_id}",
+    operation_id = "changeApp",
+    tag = "Admin",
+    params(OfApp),
+    request_body = requests::AppChange,
+    responses(
+        (status = 200, description = "The app", body = AppView),
+        Operator,
+        Named,
+        WithBody
+    ),
+    security(("admin_key" = [])),
+)]
 pub async fn update(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body) -> Result<HttpResponse, Problem> {
     let id = app_id(&path)?;
     let (_, map) = body.object().await?;
@@ -100,8 +163,16 @@ pub async fn update(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body
     Ok(HttpResponse::Ok().json(AppView::from(&app)))
 }
 
-/// # Errors
-/// 401, 403, 404, 409 where it has data.
+/// Deletes an app that has no data.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/admin/apps/{app_id}",
+    operation_id = "deleteApp",
+    tag = "Admin",
+    params(OfApp),
+    responses((status = 204, description = "It is gone"), Operator, Named, Exclusive),
+    security(("admin_key" = [])),
+)]
 pub async fn delete(admin: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
     hub.delete_app(&app_id(&path)?, &admin.audit()).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -119,8 +190,7 @@ fn limits(fields: &mut Fields) -> Option<LimitOverrides> {
         let name = format!("limits.{class}");
         if !["publish", "read", "notify", "webhooks"].contains(&class.as_str()) {
             fields.fault(&name, "is not a class: publish, read, notify, webhooks");
-        } else if let Some(limit) =
-            value.as_u64().and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0)
+        } else if let Some(limit) = whole(&value).and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0)
         {
             limits.insert(class, limit);
         } else {

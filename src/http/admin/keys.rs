@@ -6,7 +6,7 @@ use actix_web::{
 };
 use oriva_hub_actors::model::{AppId, KeyId, Timestamp};
 use serde::Serialize;
-use serde_json::json;
+use utoipa::ToSchema;
 
 use super::apps::app_id;
 use crate::{
@@ -14,12 +14,18 @@ use crate::{
         Problem,
         body::{Body, Fields},
         caller::{Admin, path_id},
+        openapi::{
+            answers::{Named, Operator, WithBody},
+            parameters::{OfApp, OfKey},
+        },
     },
     hub::Hub,
     store::ApiKey,
 };
 
-#[derive(Serialize)]
+/// An API key, without its secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 struct KeyView<'a> {
     key_id: KeyId,
     app_id: &'a AppId,
@@ -27,6 +33,21 @@ struct KeyView<'a> {
     created_at: Timestamp,
     last_used_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
+}
+
+/// An app's keys.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Keys)]
+struct KeysView<'a> {
+    keys: Vec<KeyView<'a>>,
+}
+
+/// A key with its secret, shown once.
+#[derive(Serialize, ToSchema)]
+struct KeyWithSecret<'a> {
+    #[serde(flatten)]
+    key: KeyView<'a>,
+    api_key: &'a str,
 }
 
 impl<'a> From<&'a ApiKey> for KeyView<'a> {
@@ -42,30 +63,55 @@ impl<'a> From<&'a ApiKey> for KeyView<'a> {
     }
 }
 
-/// # Errors
-/// 401, 403, 404.
+/// Lists an app's API keys.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/apps/{app_id}/keys",
+    operation_id = "listKeys",
+    tag = "Admin",
+    params(OfApp),
+    responses((status = 200, description = "All of them", body = KeysView), Operator, Named),
+    security(("admin_key" = [])),
+)]
 pub async fn list(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
     let keys = hub.apps().keys(&app_id(&path)?).await?;
-    Ok(HttpResponse::Ok().json(json!({"keys": keys.iter().map(KeyView::from).collect::<Vec<_>>()})))
+    Ok(HttpResponse::Ok().json(KeysView { keys: keys.iter().map(KeyView::from).collect() }))
 }
 
-/// Answers with the key, this once.
+/// Makes an API key.
 ///
-/// # Errors
-/// 401, 403, 404, 400.
+/// It is shown this once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/apps/{app_id}/keys",
+    operation_id = "createKey",
+    tag = "Admin",
+    params(OfApp),
+    responses(
+        (status = 201, description = "Made", body = KeyWithSecret),
+        Operator,
+        Named,
+        WithBody
+    ),
+    security(("admin_key" = [])),
+)]
 pub async fn create(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body) -> Result<HttpResponse, Problem> {
     let app = app_id(&path)?;
     Fields::new(body.object_or_nothing().await?).finish().map_err(Problem::invalid)?;
     let made = hub.apps().create_key(&app, &admin.audit()).await?;
-    let mut answer = json!(KeyView::from(&made.key));
-    answer["api_key"] = json!(made.secret.expose());
-    Ok(HttpResponse::Created().json(answer))
+    Ok(HttpResponse::Created().json(KeyWithSecret { key: KeyView::from(&made.key), api_key: made.secret.expose() }))
 }
 
-/// Revokes; the key's sockets are closed.
-///
-/// # Errors
-/// 401, 403, 404.
+/// Revokes an API key; its sockets are closed.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/admin/keys/{key_id}",
+    operation_id = "revokeKey",
+    tag = "Admin",
+    params(OfKey),
+    responses((status = 200, description = "The key", body = KeyView), Operator, Named),
+    security(("admin_key" = [])),
+)]
 pub async fn revoke(admin: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
     let key = KeyId(path_id(&path)?);
     let key = hub.revoke_key(key, &admin.audit()).await?;

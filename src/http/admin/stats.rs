@@ -6,13 +6,21 @@ use crate::{
     http::{
         Problem,
         caller::Admin,
+        openapi::answers::{Checked, Operator},
         query::{self, Parameters},
     },
-    hub::Hub,
+    hub::{Hub, Stats},
 };
 
-/// # Errors
-/// 401, 403, 400, 503.
+/// The hub as a whole.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/stats",
+    operation_id = "getStats",
+    tag = "Admin",
+    responses((status = 200, description = "Counts over all nodes", body = Stats), Operator, Checked),
+    security(("admin_key" = [])),
+)]
 pub async fn get(_: Admin, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
     Ok(HttpResponse::Ok().json(hub.stats().await?))

@@ -6,6 +6,7 @@ use oriva_hub_actors::model::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::{
     http::{
@@ -13,6 +14,12 @@ use crate::{
         body::{Body, Fields, MAX_OBJECT_BYTES, text},
         caller::{AppKey, Publish, Read},
         idempotency,
+        openapi::{
+            answers::{Checked, Idempotent, Limited, WithBody},
+            parameters::{IdempotencyKey, OfApp},
+            requests::{self, EventBatch, EventQuery},
+        },
+        problem::RefusedItem,
         query::{self, Parameters},
     },
     hub::{BatchItem, Field, Hub, MAX_BATCH},
@@ -24,8 +31,23 @@ const MAX_LIMIT: u64 = 500;
 
 /// Publishes one event.
 ///
-/// # Errors
-/// 401, 404, 403, 429, 400, 409, 413, 415, 422, 503.
+/// When it is answered the event is durable, and reaches every matching socket and webhook.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/events",
+    operation_id = "publishEvent",
+    tag = "Events",
+    params(OfApp, IdempotencyKey),
+    request_body = requests::NewEvent,
+    responses(
+        (status = 200, description = "Published", body = PublishedEvent, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        Limited,
+        WithBody,
+        Idempotent
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("publish"))),
+)]
 pub async fn publish(
     app: AppKey<Publish>,
     hub: Data<Hub>,
@@ -40,10 +62,25 @@ pub async fn publish(
     Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
 }
 
-/// Publishes up to a thousand events; the good ones land together.
+/// Publishes up to a thousand events.
 ///
-/// # Errors
-/// As [`publish`].
+/// The good ones land together; the others are answered in their place. It costs its length of the budget.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/events/batch",
+    operation_id = "publishEvents",
+    tag = "Events",
+    params(OfApp, IdempotencyKey),
+    request_body = EventBatch,
+    responses(
+        (status = 200, description = "Each in its place", body = PublishedEvents, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        Limited,
+        WithBody,
+        Idempotent
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("publish"))),
+)]
 pub async fn publish_batch(
     app: AppKey<Publish>,
     hub: Data<Hub>,
@@ -64,9 +101,16 @@ pub async fn publish_batch(
 }
 
 /// Lists the app's events, newest first.
-///
-/// # Errors
-/// 401, 404, 403, 429, 400.
+#[utoipa::path(
+    get,
+    path = "/api/v1/apps/{app_id}/events",
+    operation_id = "listEvents",
+    tag = "Events",
+    params(OfApp, EventQuery),
+    responses((status = 200, description = "A page", body = Events), Limited, Checked),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     let filter = event_filter(parameters).map_err(Problem::invalid)?;
     let listing = hub.events(app.holder(), &filter).await?;
@@ -83,10 +127,39 @@ pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) ->
     }))
 }
 
-#[derive(Serialize)]
+/// A published event.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a shape for the document: the store writes it, to keep it beside its Idempotency-Key")]
+struct PublishedEvent {
+    event_id: EventId,
+    timestamp: Timestamp,
+    /// In the app's stream.
+    #[schema(value_type = u64)]
+    offset: Offset,
+}
+
+/// What became of each event of a batch.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a shape for the document")]
+struct PublishedEvents {
+    events: Vec<PublishedOrRefused>,
+}
+
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a shape for the document")]
+enum PublishedOrRefused {
+    Published(PublishedEvent),
+    Refused(RefusedItem<'static>),
+}
+
+/// A page of events.
+#[derive(Serialize, ToSchema)]
 struct Events<'a> {
     events: Vec<EventView<'a>>,
     total: u64,
+    /// There are more than `total`.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     total_is_capped: bool,
     limit: u32,
@@ -95,7 +168,8 @@ struct Events<'a> {
 }
 
 /// An event as REST shows it: the bare type, and the app stream's offset.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 struct EventView<'a> {
     event_id: EventId,
     app_id: &'a AppId,
@@ -107,6 +181,8 @@ struct EventView<'a> {
     event_data: &'a JsonObject,
     timestamp: Timestamp,
     created_at: Timestamp,
+    /// In the app's stream.
+    #[schema(value_type = u64)]
     offset: Offset,
 }
 

@@ -9,6 +9,7 @@ use actix_web::{
 };
 use oriva_hub_actors::model::{Invalid, JsonObject, NotificationId, Timestamp, UserId};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::{
     http::{
@@ -16,6 +17,12 @@ use crate::{
         body::{Body, Fields, MAX_OBJECT_BYTES, text},
         caller::{AppKey, Notify},
         idempotency,
+        openapi::{
+            answers::{Idempotent, Limited, WithBody},
+            parameters::{IdempotencyKey, OfApp},
+            requests::{self, NotificationBatch},
+        },
+        problem::RefusedItem,
     },
     hub::{Field, Hub, Lines, MAX_BATCH, action_url, image_url, plain_text},
     store::{Content, Creation, NewNotification, Priority},
@@ -25,9 +32,30 @@ use crate::{
 const MAX_RAW_CHARACTERS: usize = 16 * 1024;
 
 /// Creates one notification.
-///
-/// # Errors
-/// 401, 404, 403, 429, 400, 409, 413, 415, 422, 503.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/notifications",
+    operation_id = "createNotification",
+    tag = "Notifications",
+    params(OfApp, IdempotencyKey),
+    request_body = requests::NewNotification,
+    responses(
+        (
+            status = 201,
+            description = "Created",
+            body = CreatedNotification,
+            headers(
+                ("Location" = String, description = "Its address"),
+                ("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"),
+            )
+        ),
+        Limited,
+        WithBody,
+        Idempotent
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("notify"))),
+)]
 pub async fn create(
     app: AppKey<Notify>,
     hub: Data<Hub>,
@@ -47,10 +75,25 @@ pub async fn create(
     Ok(response.body(written.answer))
 }
 
-/// Creates up to a thousand notifications; the good ones land together.
+/// Creates up to a thousand notifications.
 ///
-/// # Errors
-/// As [`create`], but for an external id that is taken, which is its item's error.
+/// The good ones land together; the others are answered in their place. It costs its length of the budget.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/notifications/batch",
+    operation_id = "createNotifications",
+    tag = "Notifications",
+    params(OfApp, IdempotencyKey),
+    request_body = NotificationBatch,
+    responses(
+        (status = 200, description = "Each in its place", body = CreatedNotifications, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        Limited,
+        WithBody,
+        Idempotent
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("notify"))),
+)]
 pub async fn create_batch(
     app: AppKey<Notify>,
     hub: Data<Hub>,
@@ -67,6 +110,29 @@ pub async fn create_batch(
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.create_notifications(app.holder(), creation, app.origin(&request), idempotency).await?;
     Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
+}
+
+/// A created notification.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a shape for the document: the store writes it, to keep it beside its Idempotency-Key")]
+struct CreatedNotification {
+    notification_id: NotificationId,
+    created_at: Timestamp,
+}
+
+/// What became of each notification of a batch.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a shape for the document")]
+struct CreatedNotifications {
+    notifications: Vec<CreatedOrRefused>,
+}
+
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a shape for the document")]
+enum CreatedOrRefused {
+    Created(CreatedNotification),
+    Refused(RefusedItem<'static>),
 }
 
 /// What a batch asks for, before it costs anything.

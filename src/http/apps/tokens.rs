@@ -6,14 +6,20 @@ use actix_web::{
     HttpResponse,
     web::{Data, Path},
 };
-use oriva_hub_actors::model::UserId;
-use serde_json::json;
+use oriva_hub_actors::model::{Timestamp, UserId};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     http::{
         Problem,
         body::{Body, Fields},
         caller::{AppKey, Unlimited},
+        openapi::{
+            answers::{Limited, WithBody},
+            parameters::{OfApp, OfUser},
+            requests::TokenRequest,
+        },
     },
     hub::Hub,
 };
@@ -22,9 +28,20 @@ const DEFAULT_TTL_SECONDS: u64 = 60 * 60;
 const MAX_TTL_SECONDS: u64 = 24 * 60 * 60;
 
 /// Issues a token for one of the app's users.
-///
-/// # Errors
-/// 401, 403, 404, 400.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/users/{user_id}/tokens",
+    operation_id = "issueToken",
+    tag = "Stream",
+    params(OfApp, OfUser),
+    request_body = Option<TokenRequest>,
+    responses(
+        (status = 201, description = "Issued", body = IssuedToken),
+        Limited,
+        WithBody
+    ),
+    security(("app_key" = [])),
+)]
 pub async fn issue(
     app: AppKey<Unlimited>,
     hub: Data<Hub>,
@@ -36,5 +53,12 @@ pub async fn issue(
     let ttl = fields.integer("ttl_seconds", 1..=MAX_TTL_SECONDS).unwrap_or(DEFAULT_TTL_SECONDS);
     fields.finish().map_err(Problem::invalid)?;
     let (token, expires_at) = hub.issue_token(app.holder(), &user, Duration::from_secs(ttl))?;
-    Ok(HttpResponse::Created().json(json!({"token": token, "expires_at": expires_at})))
+    Ok(HttpResponse::Created().json(IssuedToken { token, expires_at }))
+}
+
+/// A user's token.
+#[derive(Serialize, ToSchema)]
+struct IssuedToken {
+    token: String,
+    expires_at: Timestamp,
 }

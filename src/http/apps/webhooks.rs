@@ -9,13 +9,19 @@ use oriva_hub_actors::model::{
     AppId, DeliveryId, EventId, EventPattern, Invalid, MAX_PATTERNS, Timestamp, Verdict, WebhookId,
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::{
     http::{
         Problem,
         body::{Body, Fields, text},
         caller::{AppKey, Webhooks, path_id},
+        openapi::{
+            answers::{Checked, Limited, WithBody},
+            parameters::{OfApp, OfDelivery, OfWebhook},
+            requests::{self, DeliveryQuery, NewWebhook, RecoveryRequest},
+        },
         query::{self, Parameters},
     },
     hub::{Hub, WebhookWanted, warning},
@@ -31,7 +37,8 @@ const DEFAULT_LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 100;
 
 /// A webhook as its app sees it: without its secret.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
 struct WebhookView<'a> {
     webhook_id: WebhookId,
     app_id: &'a AppId,
@@ -81,12 +88,80 @@ impl<'a> WebhookView<'a> {
     }
 }
 
-#[derive(Serialize)]
+/// A webhook with its secret, shown once.
+#[derive(Serialize, ToSchema)]
+struct WebhookWithSecret<'a> {
+    #[serde(flatten)]
+    webhook: WebhookView<'a>,
+    webhook_secret: String,
+}
+
+/// An app's webhooks.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhooks)]
+struct WebhooksView<'a> {
+    webhooks: Vec<WebhookView<'a>>,
+}
+
+/// A new secret, shown once.
+#[derive(Serialize, ToSchema)]
+struct RotatedSecret {
+    webhook_id: WebhookId,
+    webhook_secret: String,
+    /// Until when the old one signs beside it.
+    previous_secret_expires_at: Option<Timestamp>,
+}
+
+/// How a test went.
+#[derive(Serialize, ToSchema)]
+struct TestOutcome {
+    success: bool,
+    status_code: Option<u16>,
+    response_time_ms: u64,
+    error_message: Option<String>,
+}
+
+/// A page of deliveries.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Deliveries)]
+struct DeliveriesView<'a> {
+    deliveries: Vec<DeliveryView<'a>>,
+    limit: u32,
+    next_cursor: Option<String>,
+}
+
+/// How far a recovery has come.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Recovery)]
+struct RecoveryView {
+    #[schema(value_type = String, format = "uuid")]
+    recovery_id: Uuid,
+    webhook_id: WebhookId,
+    since: Timestamp,
+    status: RecoveryStatus,
+    /// Deliveries queued so far.
+    queued: u64,
+    /// Positions in the app's stream still to be looked at.
+    remaining: u64,
+    created_at: Timestamp,
+    finished_at: Option<Timestamp>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum RecoveryStatus {
+    Running,
+    Finished,
+}
+
+/// An event that is, or was, owed to a webhook.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Delivery)]
 struct DeliveryView<'a> {
     delivery_id: DeliveryId,
     event_id: EventId,
     event_type: &'a str,
-    status: &'a str,
+    status: DeliveryStatus,
     attempts: Vec<AttemptView<'a>>,
     attempt_count: u16,
     next_attempt_at: Option<Timestamp>,
@@ -94,7 +169,9 @@ struct DeliveryView<'a> {
     updated_at: Timestamp,
 }
 
-#[derive(Serialize)]
+/// One attempt at a delivery.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attempt)]
 struct AttemptView<'a> {
     delivery_attempt: u16,
     delivered_at: Timestamp,
@@ -120,7 +197,7 @@ impl<'a> From<&'a DeliveryRow> for DeliveryView<'a> {
             delivery_id: row.id,
             event_id: row.event_id,
             event_type: &row.event_type,
-            status: row.status.as_str(),
+            status: row.status,
             attempts: row.log.iter().map(attempt).collect(),
             attempt_count: row.attempts,
             next_attempt_at: (row.status == DeliveryStatus::Pending).then_some(row.next_attempt_at),
@@ -130,10 +207,29 @@ impl<'a> From<&'a DeliveryRow> for DeliveryView<'a> {
     }
 }
 
-/// Answers with the webhook and, this once, its secret.
+/// Registers a webhook.
 ///
-/// # Errors
-/// 401, 404, 403, 429, 400, 413, 415, 503.
+/// Its secret is shown this once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/webhooks",
+    operation_id = "createWebhook",
+    tag = "Webhooks",
+    params(OfApp),
+    request_body = NewWebhook,
+    responses(
+        (
+            status = 201,
+            description = "Registered",
+            body = WebhookWithSecret,
+            headers(("Location" = String, description = "Its address"))
+        ),
+        Limited,
+        WithBody
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn create(
     app: AppKey<Webhooks>,
     hub: Data<Hub>,
@@ -158,28 +254,60 @@ pub async fn create(
     };
     let shown = hub.create_webhook(app.holder(), wanted, &app.audit(&request)).await?;
     let location = format!("/api/v1/apps/{}/webhooks/{}", shown.webhook.app_id, shown.webhook.id);
-    let mut answer = json!(WebhookView::of(&shown.webhook, &hub));
-    answer["webhook_secret"] = json!(shown.secret);
-    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(answer))
+    Ok(HttpResponse::Created()
+        .insert_header((header::LOCATION, location))
+        .json(WebhookWithSecret { webhook: WebhookView::of(&shown.webhook, &hub), webhook_secret: shown.secret }))
 }
 
-/// # Errors
-/// 401, 404, 403, 429.
+/// Lists the app's webhooks.
+#[utoipa::path(
+    get,
+    path = "/api/v1/apps/{app_id}/webhooks",
+    operation_id = "listWebhooks",
+    tag = "Webhooks",
+    params(OfApp),
+    responses((status = 200, description = "All of them", body = WebhooksView), Limited),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
     let webhooks = hub.list_webhooks(app.holder()).await?;
-    let views: Vec<_> = webhooks.iter().map(|webhook| WebhookView::of(webhook, &hub)).collect();
-    Ok(HttpResponse::Ok().json(json!({"webhooks": views})))
+    let webhooks = webhooks.iter().map(|webhook| WebhookView::of(webhook, &hub)).collect();
+    Ok(HttpResponse::Ok().json(WebhooksView { webhooks }))
 }
 
-/// # Errors
-/// 401, 404, 403, 429.
+/// Looks at one webhook.
+#[utoipa::path(
+    get,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}",
+    operation_id = "getWebhook",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook),
+    responses((status = 200, description = "The webhook", body = WebhookView), Limited),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn get(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>) -> Result<HttpResponse, Problem> {
     let webhook = hub.webhook(app.holder(), webhook_id(&path.1)?).await?;
     Ok(HttpResponse::Ok().json(WebhookView::of(&webhook, &hub)))
 }
 
-/// # Errors
-/// 401, 404, 403, 429, 400, 413, 415.
+/// Changes a webhook.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}",
+    operation_id = "changeWebhook",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook),
+    request_body = requests::WebhookChange,
+    responses(
+        (status = 200, description = "The webhook", body = WebhookView),
+        Limited,
+        WithBody
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn update(
     app: AppKey<Webhooks>,
     hub: Data<Hub>,
@@ -209,8 +337,17 @@ pub async fn update(
     Ok(HttpResponse::Ok().json(WebhookView::of(&webhook, &hub)))
 }
 
-/// # Errors
-/// 401, 404, 403, 429.
+/// Deletes a webhook and what is owed to it.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}",
+    operation_id = "deleteWebhook",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook),
+    responses((status = 204, description = "It is gone"), Limited),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn delete(
     app: AppKey<Webhooks>,
     hub: Data<Hub>,
@@ -221,10 +358,23 @@ pub async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Answers with the new secret, this once.
+/// Makes a new secret.
 ///
-/// # Errors
-/// 401, 404, 403, 429, 400.
+/// It is shown this once; the old one keeps signing beside it for a day.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/rotate-secret",
+    operation_id = "rotateWebhookSecret",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook),
+    responses(
+        (status = 200, description = "The new secret", body = RotatedSecret),
+        Limited,
+        WithBody
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn rotate_secret(
     app: AppKey<Webhooks>,
     hub: Data<Hub>,
@@ -235,31 +385,55 @@ pub async fn rotate_secret(
     let id = webhook_id(&path.1)?;
     nothing(body).await?;
     let shown = hub.rotate_webhook_secret(app.holder(), id, &app.audit(&request)).await?;
-    let until = shown.webhook.previous_secret_expires_at;
-    Ok(HttpResponse::Ok()
-        .json(json!({"webhook_id": id, "webhook_secret": shown.secret, "previous_secret_expires_at": until})))
+    Ok(HttpResponse::Ok().json(RotatedSecret {
+        webhook_id: id,
+        webhook_secret: shown.secret,
+        previous_secret_expires_at: shown.webhook.previous_secret_expires_at,
+    }))
 }
 
-/// Sends a test now and says how it went.
-///
-/// # Errors
-/// 401, 404, 403, 429, 400.
+/// Sends a `webhook.test` now and says how it went.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/test",
+    operation_id = "testWebhook",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook),
+    responses(
+        (status = 200, description = "How it went", body = TestOutcome),
+        Limited,
+        WithBody
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn test(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>, body: Body) -> Result<HttpResponse, Problem> {
     let id = webhook_id(&path.1)?;
     nothing(body).await?;
     let report = hub.test_webhook(app.holder(), id).await?;
-    Ok(HttpResponse::Ok().json(json!({
-        "success": report.verdict == Verdict::Delivered,
-        "status_code": report.status_code,
-        "response_time_ms": u64::try_from(report.response_time.as_millis()).unwrap_or(u64::MAX),
-        "error_message": report.error,
-    })))
+    Ok(HttpResponse::Ok().json(TestOutcome {
+        success: report.verdict == Verdict::Delivered,
+        status_code: report.status_code,
+        response_time_ms: u64::try_from(report.response_time.as_millis()).unwrap_or(u64::MAX),
+        error_message: report.error,
+    }))
 }
 
-/// A page of deliveries with their attempts, newest first.
-///
-/// # Errors
-/// 401, 404, 403, 429, 400.
+/// Lists deliveries with their attempts, newest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/deliveries",
+    operation_id = "listDeliveries",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook, DeliveryQuery),
+    responses(
+        (status = 200, description = "A page", body = DeliveriesView),
+        Limited,
+        Checked
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn deliveries(
     app: AppKey<Webhooks>,
     hub: Data<Hub>,
@@ -280,14 +454,25 @@ pub async fn deliveries(
     let rows = hub.webhook_deliveries(app.holder(), id, &filter).await?;
     let is_full = rows.len() == filter.limit as usize;
     let next_cursor = rows.last().filter(|_| is_full).map(|last| query::encode(&last.id.to_string()));
-    let views: Vec<_> = rows.iter().map(DeliveryView::from).collect();
-    Ok(HttpResponse::Ok().json(json!({"deliveries": views, "limit": limit, "next_cursor": next_cursor})))
+    let deliveries = rows.iter().map(DeliveryView::from).collect();
+    Ok(HttpResponse::Ok().json(DeliveriesView { deliveries, limit: filter.limit, next_cursor }))
 }
 
 /// Makes a delivery due again.
-///
-/// # Errors
-/// 401, 404, 403, 429, 400.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
+    operation_id = "redeliver",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook, OfDelivery),
+    responses(
+        (status = 202, description = "It is due", body = DeliveryView),
+        Limited,
+        WithBody
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn redeliver(
     app: AppKey<Webhooks>,
     hub: Data<Hub>,
@@ -302,10 +487,22 @@ pub async fn redeliver(
     Ok(HttpResponse::Accepted().json(DeliveryView::from(&row)))
 }
 
-/// Opens a job that queues again what was missed since a moment.
-///
-/// # Errors
-/// 401, 404, 403, 429, 400, 413, 415.
+/// Queues again what was missed since a moment.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/recover",
+    operation_id = "recoverWebhook",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook),
+    request_body = RecoveryRequest,
+    responses(
+        (status = 202, description = "It is being queued", body = RecoveryView),
+        Limited,
+        WithBody
+    ),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn recover(
     app: AppKey<Webhooks>,
     hub: Data<Hub>,
@@ -321,29 +518,39 @@ pub async fn recover(
     fields.finish().map_err(Problem::invalid)?;
     let since = since.ok_or_else(|| Problem::invalid(Vec::new()))?;
     let recovery = hub.recover_webhook(app.holder(), id, since, &app.audit(&request)).await?;
-    Ok(HttpResponse::Accepted().json(recovery_view(&recovery)))
+    Ok(HttpResponse::Accepted().json(RecoveryView::from(&recovery)))
 }
 
 /// How far the last recovery has come.
-///
-/// # Errors
-/// 401, 404, 403, 429.
+#[utoipa::path(
+    get,
+    path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/recover",
+    operation_id = "getWebhookRecovery",
+    tag = "Webhooks",
+    params(OfApp, OfWebhook),
+    responses((status = 200, description = "The recovery", body = RecoveryView), Limited),
+    security(("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("webhooks"))),
+)]
 pub async fn recovery(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>) -> Result<HttpResponse, Problem> {
     let recovery = hub.webhook_recovery(app.holder(), webhook_id(&path.1)?).await?;
-    Ok(HttpResponse::Ok().json(recovery_view(&recovery)))
+    Ok(HttpResponse::Ok().json(RecoveryView::from(&recovery)))
 }
 
-fn recovery_view(recovery: &Recovery) -> Value {
-    json!({
-        "recovery_id": recovery.id,
-        "webhook_id": recovery.webhook_id,
-        "since": recovery.since,
-        "status": if recovery.finished_at.is_some() { "finished" } else { "running" },
-        "queued": recovery.queued,
-        "remaining": recovery.until.saturating_sub(recovery.position),
-        "created_at": recovery.created_at,
-        "finished_at": recovery.finished_at,
-    })
+impl From<&Recovery> for RecoveryView {
+    fn from(recovery: &Recovery) -> Self {
+        let is_finished = recovery.finished_at.is_some();
+        Self {
+            recovery_id: recovery.id,
+            webhook_id: recovery.webhook_id,
+            since: recovery.since,
+            status: if is_finished { RecoveryStatus::Finished } else { RecoveryStatus::Running },
+            queued: recovery.queued,
+            remaining: recovery.until.saturating_sub(recovery.position),
+            created_at: recovery.created_at,
+            finished_at: recovery.finished_at,
+        }
+    }
 }
 
 /// App and webhook, as the path has them.

@@ -1,9 +1,11 @@
 //! `/users/{user_id}/notifications`: a user's inbox over all apps, its counts, and reading all of it (contract §6).
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpRequest, HttpResponse, web::Data};
 use oriva_hub_actors::model::{AppId, Invalid, NotificationId, Timestamp};
 use serde::Serialize;
-use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::{
     http::{
@@ -11,6 +13,11 @@ use crate::{
         body::{Body, Fields, text},
         caller::{Inbox, Read},
         notifications::NotificationView,
+        openapi::{
+            answers::{Checked, Limited, WithBody},
+            parameters::OfUser,
+            requests::{FeedQuery, ReadAll},
+        },
         query::{self, Parameters},
     },
     hub::{Branded, Field, Hub},
@@ -20,10 +27,19 @@ use crate::{
 const DEFAULT_LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 100;
 
-/// A page of the feed.
+/// Lists a user's notifications.
 ///
-/// # Errors
-/// 401, 403, 404, 429, 400.
+/// The most urgent first, then the newest. A user sees its own, an app those it created, a platform app all.
+#[utoipa::path(
+    get,
+    path = "/api/v1/users/{user_id}/notifications",
+    operation_id = "listNotifications",
+    tag = "Notifications",
+    params(OfUser, FeedQuery),
+    responses((status = 200, description = "A page", body = FeedView), Limited, Checked),
+    security(("user_token" = []), ("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn feed(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     let filter = feed_filter(parameters).map_err(Problem::invalid)?;
     let feed = hub.feed(inbox.reach(), inbox.user()?, &filter).await?;
@@ -40,22 +56,43 @@ pub async fn feed(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) ->
     }))
 }
 
-/// How many there are: unread, unread by app, and by status.
-///
-/// # Errors
-/// 401, 403, 404, 429, 400.
+/// Counts a user's notifications: unread, unread by app, and by status.
+#[utoipa::path(
+    get,
+    path = "/api/v1/users/{user_id}/notifications/counts",
+    operation_id = "countNotifications",
+    tag = "Notifications",
+    params(OfUser),
+    responses((status = 200, description = "Counts", body = CountsView), Limited, Checked),
+    security(("user_token" = []), ("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn counts(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
     let counts = hub.notification_counts(inbox.reach(), inbox.user()?).await?;
-    Ok(HttpResponse::Ok().json(json!({
-        "unread": counts.unread, "by_app": counts.by_app, "by_status": counts.by_status
-    })))
+    Ok(HttpResponse::Ok().json(CountsView {
+        unread: counts.unread,
+        by_app: counts.by_app,
+        by_status: counts.by_status,
+    }))
 }
 
 /// Has the unread ones become read.
-///
-/// # Errors
-/// 401, 403, 404, 429, 400, 413, 415, 503.
+#[utoipa::path(
+    post,
+    path = "/api/v1/users/{user_id}/notifications/read-all",
+    operation_id = "readAllNotifications",
+    tag = "Notifications",
+    params(OfUser),
+    request_body = Option<ReadAll>,
+    responses(
+        (status = 200, description = "How many it were", body = Updated),
+        Limited,
+        WithBody
+    ),
+    security(("user_token" = []), ("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn read_all(
     inbox: Inbox<Read>,
     hub: Data<Hub>,
@@ -68,17 +105,37 @@ pub async fn read_all(
     fields.finish().map_err(Problem::invalid)?;
     let own = inbox.reach().app.clone();
     if asked.is_some() && own.is_some() && asked != own {
-        return Ok(HttpResponse::Ok().json(json!({"updated": 0})));
+        return Ok(HttpResponse::Ok().json(Updated { updated: 0 }));
     }
     let origin = inbox.origin(&request);
     let updated = hub.read_all(inbox.app_id(), inbox.user()?, own.or(asked), before, &origin).await?;
-    Ok(HttpResponse::Ok().json(json!({"updated": updated})))
+    Ok(HttpResponse::Ok().json(Updated { updated }))
 }
 
-#[derive(Serialize)]
+/// How many notifications a user has.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Counts)]
+struct CountsView {
+    unread: u64,
+    /// Unread ones.
+    by_app: BTreeMap<AppId, u64>,
+    by_status: BTreeMap<Status, u64>,
+}
+
+/// How many notifications were changed.
+#[derive(Serialize, ToSchema)]
+struct Updated {
+    updated: u64,
+}
+
+/// A page of a user's notifications.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Notifications)]
 struct FeedView<'a> {
     notifications: Vec<NotificationView<'a>>,
     total: u64,
+    /// There are more than `total`.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     total_is_capped: bool,
     unread_count: u64,

@@ -6,15 +6,28 @@ use crate::{
     http::{
         Problem,
         caller::{Inbox, Read},
+        openapi::{
+            answers::{Checked, Limited},
+            parameters::OfUser,
+        },
         query::{self, Parameters},
     },
-    hub::Hub,
+    hub::{Hub, Seen},
 };
 
-/// How many sockets of a user are open that are shown what the caller's app publishes; a platform app counts all.
+/// Whether a user is online, over all nodes.
 ///
-/// # Errors
-/// 401, 403, 404, 429, 400.
+/// Counted are the sockets that are shown what the caller's app publishes; for a platform app all.
+#[utoipa::path(
+    get,
+    path = "/api/v1/users/{user_id}/presence",
+    operation_id = "getPresence",
+    tag = "Stream",
+    params(OfUser),
+    responses((status = 200, description = "Presence", body = Seen), Limited, Checked),
+    security(("user_token" = []), ("app_key" = [])),
+    extensions(("x-rate-limit-class" = json!("read"))),
+)]
 pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
     Ok(HttpResponse::Ok().json(hub.presence(inbox.user()?, inbox.reach().app.as_ref()).await))

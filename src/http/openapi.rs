@@ -1,0 +1,234 @@
+//! The API as an OpenAPI 3.1 document, put together from the handlers, and the page that shows it (contract §8).
+
+pub mod answers;
+pub mod parameters;
+pub mod requests;
+
+use std::sync::{Arc, LazyLock};
+
+use actix_web::{
+    HttpResponse,
+    http::header,
+    web::{Path, Redirect},
+};
+use utoipa::{
+    Modify, OpenApi as _,
+    openapi::{
+        Header, Object, OpenApi, Ref, RefOr, Response,
+        path::Operation,
+        schema::Type,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_swagger_ui::Config;
+
+use super::{Problem, admin, apps, notifications, ops, problem::ProblemBody, stream, users};
+
+/// Where the document is served.
+const ADDRESS: &str = "/api/v1/openapi.json";
+
+/// The page loads what it shows from this hub alone; Swagger UI sets styles of elements.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                           connect-src 'self'; frame-ancestors 'none'";
+
+/// An operation's class of rate limit (contract §3), as its extension names it.
+const CLASS: &str = "x-rate-limit-class";
+
+/// The page's files and the document are this long in a browser's cache.
+const CACHE_CONTROL: &str = "max-age=3600";
+
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| json_text().unwrap_or_default());
+
+static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from(ADDRESS).validator_url("none")));
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "oriva-hub",
+        description = "The realtime hub that a platform of many apps runs for its users: events, notifications, \
+                       webhooks. Streams are described by docs/asyncapi.json.",
+        contact(name = "oriva-hub"),
+    ),
+    paths(
+        apps::events::publish,
+        apps::events::publish_batch,
+        apps::events::query,
+        apps::notifications::create,
+        apps::notifications::create_batch,
+        users::notifications::feed,
+        users::notifications::counts,
+        users::notifications::read_all,
+        users::presence::get,
+        notifications::get,
+        notifications::update,
+        notifications::delete,
+        apps::webhooks::create,
+        apps::webhooks::list,
+        apps::webhooks::get,
+        apps::webhooks::update,
+        apps::webhooks::delete,
+        apps::webhooks::rotate_secret,
+        apps::webhooks::test,
+        apps::webhooks::deliveries,
+        apps::webhooks::redeliver,
+        apps::webhooks::recover,
+        apps::webhooks::recovery,
+        apps::tokens::issue,
+        stream::not_an_upgrade,
+        admin::apps::list,
+        admin::apps::create,
+        admin::apps::get,
+        admin::apps::update,
+        admin::apps::delete,
+        admin::keys::list,
+        admin::keys::create,
+        admin::keys::revoke,
+        admin::stats::get,
+        ops::healthz,
+        ops::readyz,
+        ops::metrics,
+    ),
+    components(schemas(ProblemBody)),
+    modifiers(&Credentials, &Errors, &Headers),
+    tags(
+        (name = "Events", description = "What apps publish"),
+        (name = "Notifications", description = "What users find in their inbox"),
+        (name = "Stream", description = "Who may listen, and who does"),
+        (name = "Webhooks", description = "What apps are told by signed requests"),
+        (name = "Admin", description = "What the operator does, as the command line does it"),
+        (name = "Operations", description = "Probes and measures"),
+    )
+)]
+struct Api;
+
+/// The document.
+#[must_use]
+pub fn document() -> OpenApi {
+    Api::openapi()
+}
+
+/// The document in JSON.
+///
+/// # Errors
+/// Where it cannot be encoded.
+pub fn json_text() -> Result<String, String> {
+    document().to_pretty_json().map_err(|error| error.to_string())
+}
+
+/// The document in YAML, as `docs/openapi.yml` holds it.
+///
+/// # Errors
+/// Where it cannot be encoded.
+pub fn yaml() -> Result<String, String> {
+    document().to_yaml().map_err(|error| error.to_string())
+}
+
+/// `GET /api/v1/openapi.json`.
+pub async fn json() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+        .body(DOCUMENT.as_str())
+}
+
+/// `GET /docs`: the page stands at `/docs/`, for the sake of its relative links.
+pub async fn docs() -> Redirect {
+    Redirect::to("/docs/")
+}
+
+/// `GET /docs/…`: the page and its files.
+///
+/// # Errors
+/// 404.
+pub async fn page(path: Path<String>) -> Result<HttpResponse, Problem> {
+    let file = utoipa_swagger_ui::serve(&path, PAGE.clone()).map_err(|error| Problem::internal(&*error))?;
+    let file = file.ok_or_else(Problem::not_found)?;
+    Ok(HttpResponse::Ok()
+        .content_type(file.content_type)
+        .insert_header((header::CONTENT_SECURITY_POLICY, PAGE_POLICY))
+        .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+        .body(file.bytes.into_owned()))
+}
+
+/// The three credentials of contract §1.
+struct Credentials;
+
+impl Modify for Credentials {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        for (name, format, description) in [
+            ("app_key", "ohk_", "An app's API key: its server, acting for itself alone"),
+            ("user_token", "JWT", "A user's token, issued by an app: one user on a device"),
+            ("admin_key", "opaque", "The operator's key, from the configuration"),
+        ] {
+            let scheme = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .bearer_format(format)
+                .description(Some(description))
+                .build();
+            components.security_schemes.insert(name.to_owned(), SecurityScheme::Http(scheme).into());
+        }
+    }
+}
+
+/// The errors that answers refer to, described once.
+struct Errors;
+
+impl Modify for Errors {
+    fn modify(&self, openapi: &mut OpenApi) {
+        openapi.components.get_or_insert_default().responses.extend(answers::errors());
+    }
+}
+
+/// What every answer carries, and what those of a class of rate limit do (contract §2, §3).
+struct Headers;
+
+impl Headers {
+    /// Name, type, description. The first is on every answer, the others on those that spent of a budget.
+    const ALL: [(&str, Type, &str); 6] = [
+        ("X-Request-Id", Type::String, "What the hub's log knows this request by"),
+        ("X-RateLimit-Limit", Type::Integer, "Requests a window"),
+        ("X-RateLimit-Remaining", Type::Integer, "Requests left in this window"),
+        ("X-RateLimit-Reset", Type::Integer, "When the window ends, in Unix seconds"),
+        ("RateLimit-Policy", Type::String, "The budget, as draft-ietf-httpapi-ratelimit-headers writes it"),
+        ("RateLimit", Type::String, "What is left of it"),
+    ];
+
+    fn add(operation: &mut Operation) {
+        let extensions = operation.extensions.as_ref();
+        let is_limited = extensions.is_some_and(|extensions| extensions.contains_key(CLASS));
+        for (status, response) in &mut operation.responses.responses {
+            // Errors are described once: what is said of them holds wherever they come from.
+            let RefOr::T(response) = response else { continue };
+            let carried = if is_limited && status.starts_with('2') { Self::ALL.len() } else { 1 };
+            Self::add_to(response, carried);
+        }
+    }
+
+    fn add_to(response: &mut Response, carried: usize) {
+        for (name, ..) in &Self::ALL[..carried] {
+            let reference = Ref::new(format!("#/components/headers/{name}"));
+            response.headers.insert((*name).to_owned(), RefOr::Ref(reference));
+        }
+    }
+}
+
+impl Modify for Headers {
+    fn modify(&self, openapi: &mut OpenApi) {
+        for item in openapi.paths.paths.values_mut() {
+            let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete, &mut item.head];
+            operations.into_iter().flatten().for_each(Self::add);
+        }
+        let components = openapi.components.get_or_insert_default();
+        for (name, response) in &mut components.responses {
+            if let RefOr::T(response) = response {
+                Self::add_to(response, if name == "RateLimited" { Self::ALL.len() } else { 1 });
+            }
+        }
+        for (name, schema_type, description) in Self::ALL {
+            let mut header = Header::new(Object::with_type(schema_type));
+            header.description = Some(description.to_owned());
+            components.headers.insert(name.to_owned(), header.into());
+        }
+    }
+}

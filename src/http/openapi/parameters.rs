@@ -1,0 +1,56 @@
+//! What addresses and headers hold, as the document describes it.
+
+#![expect(dead_code, reason = "shapes for the document alone")]
+
+use oriva_hub_actors::model::{AppId, DeliveryId, KeyId, NotificationId, UserId, WebhookId};
+use utoipa::IntoParams;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct OfApp {
+    /// The app.
+    app_id: AppId,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct OfUser {
+    /// The user.
+    user_id: UserId,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct OfNotification {
+    /// The notification.
+    notification_id: NotificationId,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct OfWebhook {
+    /// The webhook.
+    webhook_id: WebhookId,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct OfDelivery {
+    /// The delivery.
+    delivery_id: DeliveryId,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct OfKey {
+    /// The API key's id, not the key itself.
+    key_id: KeyId,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IdempotencyKey {
+    /// 1 to 255 characters, kept for 24 hours: the same key with the same body is answered with the first answer.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!#-~]+$", required = false)]
+    idempotency_key: String,
+}

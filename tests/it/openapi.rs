@@ -1,0 +1,171 @@
+//! The OpenAPI document against the hub: a public fuzzer (PyPI `schemathesis`) over all of it, and the page that shows it.
+
+use std::{path::Path, process::Command};
+
+use oriva_hub::http::openapi;
+use serde_json::{Value, json};
+
+use crate::harness::{App, Backend, Receiver, TestHub, callers::client, eventually, hub::ADMIN_KEY};
+
+#[test]
+fn the_document_in_the_repository_is_the_programs() {
+    let kept = include_str!("../../docs/openapi.yml");
+    let made = openapi::yaml().unwrap();
+    assert!(kept == made, "docs/openapi.yml is not up to date: oriva-hub openapi > docs/openapi.yml");
+}
+
+/// `{user_id:.*}` and `{user_id}` are one.
+fn served() -> Vec<String> {
+    let routes = include_str!("../../src/http/mod.rs");
+    let (outside, inside) = routes.split_once("web::scope(\"/api/v1\")").unwrap();
+    let paths = |text: &str, base: &str| -> Vec<String> {
+        let parts = text.split("service(resource(").skip(1);
+        parts.map(|part| format!("{base}{}", part.split('"').nth(1).unwrap())).collect()
+    };
+    [paths(outside, ""), paths(inside, "/api/v1")].concat()
+}
+
+#[test]
+fn every_route_is_in_the_document() {
+    let document = serde_json::to_value(openapi::document()).unwrap();
+    let documented = document["paths"].as_object().unwrap();
+    let own = ["/docs", "/docs/{file:.*}", "/api/v1/openapi.json"];
+    let routes = served();
+    assert!(routes.len() > 25, "{routes:?}");
+    for route in &routes {
+        assert!(documented.contains_key(route) != own.contains(&route.as_str()), "{route}");
+    }
+    assert_eq!(routes.len(), documented.len() + own.len());
+}
+
+#[test]
+fn every_operation_says_what_it_answers_and_who_may_call_it() {
+    let document = serde_json::to_value(openapi::document()).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut ids = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let at = format!("{method} {path}");
+            ids.push(operation["operationId"].to_string());
+            assert!(operation["summary"].as_str().is_some_and(|text| text.ends_with('.')), "{at}");
+            let answers = operation["responses"].as_object().unwrap();
+            assert!(answers.keys().any(|status| status.starts_with(['1', '2'])), "{at}");
+            if path.starts_with("/api/") {
+                assert!(operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty()), "{at}");
+                for status in ["401", "403", "500", "503"] {
+                    assert!(answers.contains_key(status), "{at} has no {status}");
+                }
+            }
+            let is_limited = operation.get("x-rate-limit-class").is_some();
+            for (status, answer) in answers.iter().filter(|(status, _)| status.starts_with('2')) {
+                let headers = answer["headers"].as_object().unwrap();
+                assert_eq!(headers.contains_key("X-RateLimit-Remaining"), is_limited, "{at} {status}");
+                assert!(headers.contains_key("X-Request-Id"), "{at} {status}");
+            }
+            let has_body = operation.get("requestBody").is_some();
+            assert!(!has_body || ["400", "413", "415"].iter().all(|status| answers.contains_key(*status)), "{at}");
+        }
+    }
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "an operation's id is its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_and_the_document_load_nothing_from_elsewhere() {
+    let hub = TestHub::start(Backend::Sqlite).await;
+    let get = async |path: &str| {
+        let answer = client().get(format!("http://{}{path}", hub.addr)).send().await.unwrap();
+        let header = |name: &str| answer.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        let (status, policy, kind) =
+            (answer.status().as_u16(), header("content-security-policy"), header("content-type"));
+        (status, policy, kind, answer.text().await.unwrap_or_default())
+    };
+
+    let (status, policy, kind, page) = get("/docs").await;
+    assert_eq!((status, &*kind), (200, "text/html"), "{page}");
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';"), "{policy}");
+    assert!(!page.contains("//"), "the page names another host: {page}");
+    let links: Vec<_> = ["src=\"", "href=\""]
+        .iter()
+        .flat_map(|attribute| page.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap()))
+        .collect();
+    assert!(links.len() >= 5, "{links:?}");
+    for link in links {
+        let (status, _, _, body) = get(&format!("/docs/{}", link.trim_start_matches("./"))).await;
+        assert!(status == 200 && (link.ends_with("png") || body.len() > 100), "{link}: {status}");
+    }
+    let (.., script) = get("/docs/swagger-initializer.js").await;
+    assert!(script.contains("\"/api/v1/openapi.json\""), "{script}");
+    let (status, _, _, _) = get("/docs/../../etc/passwd").await;
+    assert_eq!(status, 404);
+    let (status, _, _, _) = get("/docs/nothing.js").await;
+    assert_eq!(status, 404);
+
+    let (status, _, kind, text) = get("/api/v1/openapi.json").await;
+    assert_eq!((status, &*kind), (200, "application/json"));
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["info"]["title"], "oriva-hub");
+}
+
+/// What the fuzzer is to find, by the names that `schemathesis.toml` gives.
+async fn furnish(hub: &TestHub, app: &App, receiver: &Receiver) -> Vec<(&'static str, String)> {
+    hub.app("other").await;
+    hub.app("deleted").await;
+    let text = |value: &Value| value.as_str().expect("an id").to_owned();
+    let webhook = app.webhook(&receiver.url("/ok"), &["**"]).await;
+    let deleted_webhook = app.webhook(&receiver.url("/gone"), &["transaction.*"]).await;
+    let notification = app.notify(&App::notification("ada", "Lunch?")).await;
+    let deleted_notification = app.notify(&App::notification("ada", "Dinner?")).await;
+    let mut delivery = None;
+    eventually("a delivery", async || {
+        delivery = app.deliveries(&webhook["webhook_id"], "?status=succeeded").await.into_iter().next();
+        delivery.is_some()
+    })
+    .await;
+    let since = json!({"since": "2026-01-01T00:00:00Z"});
+    app.webhook_request("POST", &webhook["webhook_id"], "/recover", Some(since)).await;
+    let keys = hub.admin("GET", "/api/v1/admin/apps/other/keys", None).await;
+    vec![
+        ("APP_KEY", app.key.clone()),
+        ("ADMIN_KEY", ADMIN_KEY.to_owned()),
+        ("NOTIFICATION_ID", notification),
+        ("DELETED_NOTIFICATION_ID", deleted_notification),
+        ("WEBHOOK_ID", text(&webhook["webhook_id"])),
+        ("DELETED_WEBHOOK_ID", text(&deleted_webhook["webhook_id"])),
+        ("DELIVERY_ID", text(&delivery.expect("a delivery")["delivery_id"])),
+        ("KEY_ID", text(&keys.body["keys"][0]["key_id"])),
+    ]
+}
+
+/// No 5xx, no status, header or shape that the document does not have; what it calls valid is taken, what it does not is
+/// refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fuzzer_finds_the_hub_as_documented() {
+    let fuzzer = std::env::var("ORIVA_TEST_SCHEMATHESIS").expect("ORIVA_TEST_SCHEMATHESIS: use ./scripts/test");
+    let hub = TestHub::start_with(Backend::Sqlite, |config| config.webhooks.allow_http = true).await;
+    let app = hub.app("work-buddy").await;
+    let receiver = Receiver::start().await;
+    let variables = furnish(&hub, &app, &receiver).await;
+
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openapi");
+    let scratch = tempfile::TempDir::new().unwrap();
+    // It writes beside what it reads.
+    for file in ["schemathesis.toml", "hooks.py"] {
+        std::fs::copy(folder.join(file), scratch.path().join(file)).unwrap();
+    }
+    let mut command = Command::new(fuzzer);
+    command
+        .args(["--config-file", "schemathesis.toml"])
+        .args(["run", &format!("http://{}/api/v1/openapi.json", hub.addr)])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--no-color"])
+        .args(["--continue-on-failure", "--generation-database", "none", "--seed", "1"])
+        .envs(variables)
+        .current_dir(scratch.path());
+    let output = tokio::task::spawn_blocking(move || command.output().expect("schemathesis runs")).await.unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}{}", String::from_utf8_lossy(&output.stderr));
+    let tested = report.split("Tested: ").nth(1).and_then(|rest| rest.lines().next());
+    assert!(tested.and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count >= 37), "{report}");
+}
