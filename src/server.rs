@@ -31,7 +31,7 @@ use self::nodes::Nodes;
 use crate::{
     auth::{Authenticator, Sealer},
     config::{Config, ConfigError, Secrets},
-    http::{MaxBodyBytes, routes, stream, surround},
+    http::{MaxBodyBytes, openapi, routes, stream, surround},
     hub::{
         HandedNotifications, Hub, HubError, OutboxConfig, StoreHistory, StoreOutbox, WebhookParts, Writer,
         reseal_secrets,
@@ -260,6 +260,14 @@ fn listen(addr: SocketAddr) -> Result<TcpListener, ServeError> {
         Ok(TcpListener::from(socket))
     };
     bind().map_err(|error| ServeError::Bind(addr, error))
+}
+
+/// The OpenAPI document of what a node serves, in JSON or in YAML.
+///
+/// # Errors
+/// Where it cannot be encoded.
+pub fn api_document(json: bool) -> Result<String, String> {
+    if json { openapi::json_text() } else { openapi::yaml() }
 }
 
 /// The HTTP server, its routes for requests and the stream for upgrades, over TCP or TLS.

@@ -18,6 +18,7 @@ mod socket;
 mod supervise;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod traces;
 mod webhooks;
 
 pub use partitions::{Outside, Partitions, RealtimeConfig, Seat};

@@ -25,6 +25,7 @@ use crate::{
     protocol::{ClientFrame, Close},
     pump::SocketKey,
     registry::{Join, Registry, SessionEnded},
+    traces,
 };
 
 /// Events asked of the store at once.
@@ -197,6 +198,10 @@ impl Handler<ToSession> for Session {
     type Result = ();
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
+        let spans = match &message {
+            ToSession::Deliver { events, .. } => traces::deliveries(events.as_slice()),
+            _ => Vec::new(),
+        };
         let oldest = match &message {
             ToSession::Deliver { events, .. } => events.as_slice().first().cloned(),
             _ => None,
@@ -214,6 +219,7 @@ impl Handler<ToSession> for Session {
             ToSession::Panic => panic!("a session that was told to panic"),
         };
         self.step(input, ctx);
+        drop(spans);
         if let Some(oldest) = oldest {
             metrics::histogram!(measures::DELIVERY_LATENCY).record(oldest.age().as_secs_f64());
         }

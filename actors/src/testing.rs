@@ -61,6 +61,7 @@ fn published(user: Option<&str>, offsets: Offsets) -> Arc<Published> {
         created_at: Timestamp::from_unix_ms(0),
         from_platform: false,
         offsets,
+        trace: None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oriva_hub_actors::{
-    model::{NodeId, Offsets, Published, StreamKey, StreamKind},
+    model::{NodeId, Offsets, Published, StreamKey, StreamKind, TraceParent},
     protocol::text_of,
 };
 use uuid::Uuid;
@@ -15,6 +15,10 @@ const VERSION: u8 = 1;
 const HEAD: usize = 18;
 /// Three offsets and the flags.
 const EVENT_HEAD: usize = 25;
+
+const FROM_PLATFORM: u8 = 1;
+/// A trace's context stands between head and frame.
+const TRACED: u8 = 2;
 
 const BEAT: u8 = 0;
 const DOUBT: u8 = 1;
@@ -61,12 +65,17 @@ impl Message {
             Self::Credentials => head(CREDENTIALS, 0),
             Self::Event(event) => {
                 let frame = event.frame(stream);
-                let mut bytes = head(EVENT, EVENT_HEAD + frame.len());
+                let trace = event.event().trace;
+                let mut bytes = head(EVENT, EVENT_HEAD + TraceParent::LENGTH + frame.len());
                 let Offsets { app, user, broadcast } = event.event().offsets;
                 for offset in [app, user.unwrap_or(0), broadcast.unwrap_or(0)] {
                     bytes.extend_from_slice(&offset.to_be_bytes());
                 }
-                bytes.push(u8::from(event.event().from_platform));
+                let flags = if event.event().from_platform { FROM_PLATFORM } else { 0 };
+                bytes.push(flags | if trace.is_some() { TRACED } else { 0 });
+                if let Some(trace) = trace {
+                    bytes.extend_from_slice(&trace.to_bytes());
+                }
                 bytes.extend_from_slice(&frame);
                 bytes
             }
@@ -99,9 +108,16 @@ impl Message {
                 };
                 let some = |offset: u64| (offset > 0).then_some(offset);
                 let offsets = Offsets { app: offset(0), user: some(offset(1)), broadcast: some(offset(2)) };
-                let from_platform = head[EVENT_HEAD - 1] & 1 == 1;
-                let frame = bytes.slice(HEAD + EVENT_HEAD..);
-                let event = Published::heard(stream, frame, offsets, from_platform).map_err(|_| Strange::Form)?;
+                let flags = head[EVENT_HEAD - 1];
+                let rest = bytes.slice(HEAD + EVENT_HEAD..);
+                let (trace, frame) = if flags & TRACED == 0 {
+                    (None, rest)
+                } else {
+                    let trace = rest.first_chunk().ok_or(Strange::Form)?;
+                    (Some(TraceParent::from_bytes(*trace)), rest.slice(TraceParent::LENGTH..))
+                };
+                let event = Published::heard(stream, frame, offsets, flags & FROM_PLATFORM != 0, trace)
+                    .map_err(|_| Strange::Form)?;
                 Self::Event(event)
             }
             FRAME => {
@@ -125,7 +141,10 @@ pub(super) fn channel_of(stream: &StreamKey) -> String {
 
 #[cfg(test)]
 mod tests {
-    use oriva_hub_actors::testing::{broadcast, event};
+    use oriva_hub_actors::{
+        model::Event,
+        testing::{broadcast, event},
+    };
 
     use super::*;
 
@@ -140,7 +159,23 @@ mod tests {
             let Ok((origin, Message::Event(heard))) = Message::decode(bytes, own, stream) else { panic!("an event") };
             assert_eq!(origin, other);
             assert_eq!(heard.event().offsets, published.event().offsets);
+            assert_eq!(heard.event().trace, published.event().trace);
             assert_eq!(heard.frame(stream), published.frame(stream));
+        }
+    }
+
+    #[test]
+    fn the_trace_of_an_event_goes_with_it() {
+        let trace = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let traced = Published::new(Event { trace, ..event("alice", 7, 42).event().clone() });
+        let bytes: Bytes = Message::Event(traced.clone()).encode(NodeId::generate(), StreamKind::User).into();
+        let decoded = Message::decode(bytes.clone(), NodeId::generate(), StreamKind::User);
+        let Ok((_, Message::Event(heard))) = decoded else { panic!("an event") };
+        assert_eq!(heard.event().trace, trace);
+        assert_eq!(heard.frame(StreamKind::User), traced.frame(StreamKind::User));
+        for length in 0..bytes.len() {
+            let part = Message::decode(bytes.slice(..length), NodeId::generate(), StreamKind::User);
+            assert!(part.is_err(), "{length}");
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     hub::HubError,
     server::{ServeError, open_store},
     store::{Audit, Store, StoreError},
-    telemetry,
+    telemetry::{self, Traces},
 };
 
 /// The realtime hub that a platform of many apps runs for its users.
@@ -170,7 +170,10 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => {
             telemetry::init(&loaded.config.log);
-            serve::run(&loaded.config, &args).await
+            let traces = Traces::start(loaded.config.telemetry.otlp_endpoint.as_deref()).map_err(CliError::Failed)?;
+            let served = serve::run(&loaded.config, &args).await;
+            let _ = tokio::task::spawn_blocking(|| traces.finish()).await;
+            served
         }
         Command::Migrate(args) => serve::migrate(&loaded.config, &args, json).await,
         Command::App(command) => apps::run_app(command, &loaded.config, json).await,

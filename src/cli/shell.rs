@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::{Cli, CliError};
-use crate::http::openapi;
+use crate::server;
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
@@ -28,8 +28,7 @@ pub(super) fn man() -> Result<(), CliError> {
 
 /// Prints the OpenAPI document.
 pub(super) fn openapi(json: bool) -> Result<(), CliError> {
-    let text = if json { openapi::json_text() } else { openapi::yaml() };
-    let text = text.map_err(CliError::Failed)?;
+    let text = server::api_document(json).map_err(CliError::Failed)?;
     let end = if json { "\n" } else { "" };
     write!(std::io::stdout(), "{text}{end}").map_err(|error| CliError::Failed(error.to_string()))
 }

@@ -10,6 +10,11 @@ use crate::link;
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let rule = |holds: bool, text: &str| if holds { Ok(()) } else { Err(ConfigError(text.to_owned())) };
     let server = &config.server;
+    let is_collector = |url: &String| ::url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    rule(
+        config.telemetry.otlp_endpoint.as_ref().is_none_or(is_collector),
+        "telemetry.otlp_endpoint must be the http or https address of an OTLP collector, such as http://127.0.0.1:4318",
+    )?;
     rule(server.workers <= 1024, "server.workers must be at most 1024 (0: one a core)")?;
     rule(
         (1024..=64 * 1024 * 1024).contains(&server.max_body_bytes),

@@ -11,7 +11,7 @@ use actix_web::{
     http::header::{self, HeaderMap},
     web::Data,
 };
-use oriva_hub_actors::model::{AppId, UserId};
+use oriva_hub_actors::model::{AppId, TraceParent, UserId};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -242,6 +242,7 @@ fn origin(request: &HttpRequest, actor: String) -> Origin {
         actor,
         ip: request.peer_addr().map(|address| address.ip()),
         user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_CHARACTERS).collect::<String>().into()),
+        trace: request.extensions().get::<TraceParent>().copied(),
     }
 }
 

@@ -18,6 +18,10 @@ use actix_web::{
     middleware::Next,
     web::Data,
 };
+use oriva_hub_actors::{
+    model::TraceParent,
+    traces::{Span, SpanKind},
+};
 use uuid::Uuid;
 
 use super::problem::Problem;
@@ -64,6 +68,11 @@ pub async fn surround(
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.path().to_owned());
     let is_probe = matches!(&*path, "/healthz" | "/readyz" | "/metrics");
+    let parent = trace_parent(request.headers());
+    let mut span = if is_probe { Span::default() } else { Span::begin("request", SpanKind::Server, parent) };
+    if let Some(context) = span.context() {
+        request.extensions_mut().insert(context);
+    }
     let _in_hand = request.app_data::<Data<Hub>>().map(|hub| hub.take_in_hand());
     let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
@@ -76,7 +85,10 @@ pub async fn surround(
         let answer = with_request_id(id.clone(), next.call(request));
         match tokio::time::timeout(LONGEST_ANSWER, answer).await {
             Ok(answer) => answer?.map_into_left_body(),
-            Err(_) => return Err(given_up(&id, &method, &path, began, hub).await),
+            Err(_) => {
+                span.failed("it took too long");
+                return Err(given_up(&id, &method, &path, began, hub).await);
+            }
         }
     };
     let budget = response.request().extensions().get::<Budget>().copied();
@@ -89,6 +101,9 @@ pub async fn surround(
         add_rate_limit_headers(headers, &budget);
     }
     let route = response.request().match_pattern();
+    if span.is_recorded() {
+        describe(&mut span, &id, &method, route.as_deref(), response.status());
+    }
     metrics::request(&method, route, response.status().as_u16(), began.elapsed());
     log(&id, &method, &path, response.status(), began.elapsed());
     Ok(response)
@@ -108,6 +123,23 @@ async fn given_up(id: &str, method: &Method, path: &str, began: Instant, hub: Op
     metrics::request(method, None, answer.status().as_u16(), began.elapsed());
     log(id, method, path, answer.status(), began.elapsed());
     InternalError::from_response("", answer).into()
+}
+
+/// The caller's span, where it says one.
+fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    TraceParent::parse(headers.get("traceparent")?.to_str().ok()?)
+}
+
+fn describe(span: &mut Span, id: &str, method: &Method, route: Option<&str>, status: StatusCode) {
+    let route = route.unwrap_or("(no route)").to_owned();
+    span.name(format!("{method} {route}"));
+    span.set("http.request.method", method.to_string());
+    span.set("http.route", route);
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    span.set("oriva.request_id", id.to_owned());
+    if status.is_server_error() {
+        span.failed("");
+    }
 }
 
 /// One line a request: quiet for what went well, so that a busy hub's log is not its bottleneck.

@@ -184,6 +184,7 @@ impl Hub {
             created_at: now,
             from_platform: caller.app.is_platform,
             offsets: Offsets { app: 0, user: None, broadcast: None },
+            trace: None,
         };
         let event = Published::named(event, "webhook.test".to_owned());
         let delivery = Delivery { id: DeliveryId::generate(), attempt: 1, event };

@@ -3,7 +3,11 @@
 
 use std::{sync::Arc, time::Instant};
 
-use oriva_hub_actors::{Partitions, Webhooks, measures, model::Published};
+use oriva_hub_actors::{
+    Partitions, Webhooks, measures,
+    model::Published,
+    traces::{Span, SpanKind},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::HubError;
@@ -52,13 +56,21 @@ impl Writer {
     /// # Errors
     /// [`HubError::Overloaded`] where too much waits already or the database is away. Where it went away in the
     /// middle of a commit the submission may be written all the same: an idempotency key tells.
-    pub async fn write(&self, submission: Submission) -> Result<Appended, HubError> {
+    pub async fn write(&self, mut submission: Submission) -> Result<Appended, HubError> {
+        let mut span = Span::begin("transaction", SpanKind::Internal, submission.origin.trace);
+        submission.origin.trace = span.context();
         // One that is larger than all the room there is takes all of it.
         let count = u32::try_from(submission.work.weight().clamp(1, WAITING_EVENTS)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
-        answered.await.map_err(|_| HubError::Overloaded)?
+        let written = answered.await.map_err(|_| HubError::Overloaded)?;
+        if let Err(error) = &written
+            && span.is_recorded()
+        {
+            span.failed(error.to_string());
+        }
+        written
     }
 }
 

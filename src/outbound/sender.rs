@@ -5,8 +5,9 @@ use std::{error::Error as _, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{Delivery, Report, Target, Verdict},
+    model::{Delivery, Report, Target, TraceParent, Verdict},
     ports::WebhookSender,
+    traces::{Span, SpanKind},
 };
 use reqwest::{
     Client, Response,
@@ -85,7 +86,14 @@ impl HttpSender {
         format!("no answer within {} s", self.deadline.as_secs())
     }
 
-    async fn attempt(&self, target: &Target, delivery: &Delivery, body: &str, end: Instant) -> Result<Answer, String> {
+    async fn attempt(
+        &self,
+        target: &Target,
+        delivery: &Delivery,
+        body: &str,
+        trace: Option<TraceParent>,
+        end: Instant,
+    ) -> Result<Answer, String> {
         let url = Url::parse(&target.url).map_err(|_| "the URL is not valid".to_owned())?;
         let client = self.client(&url)?;
         let id = delivery.event.event().id.to_string();
@@ -104,6 +112,9 @@ impl HttpSender {
         for (name, secret) in ["x-oriva-signature", "x-oriva-signature-previous"].into_iter().zip(&target.secrets) {
             request = request.header(name, signature::oriva(secret, body.as_bytes()));
         }
+        if let Some(trace) = trace {
+            request = request.header("traceparent", trace.to_string());
+        }
         let response = tokio::time::timeout_at(end, request.body(body.to_owned()).send()).await;
         let response = response.map_err(|_| self.too_late())?.map_err(|error| cause(&error))?;
         Ok(Answer::read(response, end).await)
@@ -113,11 +124,14 @@ impl HttpSender {
 #[async_trait]
 impl WebhookSender for HttpSender {
     async fn send(&self, target: &Target, delivery: &Delivery) -> Report {
+        let parent = delivery.event.event().trace;
+        let mut span = parent.map(|parent| Span::begin("webhook attempt", SpanKind::Client, Some(parent)));
+        let trace = span.as_ref().and_then(Span::context);
         let payload = payload::body(&delivery.event);
         let began = Instant::now();
-        let answer = self.attempt(target, delivery, &payload, began + self.deadline).await;
+        let answer = self.attempt(target, delivery, &payload, trace, began + self.deadline).await;
         let response_time = began.elapsed();
-        match answer {
+        let report = match answer {
             Ok(answer) => Report {
                 verdict: answer.verdict(),
                 status_code: Some(answer.status),
@@ -136,7 +150,28 @@ impl WebhookSender for HttpSender {
                 error: Some(error),
                 payload,
             },
+        };
+        if let Some(span) = span.as_mut().filter(|span| span.is_recorded()) {
+            describe(span, target, delivery, &report);
         }
+        report
+    }
+}
+
+/// Of the URL its host alone: paths and queries are where secrets stand.
+fn describe(span: &mut Span, target: &Target, delivery: &Delivery, report: &Report) {
+    span.set("http.request.method", "POST");
+    span.set("http.request.resend_count", i64::from(delivery.attempt.saturating_sub(1)));
+    span.set("oriva.event_id", delivery.event.event().id.to_string());
+    span.set("oriva.delivery_id", delivery.id.to_string());
+    if let Some(host) = Url::parse(&target.url).ok().and_then(|url| url.host_str().map(str::to_owned)) {
+        span.set("server.address", host);
+    }
+    if let Some(status) = report.status_code {
+        span.set("http.response.status_code", i64::from(status));
+    }
+    if report.verdict != Verdict::Delivered {
+        span.failed(report.error.clone().unwrap_or_default());
     }
 }
 

@@ -3,7 +3,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::model::{
-    AppId, Category, EventId, EventType, JsonObject, NotificationId, Published, Timestamp, UserId, WebhookId,
+    AppId, Category, EventId, EventType, JsonObject, NotificationId, Published, Timestamp, TraceParent, UserId,
+    WebhookId,
 };
 
 use super::notification::{Change, NewNotification, Refusal, Standing};
@@ -31,6 +32,8 @@ pub struct Origin {
     pub actor: String,
     pub ip: Option<IpAddr>,
     pub user_agent: Option<Arc<str>>,
+    /// What it is part of, where that is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// What one request wants written, all of it or nothing.

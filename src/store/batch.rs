@@ -9,7 +9,8 @@ use std::{
 };
 
 use oriva_hub_actors::model::{
-    AppId, Event, EventId, NotificationId, Offset, Offsets, Published, StreamKey, Timestamp, UserId, WebhookId,
+    AppId, Event, EventId, NotificationId, Offset, Offsets, Published, StreamKey, Timestamp, TraceParent, UserId,
+    WebhookId,
 };
 
 use super::{
@@ -253,7 +254,7 @@ impl<'a> Batch<'a> {
             rows[index] = item
                 .events
                 .iter()
-                .map(|event| EventRow { published: numbering.publish(event, self.now), origin })
+                .map(|event| EventRow { published: numbering.publish(event, self.now, origin.trace), origin })
                 .collect();
         }
         Numbered { rows }
@@ -352,7 +353,7 @@ impl Numbering {
         offset
     }
 
-    fn publish(&mut self, event: &NewEvent, created_at: Timestamp) -> Arc<Published> {
+    fn publish(&mut self, event: &NewEvent, created_at: Timestamp, trace: Option<TraceParent>) -> Arc<Published> {
         let app = self.take(&StreamKey::App(event.app_id.clone()));
         let held = self.take(&holder(event.user_id.as_ref()));
         let (user, broadcast) = if event.user_id.is_some() { (Some(held), None) } else { (None, Some(held)) };
@@ -369,6 +370,7 @@ impl Numbering {
             created_at,
             from_platform: event.from_platform,
             offsets: Offsets { app, user, broadcast },
+            trace,
         })
     }
 }

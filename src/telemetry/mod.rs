@@ -1,10 +1,15 @@
-//! Logs: pretty for people, JSON for machines. Never a secret, a token or a payload.
+//! Logs: pretty for people, JSON for machines. Never a secret, a token or a payload. And spans, where somebody collects
+//! them.
+
+mod traces;
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::config::{Log, LogFormat};
+
+pub use traces::Traces;
 
 /// Sends logs to standard error from now on. Later calls change nothing.
 pub fn init(log: &Log) {

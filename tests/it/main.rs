@@ -22,4 +22,5 @@ mod resume;
 mod retention;
 mod store;
 mod stream;
+mod traces;
 mod webhooks;

@@ -74,8 +74,12 @@ fn event(user: Option<&str>, entity_id: &str) -> NewEvent {
 fn submission(app: &str, events: Vec<NewEvent>) -> Submission {
     let app_id = app_id(app);
     let events = events.into_iter().map(|event| NewEvent { app_id: app_id.clone(), ..event }).collect();
-    let origin =
-        Origin { actor: app.to_owned(), ip: Some("10.1.2.3".parse().unwrap()), user_agent: Some("test/1".into()) };
+    let origin = Origin {
+        actor: app.to_owned(),
+        ip: Some("10.1.2.3".parse().unwrap()),
+        user_agent: Some("test/1".into()),
+        trace: None,
+    };
     Submission { app_id, origin, work: Work::Publish { events, receipt: Receipt::One }, claim: None }
 }
 

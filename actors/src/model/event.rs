@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, UserId};
+use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, TraceParent, UserId};
 
 /// The four categories of contract §4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
@@ -153,6 +153,8 @@ pub struct Event {
     /// Whether its app is a platform app: such an app's broadcast is for every user.
     pub from_platform: bool,
     pub offsets: Offsets,
+    /// What wrote it, where that is traced.
+    pub trace: Option<TraceParent>,
 }
 
 impl Event {

@@ -10,6 +10,7 @@ mod pattern;
 mod published;
 mod stream;
 mod timestamp;
+mod trace_parent;
 
 pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
 pub use event::{Category, Event, EventType, JsonObject, Offsets};
@@ -21,6 +22,7 @@ pub use pattern::{EventPattern, MAX_PATTERNS};
 pub use published::Published;
 pub use stream::{Offset, StreamKey, StreamKind};
 pub use timestamp::Timestamp;
+pub use trace_parent::TraceParent;
 
 /// A value that broke the rule of its type; the text says what it must be and is fit for a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Offsets, StreamKind, Timestamp, UserId,
+    AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Offsets, StreamKind, Timestamp,
+    TraceParent, UserId,
 };
 use crate::protocol::{deflated, text_frame, text_of};
 
@@ -91,6 +92,7 @@ impl Published {
         frame: Bytes,
         offsets: Offsets,
         from_platform: bool,
+        trace: Option<TraceParent>,
     ) -> Result<Arc<Self>, Invalid> {
         let wrong = || Invalid::new("must be the frame of an event");
         let json = text_of(&frame).ok_or_else(wrong)?;
@@ -111,6 +113,7 @@ impl Published {
             created_at: heard.created_at,
             from_platform,
             offsets,
+            trace,
         };
         if event.offset_in(stream) != Some(heard.offset) {
             return Err(wrong());
@@ -205,7 +208,7 @@ mod tests {
             (broadcast(3, 43), StreamKind::Broadcast),
         ] {
             let (event, frame) = (published.event(), published.frame(stream));
-            let heard = Published::heard(stream, frame.clone(), event.offsets, event.from_platform).unwrap();
+            let heard = Published::heard(stream, frame.clone(), event.offsets, event.from_platform, None).unwrap();
             assert_eq!(heard.frame(stream), frame);
             assert_eq!(format!("{:?}", heard.event()), format!("{event:?}"));
             assert_eq!(heard.full_type(), published.full_type());
@@ -217,16 +220,19 @@ mod tests {
         let published = event("alice", 7, 42);
         let (offsets, frame) = (published.event().offsets, published.frame(StreamKind::User));
         let elsewhere = Offsets { user: Some(8), ..offsets };
-        assert!(Published::heard(StreamKind::User, frame.clone(), elsewhere, false).is_err());
+        assert!(Published::heard(StreamKind::User, frame.clone(), elsewhere, false, None).is_err());
         let mut longer = frame.to_vec();
         longer.push(b' ');
         let mut binary = frame.to_vec();
         binary[0] = 0x82;
         for other in [longer, binary] {
-            assert!(Published::heard(StreamKind::User, other.into(), offsets, false).is_err());
+            assert!(Published::heard(StreamKind::User, other.into(), offsets, false, None).is_err());
         }
         for length in [0, 1, 2, 4, 20, frame.len() - 1] {
-            assert!(Published::heard(StreamKind::User, frame.slice(..length), offsets, false).is_err(), "{length}");
+            assert!(
+                Published::heard(StreamKind::User, frame.slice(..length), offsets, false, None).is_err(),
+                "{length}"
+            );
         }
     }
 }

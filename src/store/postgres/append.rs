@@ -152,6 +152,7 @@ async fn insert_events(connection: &mut PgConnection, numbered: &Numbered<'_>) -
         user_agent: Vec<Option<&'a str>>,
         timestamp: Vec<DateTime<Utc>>,
         created_at: Vec<DateTime<Utc>>,
+        trace: Vec<Option<String>>,
     }
     let mut columns = Columns::default();
     for EventRow { published, origin } in numbered.events() {
@@ -172,6 +173,7 @@ async fn insert_events(connection: &mut PgConnection, numbered: &Numbered<'_>) -
         columns.user_agent.push(origin.user_agent.as_deref());
         columns.timestamp.push(event.timestamp.as_datetime());
         columns.created_at.push(event.created_at.as_datetime());
+        columns.trace.push(event.trace.map(|trace| trace.to_string()));
     }
     if columns.id.is_empty() {
         return Ok(());
@@ -179,13 +181,13 @@ async fn insert_events(connection: &mut PgConnection, numbered: &Numbered<'_>) -
     sqlx::query(
         "insert into platform_events (id, app_id, user_id, event_category, event_type, entity_type, entity_id, \
          event_data, from_platform, app_offset, user_offset, broadcast_offset, ip_address, user_agent, timestamp, \
-         created_at) \
+         created_at, traceparent) \
          select id, app_id, user_id, category, event_type, entity_type, entity_id, data::jsonb, from_platform, \
-         app_offset, user_offset, broadcast_offset, ip::inet, user_agent, at, created_at \
+         app_offset, user_offset, broadcast_offset, ip::inet, user_agent, at, created_at, trace \
          from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
          $9::boolean[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::timestamptz[], \
-         $16::timestamptz[]) as event (id, app_id, user_id, category, event_type, entity_type, entity_id, data, \
-         from_platform, app_offset, user_offset, broadcast_offset, ip, user_agent, at, created_at)",
+         $16::timestamptz[], $17::text[]) as event (id, app_id, user_id, category, event_type, entity_type, entity_id, data, \
+         from_platform, app_offset, user_offset, broadcast_offset, ip, user_agent, at, created_at, trace)",
     )
     .bind(&columns.id)
     .bind(&columns.app_id)
@@ -203,6 +205,7 @@ async fn insert_events(connection: &mut PgConnection, numbered: &Numbered<'_>) -
     .bind(&columns.user_agent)
     .bind(&columns.timestamp)
     .bind(&columns.created_at)
+    .bind(&columns.trace)
     .execute(connection)
     .await?;
     Ok(())

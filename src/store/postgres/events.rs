@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use oriva_hub_actors::{
     model::{
         AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
-        UserId,
+        TraceParent, UserId,
     },
     ports::Page,
 };
@@ -17,7 +17,7 @@ use super::{PostgresStore, damaged};
 use crate::store::{Appended, EventFilter, EventPage, EventStore, StoreError, Submission, TOTAL_CAP};
 
 pub(super) const COLUMNS: &str = "platform_events.id, platform_events.app_id, user_id, event_category, event_type, entity_type, entity_id, event_data::text, \
-                       from_platform, app_offset, user_offset, broadcast_offset, timestamp, created_at";
+                       from_platform, app_offset, user_offset, broadcast_offset, timestamp, created_at, traceparent";
 
 #[async_trait]
 impl EventStore for PostgresStore {
@@ -160,5 +160,6 @@ pub(super) fn event_at(row: &PgRow, first: usize) -> Result<Arc<Published>, Stor
         offsets: Offsets { app: offset(9)?.unwrap_or(0), user: offset(10)?, broadcast: offset(11)? },
         timestamp: time(12)?,
         created_at: time(13)?,
+        trace: row.try_get::<Option<&str>, _>(first + 14)?.and_then(TraceParent::parse),
     }))
 }

@@ -151,7 +151,7 @@ async fn insert_run(connection: &mut SqliteConnection, run: &[&EventRow<'_>]) ->
     let mut insert = QueryBuilder::new(
         "insert into platform_events (id, app_id, user_id, event_category, event_type, entity_type, entity_id, \
          event_data, from_platform, app_offset, user_offset, broadcast_offset, ip_address, user_agent, timestamp, \
-         created_at) ",
+         created_at, traceparent) ",
     );
     insert.push_values(run, |mut row, EventRow { published, origin }| {
         let event = published.event();
@@ -170,7 +170,8 @@ async fn insert_run(connection: &mut SqliteConnection, run: &[&EventRow<'_>]) ->
             .push_bind(ip_text(origin.ip))
             .push_bind(origin.user_agent.as_deref().map(str::to_owned))
             .push_bind(event.timestamp.unix_ms())
-            .push_bind(event.created_at.unix_ms());
+            .push_bind(event.created_at.unix_ms())
+            .push_bind(event.trace.map(|trace| trace.to_string()));
     });
     insert.build().execute(connection).await?;
     Ok(())

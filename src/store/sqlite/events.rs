@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use oriva_hub_actors::{
     model::{
         AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
-        UserId,
+        TraceParent, UserId,
     },
     ports::Page,
 };
@@ -16,7 +16,7 @@ use super::{SqliteStore, damaged};
 use crate::store::{Appended, EventFilter, EventPage, EventStore, StoreError, Submission, TOTAL_CAP};
 
 pub(super) const COLUMNS: &str = "id, app_id, user_id, event_category, event_type, entity_type, entity_id, event_data, \
-                       from_platform, app_offset, user_offset, broadcast_offset, timestamp, created_at";
+                       from_platform, app_offset, user_offset, broadcast_offset, timestamp, created_at, traceparent";
 
 #[async_trait]
 impl EventStore for SqliteStore {
@@ -153,5 +153,6 @@ pub(super) fn event_at(row: &SqliteRow, first: usize) -> Result<Arc<Published>, 
         offsets: Offsets { app: offset(9)?.unwrap_or(0), user: offset(10)?, broadcast: offset(11)? },
         timestamp: time(12)?,
         created_at: time(13)?,
+        trace: row.try_get::<Option<&str>, _>(first + 14)?.and_then(TraceParent::parse),
     }))
 }

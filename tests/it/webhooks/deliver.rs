@@ -342,7 +342,7 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
         data: published.event().data.clone(),
         timestamp: Timestamp::now(),
     };
-    let origin = oriva_hub::store::Origin { actor: "a".to_owned(), ip: None, user_agent: None };
+    let origin = oriva_hub::store::Origin { actor: "a".to_owned(), ip: None, user_agent: None, trace: None };
     let receipt = oriva_hub::store::Receipt::One;
     let work = oriva_hub::store::Work::Publish { events: vec![owe.clone()], receipt };
     let submission = oriva_hub::store::Submission { app_id: owe.app_id, origin, work, claim: None };
