@@ -32,7 +32,7 @@ fn words(c: &mut Criterion) {
     c.bench_function("event heard from another node", |b| {
         let published = event("alice", 7, 42);
         let (frame, offsets) = (published.frame(StreamKind::User), published.event().offsets);
-        b.iter(|| Published::heard(StreamKind::User, black_box(frame.clone()), offsets, false));
+        b.iter(|| Published::heard(StreamKind::User, black_box(frame.clone()), offsets, false, None));
     });
 
     let text = br#"{"action":"subscribe","event_types":["notification.*","session.*"],"id":"1"}"#;
@@ -109,7 +109,7 @@ fn submission(app: &AppId, events: usize) -> Submission {
             timestamp: Timestamp::now(),
         })
         .collect();
-    let origin = Origin { actor: app.to_string(), ip: None, user_agent: None };
+    let origin = Origin { actor: app.to_string(), ip: None, user_agent: None, trace: None };
     let work = Work::Publish { events, receipt: Receipt::Batch(Vec::new()) };
     Submission { app_id: app.clone(), origin, work, claim: None }
 }
