@@ -1,5 +1,6 @@
 //! oriva-hub: the realtime hub that a platform of many apps runs for its users. See ARCHITECTURE.md.
 
+pub mod archive;
 pub mod auth;
 pub mod bus;
 pub mod cli;

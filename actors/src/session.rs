@@ -28,6 +28,9 @@ use crate::{
     traces,
 };
 
+/// Of 256 sessions that are told a broadcast: so many measure it.
+const BROADCASTS_MEASURED: u8 = 16;
+
 /// Events asked of the store at once.
 pub(crate) const PAGE: usize = 128;
 /// The pause before the store is asked again after it failed.
@@ -202,8 +205,10 @@ impl Handler<ToSession> for Session {
             ToSession::Deliver { events, .. } => traces::deliveries(events.as_slice()),
             _ => Vec::new(),
         };
+        // A broadcast goes to every session there is: one in so many says how long it took.
+        let is_measured = |kind| kind != StreamKind::Broadcast || rand::random::<u8>() < BROADCASTS_MEASURED;
         let oldest = match &message {
-            ToSession::Deliver { events, .. } => events.as_slice().first().cloned(),
+            ToSession::Deliver { kind, events } if is_measured(*kind) => events.as_slice().first().cloned(),
             _ => None,
         };
         let input = match message {

@@ -14,18 +14,8 @@ pub(super) struct ArchiveArgs {
 
 pub(super) async fn run(args: &ArchiveArgs, config: &Config, json: bool) -> Result<(), CliError> {
     let store = store_of(config).await?;
-    let archiver = Archiver::new(store.clone(), &config.retention, std::sync::Arc::new(NextExpiry::default()));
-    let mut rows = if args.dry_run { archiver.due().await? } else { archiver.run().await? };
-    if !args.dry_run {
-        let batch = u64::from(config.retention.batch);
-        let mut last = rows;
-        while last.iter().any(|(_, count)| *count >= batch) {
-            last = archiver.run().await?;
-            for ((_, sum), (_, count)) in rows.iter_mut().zip(last) {
-                *sum += count;
-            }
-        }
-    }
+    let archiver = Archiver::new(store.clone(), &config.retention, std::sync::Arc::new(NextExpiry::default()))?;
+    let rows = if args.dry_run { archiver.due().await? } else { archiver.run().await?.retired };
     store.close().await;
     if json {
         let counts: serde_json::Map<_, _> =

@@ -18,6 +18,7 @@ use crate::{
     server::{ServeError, open_store},
     store::{Audit, Store, StoreError},
     telemetry::{self, Traces},
+    workers::ArchiveError,
 };
 
 /// The realtime hub that a platform of many apps runs for its users.
@@ -91,6 +92,12 @@ enum CliError {
 
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
+        Self::Failed(chain(&error))
+    }
+}
+
+impl From<ArchiveError> for CliError {
+    fn from(error: ArchiveError) -> Self {
         Self::Failed(chain(&error))
     }
 }

@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, ConfigError, secrets};
-use crate::link;
+use crate::{archive, link};
 
 /// # Errors
 /// The first setting that breaks its rule, and the rule.
@@ -116,8 +116,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     rule(config.retention.days >= 1, "retention.days must be at least 1")?;
     rule(config.retention.delivery_log_days >= 1, "retention.delivery_log_days must be at least 1")?;
     rule(
-        config.retention.archive_url.is_none(),
-        "retention.archive_url is not supported yet: leave it out, and what is past retention goes to the archive tables",
+        config.retention.archive_url.as_deref().is_none_or(archive::is_url),
+        &format!("retention.archive_url must be {}", archive::RULE),
     )?;
     rule((1..=1_000_000).contains(&config.retention.batch), "retention.batch must be between 1 and 1000000")?;
     let level = tracing_subscriber::EnvFilter::try_new(&config.log.level);

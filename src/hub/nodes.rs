@@ -56,6 +56,7 @@ pub(super) struct Others {
     beats: Mutex<Vec<NodeBeat>>,
     /// This node beats no more.
     has_left: AtomicBool,
+    beating: tokio::sync::Mutex<()>,
 }
 
 impl Others {
@@ -123,6 +124,8 @@ impl Hub {
     /// # Errors
     /// Where the store fails.
     pub async fn beat(&self, store: &dyn Store) -> Result<(), StoreError> {
+        // Not while it leaves: its last beat would come after its farewell.
+        let _beating = self.others.beating.lock().await;
         if self.others.has_left.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -140,6 +143,7 @@ impl Hub {
         self.others.has_left.store(true, Ordering::SeqCst);
         self.nodes.bus.flush().await;
         self.nodes.presence.leave().await;
+        let _beating = self.others.beating.lock().await;
         if let Err(error) = store.leave(self.nodes.node).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the other nodes will find out by themselves");
         }

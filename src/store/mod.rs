@@ -29,7 +29,7 @@ pub use notification::{
     Change, Content, FeedFilter, FeedPage, FeedPosition, Handed, Look, NewNotification, Notification, Priority, Reach,
     Refusal, Standing, State,
 };
-pub use retention::{RetentionStore, Retired};
+pub use retention::{Cold, Export, Range, RetentionStore, Retired, Step};
 pub use status::{InvalidTransition, Status};
 pub use webhook::{
     AfterAttempts, AttemptRow, Claimed, DeliveryFilter, DeliveryRow, DeliveryStatus, Lease, NewWebhook, Recovery,
@@ -408,14 +408,14 @@ pub trait Store:
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], in doubt, after [`DEADLINE`].
-pub async fn within_deadline<T>(
+pub async fn within_deadline<T, E: From<StoreError>>(
     store: &dyn Store,
-    question: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
+    question: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::pin!(question);
     tokio::time::timeout(DEADLINE, &mut question).await.unwrap_or_else(|_| {
         store.distrust();
-        Err(StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+        Err(StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())).into())
     })
 }
 

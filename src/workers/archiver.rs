@@ -1,5 +1,6 @@
-//! Retires what is past retention, at the start and daily at midnight UTC (data-model, 'Retention'). Running twice, or on two nodes, loses and
-//! doubles nothing: a row leaves one table and enters the other in one transaction.
+//! Retires what is past retention, at the start and at every midnight UTC (data-model, 'Retention'). Twice, or on two
+//! nodes, loses and doubles nothing: a row leaves one table and enters the other in one transaction, and leaves that one
+//! once the object that holds it was found again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,59 +8,121 @@ use async_trait::async_trait;
 use chrono::{Days, NaiveTime, Utc};
 use oriva_hub_actors::{measures, model::Timestamp};
 
-use super::{Progress, Worker};
+use super::{Progress, Worker, WorkerError};
 use crate::{
+    archive::{NotKept, ObjectArchive},
     config::Retention,
     hub::NextExpiry,
-    store::{Retired, Store, StoreError},
+    store::{Cold, Range, Retired, Step, Store, StoreError, within_deadline},
 };
 
 /// Rows of one transaction: no long lock.
 const CHUNK: u32 = 1000;
-/// Between two runs of the same night, so that publishing is not held up.
+/// Rows of one object, which is put together in memory.
+const OBJECT_ROWS: u32 = 2000;
+/// After each `retention.batch` rows, so that publishing is not held up.
 const BREATH: Duration = Duration::from_millis(100);
+/// Until what was made to expire has, and can be archived.
+const UNTIL_EXPIRED: Duration = Duration::from_secs(60);
+/// After a failure of the place for objects.
+const ANOTHER_TRY: Duration = Duration::from_secs(10 * 60);
 
 pub struct Archiver {
     store: Arc<dyn Store>,
     config: Retention,
     next_expiry: Arc<NextExpiry>,
+    objects: Option<ObjectArchive>,
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// Notifications that were made to expire. They are archived by a later pass.
+    pub expired: u64,
+    pub retired: [(Retired, u64); 4],
+}
+
+/// Why a pass did not come to its end. What it did before stays done.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The rows stay in the archive tables, and go with a later pass.
+    #[error("retention.archive_url: {0}")]
+    Objects(#[from] NotKept),
 }
 
 impl Archiver {
-    #[must_use]
-    pub fn new(store: Arc<dyn Store>, config: &Retention, next_expiry: Arc<NextExpiry>) -> Self {
-        Self { store, config: config.clone(), next_expiry }
+    /// # Errors
+    /// [`ArchiveError::Objects`] where `retention.archive_url` cannot be opened.
+    pub fn new(store: Arc<dyn Store>, config: &Retention, next_expiry: Arc<NextExpiry>) -> Result<Self, ArchiveError> {
+        let objects = config.archive_url.as_deref().map(ObjectArchive::open).transpose()?;
+        Ok(Self { store, config: config.clone(), next_expiry, objects })
     }
 
-    /// Retires at most `retention.batch` rows of each kind. How many of each.
+    /// Goes over all that is past retention once, and has cold rows leave where there is a place for them.
     ///
     /// # Errors
-    /// Where the store fails; what was retired before stays so.
-    pub async fn run(&self) -> Result<[(Retired, u64); 4], StoreError> {
+    /// Where the store or the place for objects fails.
+    pub async fn run(&self) -> Result<Pass, ArchiveError> {
         let now = Timestamp::now();
         let old = before(now, self.config.days);
-        // They end as any notification does, with an event that badges hear, and are archived by a later run.
-        if self.store.expire_retired(old, self.config.batch).await? > 0 {
+        // They end as any notification does, with an event that badges hear.
+        let expired = self.all(old, |range, limit| self.store.expire_retired(range, limit), |_| {}).await?;
+        if expired > 0 {
+            tracing::info!(count = expired, "past retention and not over: ending them");
             self.next_expiry.bring_forward(now);
         }
-        let mut done = Retired::ALL.map(|what| (what, 0));
-        for (what, count) in &mut done {
-            let old = if *what == Retired::DeliveryLog { before(now, self.config.delivery_log_days) } else { old };
-            while *count < u64::from(self.config.batch) {
-                let left = u64::from(self.config.batch) - *count;
-                let chunk = CHUNK.min(u32::try_from(left).unwrap_or(CHUNK));
-                let retired = self.store.retire(*what, old, chunk).await?;
-                *count += retired;
-                metrics::counter!(measures::ROWS_RETIRED, "table" => what.as_str()).increment(retired);
-                if retired < u64::from(chunk) {
-                    break;
-                }
-            }
+        let mut retired = Retired::ALL.map(|what| (what, 0));
+        for (what, count) in &mut retired {
+            let what = *what;
+            let old = if what == Retired::DeliveryLog { before(now, self.config.delivery_log_days) } else { old };
+            let note = |rows| metrics::counter!(measures::ROWS_RETIRED, "table" => what.as_str()).increment(rows);
+            *count = self.all(old, |range, limit| self.store.retire(what, range, limit), note).await?;
             if *count > 0 {
                 tracing::info!(table = what.as_str(), count, "past retention");
             }
         }
-        Ok(done)
+        if let Some(objects) = &self.objects {
+            self.export(objects).await?;
+        }
+        Ok(Pass { expired, retired })
+    }
+
+    /// Takes steps over everything older than a moment. How many rows something was done with.
+    async fn all<F: Future<Output = Result<Step, StoreError>>>(
+        &self,
+        old: Timestamp,
+        step: impl Fn(Range, u32) -> F,
+        note: impl Fn(u64),
+    ) -> Result<u64, StoreError> {
+        let mut range = Range::until(old);
+        let (mut looked_at, mut done) = (0, 0);
+        loop {
+            let taken = within_deadline(&*self.store, step(range, CHUNK)).await?;
+            done += taken.done;
+            note(taken.done);
+            let Some(last) = taken.last else { return Ok(done) };
+            range.after = last;
+            looked_at += CHUNK;
+            if looked_at >= self.config.batch {
+                looked_at = 0;
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+
+    /// Empties the archive tables: rows are deleted once their object is found again, whole.
+    async fn export(&self, objects: &ObjectArchive) -> Result<(), ArchiveError> {
+        for table in Cold::ALL {
+            while let Some(export) = within_deadline(&*self.store, self.store.begin_export(table, OBJECT_ROWS)).await? {
+                let name = export.name();
+                objects.keep(&name, &export.lines).await?;
+                within_deadline(&*self.store, self.store.finish_export(&export)).await?;
+                tracing::info!(object = name, rows = export.rows, "archived");
+            }
+        }
+        Ok(())
     }
 
     /// How many rows a night would retire.
@@ -98,9 +161,18 @@ impl Worker for Archiver {
         until_midnight()
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
-        let done = self.run().await?;
-        let is_full = done.iter().any(|(_, count)| *count >= u64::from(self.config.batch));
-        Ok(if is_full { Progress::Until(BREATH) } else { Progress::Until(until_midnight()) })
+    fn takes_its_time(&self) -> bool {
+        true
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
+        match self.run().await {
+            Ok(pass) => Ok(Progress::Until(if pass.expired > 0 { UNTIL_EXPIRED } else { until_midnight() })),
+            Err(ArchiveError::Store(error)) => Err(error.into()),
+            Err(error @ ArchiveError::Objects(_)) => {
+                tracing::error!(%error, "cannot archive: look at the address and its credentials; rows wait in the archive tables");
+                Err(WorkerError::Elsewhere { why: error.to_string(), again_in: ANOTHER_TRY })
+            }
+        }
     }
 }

@@ -4,11 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Progress, Worker};
-use crate::{
-    hub::HandedNotifications,
-    store::{Store, StoreError},
-};
+use super::{Progress, Worker, WorkerError};
+use crate::{hub::HandedNotifications, store::Store};
 
 /// Rows of one run: no long lock.
 const BATCH: usize = 1000;
@@ -35,14 +32,14 @@ impl Worker for HandedNotes {
         Duration::from_secs(1)
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let handed = self.handed.take(BATCH);
         if handed.is_empty() {
             return Ok(Progress::Done);
         }
         if let Err(error) = self.store.note_handed(&handed).await {
             self.handed.put_back(handed);
-            return Err(error);
+            return Err(error.into());
         }
         Ok(if handed.len() == BATCH { Progress::More } else { Progress::Done })
     }

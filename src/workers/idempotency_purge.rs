@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
 
-use super::{Progress, Worker};
-use crate::store::{Store, StoreError};
+use super::{Progress, Worker, WorkerError};
+use crate::store::Store;
 
 /// Rows of one run: no long lock.
 const BATCH: u32 = 1000;
@@ -32,7 +32,7 @@ impl Worker for IdempotencyPurge {
         Duration::from_secs(60 * 60)
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let deleted = self.store.purge_idempotency_keys(Timestamp::now(), BATCH).await?;
         Ok(if deleted == u64::from(BATCH) { Progress::More } else { Progress::Done })
     }

@@ -7,11 +7,8 @@ use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
 use tokio::sync::Notify;
 
-use super::{Progress, Worker};
-use crate::{
-    hub::Hub,
-    store::{Store, StoreError},
-};
+use super::{Progress, Worker, WorkerError};
+use crate::{hub::Hub, store::Store};
 
 /// Keys revoked longer ago than this have no socket left to close.
 const LOOK_BACK: Duration = Duration::from_secs(10 * 60);
@@ -43,7 +40,7 @@ impl Worker for IdentityWatch {
         Duration::from_secs(1)
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let revision = self.store.identity_revision().await?;
         let changed = self.seen != Some(revision);
         if changed || self.look_again {

@@ -4,11 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Progress, Worker};
-use crate::{
-    auth::Authenticator,
-    store::{Store, StoreError},
-};
+use super::{Progress, Worker, WorkerError};
+use crate::{auth::Authenticator, store::Store};
 
 pub struct KeyUsage {
     store: Arc<dyn Store>,
@@ -32,7 +29,7 @@ impl Worker for KeyUsage {
         Duration::from_secs(60)
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let used = self.auth.take_used();
         if !used.is_empty() {
             self.store.touch_keys(&used).await?;

@@ -12,7 +12,7 @@ mod webhook_recovery;
 
 use std::{sync::Arc, time::Duration};
 
-pub use archiver::Archiver;
+pub use archiver::{ArchiveError, Archiver};
 use async_trait::async_trait;
 pub use handed_notes::HandedNotes;
 pub use idempotency_purge::IdempotencyPurge;
@@ -39,17 +39,32 @@ pub enum Progress {
     More,
 }
 
+/// Why a run did not do what it is for.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something other than the store, of which the worker told the log itself.
+    #[error("{why}")]
+    Elsewhere { why: String, again_in: Duration },
+}
+
 /// One worker.
 #[async_trait(?Send)]
 pub trait Worker {
     fn name(&self) -> &'static str;
     fn period(&self) -> Duration;
 
+    /// Whether a run may take longer than the store has for an answer, and holds its questions to that time itself.
+    fn takes_its_time(&self) -> bool {
+        false
+    }
+
     /// One run.
     ///
     /// # Errors
-    /// The run is logged and tried again after the period.
-    async fn run_once(&mut self) -> Result<Progress, StoreError>;
+    /// The run counts as failed and is tried again.
+    async fn run_once(&mut self) -> Result<Progress, WorkerError>;
 
     /// Waits between runs; less long where something comes up.
     async fn pause(&mut self, pause: Duration) {
@@ -62,7 +77,11 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
     let store = store.clone();
     actix_rt::spawn(async move {
         loop {
-            let run = within_deadline(&*store, worker.run_once()).await;
+            let run = if worker.takes_its_time() {
+                worker.run_once().await
+            } else {
+                within_deadline(&*store, worker.run_once()).await
+            };
             let outcome = if run.is_ok() { "succeeded" } else { "failed" };
             metrics::counter!(measures::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(1);
             if run.is_ok() {
@@ -76,11 +95,12 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
                 }
                 Ok(Progress::Until(pause)) => pause,
                 Ok(Progress::Done) => worker.period(),
-                Err(error) => {
+                Err(WorkerError::Store(error)) => {
                     let (name, error) = (worker.name(), &error as &dyn std::error::Error);
                     tracing::warn!(worker = name, error, "worker failed");
                     worker.period().min(LONGEST_AFTER_FAILURE)
                 }
+                Err(WorkerError::Elsewhere { again_in, .. }) => again_in,
             };
             worker.pause(pause).await;
         }

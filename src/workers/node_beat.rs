@@ -5,11 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Progress, Worker};
-use crate::{
-    hub::Hub,
-    store::{Store, StoreError},
-};
+use super::{Progress, Worker, WorkerError};
+use crate::{hub::Hub, store::Store};
 
 pub struct NodeBeats {
     store: Arc<dyn Store>,
@@ -33,7 +30,7 @@ impl Worker for NodeBeats {
         Duration::from_secs(1)
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         // To the end of the drain: what is committed until then, the others must look for.
         self.hub.beat(&*self.store).await?;
         Ok(Progress::Done)

@@ -6,15 +6,16 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
 
-use super::{Progress, Worker};
+use super::{Progress, Worker, WorkerError};
 use crate::{
     config::Expiry,
     hub::{Hub, HubError, NextExpiry},
-    store::{Store, StoreError},
+    store::Store,
 };
 
 /// The least pause: what is due but held by another transaction is not asked for without end.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 pub struct NotificationExpiry {
     store: Arc<dyn Store>,
@@ -42,14 +43,15 @@ impl Worker for NotificationExpiry {
         self.longest
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let ended = match self.hub.expire_notifications(self.batch).await {
             Ok(ended) => ended,
-            // A writer with too much to do already: the rows stay due.
-            Err(HubError::Overloaded) => return Ok(Progress::Until(LEAST_PAUSE)),
+            // The rows stay due. A writer with too much to do says as much itself.
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "notifications not ended");
-                return Ok(Progress::Until(Duration::from_secs(1)));
+                if !matches!(error, HubError::Overloaded) {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "notifications not ended");
+                }
+                return Err(WorkerError::Elsewhere { why: error.to_string(), again_in: AFTER_FAILURE });
             }
         };
         if ended > 0 {

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::{measures, model::Timestamp};
 
-use super::{Progress, Worker};
-use crate::store::{Store, StoreError};
+use super::{Progress, Worker, WorkerError};
+use crate::store::Store;
 
 pub struct OutboxWatch {
     store: Arc<dyn Store>,
@@ -29,7 +29,7 @@ impl Worker for OutboxWatch {
         Duration::from_secs(15)
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let oldest = self.store.oldest_due().await?;
         let age = oldest.map_or(0, |due| (Timestamp::now().unix_ms() - due.unix_ms()).max(0));
         metrics::gauge!(measures::OLDEST_DUE).set(age as f64 / 1000.0);

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Progress, Worker};
-use crate::{hub::Hub, store::StoreError};
+use super::{Progress, Worker, WorkerError};
+use crate::hub::Hub;
 
 pub struct WebhookRecovery {
     hub: Arc<Hub>,
@@ -28,7 +28,7 @@ impl Worker for WebhookRecovery {
         Duration::from_secs(30)
     }
 
-    async fn run_once(&mut self) -> Result<Progress, StoreError> {
+    async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         Ok(if self.hub.advance_recovery().await? { Progress::More } else { Progress::Done })
     }
 

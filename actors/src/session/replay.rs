@@ -141,10 +141,11 @@ impl Replay {
     }
 }
 
-/// Whether a stream's history still holds everything after `after`, seen from the first page of it.
+/// Whether a stream's history still holds everything after `after`, seen from a page of it. Rows leave it in the order of
+/// their ids, which is not quite that of their offsets: there may be holes behind its first one.
 pub(super) fn reaches_back(page: &Page, kind: StreamKind, after: Offset) -> bool {
-    match page.events.first() {
-        Some(first) => first.offset_in(kind) == after + 1,
+    match page.events.last() {
+        Some(last) => last.offset_in(kind) == after + page.events.len() as Offset,
         None => page.head == after,
     }
 }

@@ -143,14 +143,16 @@ impl Endpoint {
             return;
         }
         self.claiming = true;
+        let began = Instant::now();
         let (deliveries, webhook) = (self.wiring.deliveries.clone(), self.webhook);
         async move { deliveries.claim(webhook, room).await }
             .into_actor(self)
-            .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, room, ctx))
+            .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, room, began, ctx))
             .spawn(ctx);
     }
 
-    fn on_claim(&mut self, claim: Result<Claim, Unavailable>, room: usize, ctx: &mut Context<Self>) {
+    /// `began`: from when their lease runs.
+    fn on_claim(&mut self, claim: Result<Claim, Unavailable>, room: usize, began: Instant, ctx: &mut Context<Self>) {
         self.claiming = false;
         let nudged = std::mem::take(&mut self.nudged);
         let Ok(Claim { target, deliveries, next_due }) = claim else {
@@ -158,8 +160,7 @@ impl Endpoint {
         };
         self.has_more = deliveries.len() == room;
         if let Some(target) = target {
-            let now = Instant::now();
-            self.waiting.extend(deliveries.into_iter().map(|delivery| (target.clone(), delivery, now)));
+            self.waiting.extend(deliveries.into_iter().map(|delivery| (target.clone(), delivery, began)));
         }
         self.send_waiting(ctx);
         if nudged {
@@ -316,7 +317,7 @@ impl Handler<Observe> for Endpoint {
     type Result = MessageResult<Observe>;
 
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.under_way())
+        MessageResult(self.under_way() + usize::from(self.claiming))
     }
 }
 

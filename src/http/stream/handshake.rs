@@ -62,7 +62,9 @@ pub(super) fn deflate(request: &Request) -> Option<&'static str> {
                 Some((name, value)) => (name.trim_end(), Some(value.trim().trim_matches('"'))),
                 None => (part, None),
             };
-            let bits = value.and_then(|value| value.parse::<u8>().ok()).filter(|bits| (8..=15).contains(bits));
+            // Without a leading zero (RFC 7692 §7.1.2.1), which is what a number that is written again lacks.
+            let bits = value.and_then(|value| value.parse::<u8>().ok().filter(|bits| bits.to_string() == value));
+            let bits = bits.filter(|bits| (8..=15).contains(bits));
             let can_be_kept = match name {
                 "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),
                 "client_max_window_bits" => value.is_none() || bits.is_some(),

@@ -152,7 +152,7 @@ struct Keeper {
     /// The name under which all that this node holds is written down; `None` while it is not.
     name: Option<NodeId>,
     /// The names that something may be written under, which counts until its lease ends.
-    taken: Vec<NodeId>,
+    taken: Vec<(NodeId, Instant)>,
     /// Redis refused: until then it is not asked to take all of it again.
     resting_until: Option<Instant>,
     left: bool,
@@ -176,6 +176,7 @@ impl Keeper {
                 continue;
             }
             let is_renewal = batch.is_empty();
+            let is_last = batch.iter().any(|order| matches!(order, Order::Leave(_)));
             let outcome = match self.link.connection() {
                 Some(mut connection) if self.resting_until.is_none_or(|until| until <= Instant::now()) => {
                     self.work(&mut connection, batch, is_renewal).await
@@ -186,6 +187,8 @@ impl Keeper {
                     Ok(())
                 }
             };
+            // Whether Redis heard of it or not, this node takes no new name.
+            self.left |= is_last;
             match outcome {
                 Ok(()) if self.name.is_some() => self.resting_until = None,
                 Ok(()) => {}
@@ -235,8 +238,10 @@ impl Keeper {
     /// written after it: the numbers are absolute, so in the end each is the last.
     async fn enrol(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let name = NodeId::generate();
-        let earlier: Vec<String> = self.taken.iter().map(NodeId::to_string).collect();
-        self.taken.push(name);
+        // What was written under a name longer ago than its lease is gone by itself.
+        self.taken.retain(|(_, taken)| taken.elapsed() < 2 * LEASE);
+        let earlier: Vec<String> = self.taken.iter().map(|(name, _)| name.to_string()).collect();
+        self.taken.push((name, Instant::now()));
         let places = self.names.places_of(&name.to_string());
         let held = self.online.tally().await;
         redis::cmd("EVAL")
@@ -250,7 +255,7 @@ impl Keeper {
             .arg(&earlier)
             .query_async::<()>(connection)
             .await?;
-        self.taken = vec![name];
+        self.taken = vec![(name, Instant::now())];
         for page in held.chunks(PAGE) {
             let fields: Vec<(String, String)> =
                 page.iter().map(|(stream, held)| (field(stream), held.to_string())).collect();
@@ -324,7 +329,6 @@ impl Keeper {
             let mut pipeline = Pipeline::new();
             pipeline.cmd("ZREM").arg(&self.names.nodes).arg(&name).ignore().cmd("UNLINK").arg(&places).ignore();
             let gone = connection.req_packed_commands(&pipeline, 0, 2).await;
-            self.left = true;
             let _ = done.send(());
             gone?;
         }

@@ -2,98 +2,165 @@
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use crate::store::{RetentionStore, Retired, StoreError, retention::first_id_at};
+use crate::store::{
+    Cold, Export, Range, RetentionStore, Retired, Step, StoreError,
+    retention::{Shape, first_id_at, unpack},
+};
 
-/// Over, whatever became of it.
-const IS_OVER: &str = "not exists (select from notification_state s where s.notification_id = n.id \
+/// With a user who may still act on it.
+const IS_OPEN: &str = "exists (select from notification_state s where s.notification_id = n.id \
                        and s.status in ('unread', 'read', 'clicked'))";
 
 #[async_trait]
 impl RetentionStore for PostgresStore {
     async fn count_retired(&self, what: Retired, before: Timestamp) -> Result<u64, StoreError> {
-        let table = match what {
-            Retired::Events => "platform_events",
-            Retired::Notifications => "platform_notifications",
-            Retired::Deliveries => "webhook_deliveries",
-            Retired::DeliveryLog => "webhook_delivery_log",
+        let rows = match what {
+            Retired::Events => "platform_events n where n.id < $1".to_owned(),
+            Retired::Notifications => {
+                format!(
+                    "platform_notifications n where n.id < $1 and not (coalesce(n.expires_at > now(), false) and {IS_OPEN})"
+                )
+            }
+            Retired::Deliveries => "webhook_deliveries n where n.id < $1 and n.status <> 'delivering'".to_owned(),
+            Retired::DeliveryLog => "webhook_delivery_log n where n.id < $1".to_owned(),
         };
-        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {table} where id < $1")))
+        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {rows}")))
             .bind(first_id_at(before))
             .fetch_one(&self.pool)
             .await?;
         Ok(count.unsigned_abs())
     }
 
-    async fn retire(&self, what: Retired, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        let statement = match what {
-            Retired::Events => {
-                "with gone as (delete from platform_events where id in (select id from platform_events where id < $1 \
-                 order by id limit $2 for update skip locked) returning *) \
-                 insert into platform_events_archive select * from gone"
-            }
-            Retired::Notifications => return self.retire_notifications(before, limit).await,
-            Retired::Deliveries => {
-                "delete from webhook_deliveries where id in (select id from webhook_deliveries where id < $1 \
-                 and status <> 'delivering' order by id limit $2 for update skip locked)"
-            }
+    async fn retire(&self, what: Retired, range: Range, limit: u32) -> Result<Step, StoreError> {
+        let (rows, is_over, statements): (_, _, &[&str]) = match what {
+            Retired::Events => (
+                "platform_events",
+                "true".to_owned(),
+                &["with gone as (delete from platform_events where id = any($1) returning *) \
+                   insert into platform_events_archive select * from gone"],
+            ),
+            Retired::Notifications => (
+                "platform_notifications",
+                format!("not {IS_OPEN}"),
+                &[
+                    "insert into notification_state_archive select * from notification_state where notification_id = any($1)",
+                    "insert into platform_notifications_archive select * from platform_notifications where id = any($1)",
+                    "delete from platform_notifications where id = any($1)",
+                ],
+            ),
+            Retired::Deliveries => (
+                "webhook_deliveries",
+                "n.status <> 'delivering'".to_owned(),
+                &["delete from webhook_deliveries where id = any($1)"],
+            ),
             Retired::DeliveryLog => {
-                "delete from webhook_delivery_log where id in (select id from webhook_delivery_log where id < $1 \
-                 order by id limit $2 for update skip locked)"
+                ("webhook_delivery_log", "true".to_owned(), &["delete from webhook_delivery_log where id = any($1)"])
             }
         };
-        let done = sqlx::query(statement).bind(first_id_at(before)).bind(i64::from(limit)).execute(&self.pool).await?;
-        Ok(done.rows_affected())
+        let mut transaction = self.pool.begin().await?;
+        let looked_at = next(&mut transaction, rows, &is_over, range, limit).await?;
+        let over: Vec<Uuid> = looked_at.iter().filter(|(_, is_over)| *is_over).map(|(id, _)| *id).collect();
+        for statement in statements {
+            sqlx::query(*statement).bind(&over).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(Step { last: looked_at.last().map(|(id, _)| *id), done: over.len() as u64 })
     }
 
-    async fn expire_retired(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+    async fn expire_retired(&self, range: Range, limit: u32) -> Result<Step, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let due: Vec<Uuid> = sqlx::query_scalar(
-            "select s.notification_id from platform_notifications n join notification_state s on s.notification_id = n.id \
-             where n.id < $1 and s.status in ('unread', 'read', 'clicked') and (s.expires_at is null or s.expires_at > $2) \
-             limit $3 for update skip locked",
-        )
-        .bind(first_id_at(before))
-        .bind(before.as_datetime())
+        let is_endless = format!("n.expires_at is null and {IS_OPEN}");
+        let looked_at = next(&mut transaction, "platform_notifications", &is_endless, range, limit).await?;
+        let endless: Vec<Uuid> = looked_at.iter().filter(|(_, is_endless)| *is_endless).map(|(id, _)| *id).collect();
+        for statement in [
+            "update notification_state set expires_at = $2 where notification_id = any($1)",
+            "update platform_notifications set expires_at = $2 where id = any($1)",
+        ] {
+            sqlx::query(statement).bind(&endless).bind(range.before.as_datetime()).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(Step { last: looked_at.last().map(|(id, _)| *id), done: endless.len() as u64 })
+    }
+
+    async fn begin_export(&self, table: Cold, limit: u32) -> Result<Option<Export>, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        // Of two nodes that begin at once one waits, and goes on with what the other began.
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "insert into archive_exports (table_name, id, ids) \
+             select $1, $2, string_agg(uuid_send(id), ''::bytea order by id) \
+             from (select id from {} order by id limit $3) cold having count(*) > 0 \
+             on conflict (table_name) do nothing",
+            table.table()
+        )))
+        .bind(table.as_str())
+        .bind(Uuid::now_v7())
         .bind(i64::from(limit))
+        .execute(&mut *transaction)
+        .await?;
+        let begun: Option<(Uuid, Vec<u8>)> =
+            sqlx::query_as("select id, ids from archive_exports where table_name = $1 for update")
+                .bind(table.as_str())
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let Some((id, ids)) = begun else { return Ok(None) };
+        // Under that lock: whoever finishes it deletes them afterwards, and an object is never written again with less.
+        let object = table.object("json_build_object", json_value);
+        let lines: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "select {object}::text from {} where id = any($1) order by id",
+            table.table()
+        )))
+        .bind(unpack(&ids))
         .fetch_all(&mut *transaction)
         .await?;
-        for table in [
-            "notification_state set expires_at = $2 where notification_id",
-            "platform_notifications set expires_at = $2 where id",
-        ] {
-            sqlx::query(sqlx::AssertSqlSafe(format!("update {table} = any($1)")))
-                .bind(&due)
-                .bind(before.as_datetime())
+        transaction.commit().await?;
+        Ok(Some(Export::new(id, table, &lines)))
+    }
+
+    async fn finish_export(&self, export: &Export) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let ids: Option<Vec<u8>> = sqlx::query_scalar("delete from archive_exports where id = $1 returning ids")
+            .bind(export.id)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if let Some(ids) = ids {
+            sqlx::query(sqlx::AssertSqlSafe(format!("delete from {} where id = any($1)", export.table.table())))
+                .bind(unpack(&ids))
                 .execute(&mut *transaction)
                 .await?;
         }
         transaction.commit().await?;
-        Ok(due.len() as u64)
+        Ok(())
     }
 }
 
-impl PostgresStore {
-    async fn retire_notifications(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let over: Vec<Uuid> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-            "select n.id from platform_notifications n where n.id < $1 and {IS_OVER} order by n.id limit $2 \
-             for update skip locked"
-        )))
-        .bind(first_id_at(before))
-        .bind(i64::from(limit))
-        .fetch_all(&mut *transaction)
-        .await?;
-        for statement in [
-            "insert into notification_state_archive select * from notification_state where notification_id = any($1)",
-            "insert into platform_notifications_archive select * from platform_notifications where id = any($1)",
-            "delete from platform_notifications where id = any($1)",
-        ] {
-            sqlx::query(statement).bind(&over).execute(&mut *transaction).await?;
-        }
-        transaction.commit().await?;
-        Ok(over.len() as u64)
+fn json_value(column: &str, shape: Shape) -> String {
+    match shape {
+        Shape::Plain | Shape::Id | Shape::Json | Shape::Flag => column.to_owned(),
+        Shape::Moment => format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"#),
+        Shape::Address => format!("host({column})"),
     }
+}
+
+/// The next rows of a range, each with whether a condition holds for it. They are locked; what others hold is passed over.
+async fn next(
+    connection: &mut PgConnection,
+    table: &str,
+    condition: &str,
+    range: Range,
+    limit: u32,
+) -> Result<Vec<(Uuid, bool)>, StoreError> {
+    let rows = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select n.id, {condition} from {table} n where n.id > $1 and n.id < $2 order by n.id limit $3 \
+         for update of n skip locked"
+    )))
+    .bind(range.after)
+    .bind(range.end())
+    .bind(i64::from(limit))
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
 }

@@ -24,7 +24,7 @@ pub fn command(database: &Database, args: &[&str]) -> Command {
     command
         .args(args)
         .env_clear()
-        .envs(std::env::vars().filter(|(name, _)| name == "LD_LIBRARY_PATH"))
+        .envs(std::env::vars().filter(|(name, _)| ["LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"].contains(&name.as_str())))
         .current_dir(database.folder.path())
         .env("DATABASE_URL", &database.url)
         .env("ORIVA_HUB__SERVER__WORKERS", "2")

@@ -1,0 +1,107 @@
+//! Where cold rows go that leave the database: objects of newline JSON, compressed, in a directory or in S3
+//! (data-model, 'Retention').
+
+use std::io::Write as _;
+
+use flate2::{Compression, write::GzEncoder};
+use object_store::{
+    ObjectStore, ObjectStoreExt as _, PutPayload, aws::AmazonS3Builder, local::LocalFileSystem, path::Path,
+};
+use url::Url;
+
+/// What `retention.archive_url` must be.
+pub const RULE: &str = "file:///DIRECTORY or s3://BUCKET/PREFIX";
+
+/// A place for objects.
+pub struct ObjectArchive {
+    store: Box<dyn ObjectStore>,
+    prefix: Path,
+}
+
+/// Why an object is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotKept(String);
+
+impl ObjectArchive {
+    /// Opens `file:///DIRECTORY`, which is made where it is not there, or `s3://BUCKET/PREFIX`, with the credentials, region
+    /// and endpoint that the `AWS_…` variables of the environment give.
+    ///
+    /// # Errors
+    /// Where it is neither, or cannot be reached by what is set.
+    pub fn open(url: &str) -> Result<Self, NotKept> {
+        let parsed = parse(url).ok_or_else(|| NotKept(format!("it must be {RULE}")))?;
+        // Where another part of the process did it already, it is the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (store, prefix): (Box<dyn ObjectStore>, &str) = match parsed.to_file_path() {
+            Ok(directory) if parsed.scheme() == "file" => {
+                std::fs::create_dir_all(&directory).map_err(|error| NotKept(error.to_string()))?;
+                let local = LocalFileSystem::new_with_prefix(directory).map_err(not_kept)?;
+                // What is confirmed survives a power cut: its rows are gone.
+                (Box::new(local.with_fsync(true)), "")
+            }
+            _ => {
+                let bucket = AmazonS3Builder::from_env().with_url(url).build().map_err(not_kept)?;
+                (Box::new(bucket), parsed.path())
+            }
+        };
+        Ok(Self { store, prefix: Path::parse(prefix.trim_matches('/')).map_err(not_kept)? })
+    }
+
+    /// Keeps an object; the same name again takes its place. When it returns, the object was found again, whole.
+    ///
+    /// # Errors
+    /// Where it was not.
+    pub async fn keep(&self, name: &str, lines: &str) -> Result<(), NotKept> {
+        let object = gzip(lines).map_err(|error| NotKept(error.to_string()))?;
+        let length = object.len() as u64;
+        let path = name.split('/').fold(self.prefix.clone(), |path, part| path.join(part));
+        self.store.put(&path, PutPayload::from(object)).await.map_err(not_kept)?;
+        let kept = self.store.head(&path).await.map_err(not_kept)?;
+        if kept.size == length {
+            Ok(())
+        } else {
+            Err(NotKept(format!("{path} holds {} bytes, not {length}", kept.size)))
+        }
+    }
+}
+
+/// Whether an address is one that can be opened.
+#[must_use]
+pub fn is_url(url: &str) -> bool {
+    parse(url).is_some()
+}
+
+fn parse(url: &str) -> Option<Url> {
+    let is_one = |url: &Url| match url.scheme() {
+        "file" => url.host_str().is_none() && url.path().len() > 1,
+        "s3" => url.has_host(),
+        _ => false,
+    };
+    Url::parse(url).ok().filter(is_one)
+}
+
+fn not_kept(error: impl std::error::Error) -> NotKept {
+    NotKept(error.to_string())
+}
+
+fn gzip(text: &str) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text.as_bytes())?;
+    encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_and_buckets_are_addresses_and_nothing_else_is() {
+        for url in ["file:///var/lib/archive", "s3://bucket", "s3://bucket/a/prefix"] {
+            assert!(is_url(url), "{url}");
+        }
+        for url in ["", "/var/lib/archive", "file://host/archive", "file:///", "https://example.com", "s3:///nothing"] {
+            assert!(!is_url(url), "{url}");
+        }
+    }
+}
