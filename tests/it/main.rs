@@ -18,6 +18,7 @@ mod nodes;
 mod notifications;
 mod openapi;
 mod process;
+mod quickstart;
 mod resume;
 mod retention;
 mod store;
