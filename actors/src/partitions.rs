@@ -355,7 +355,9 @@ impl Partition {
                 tokio::time::sleep(MENDING).await;
                 let registry = slot.read().unwrap_or_else(PoisonError::into_inner).clone();
                 if !registry.connected() {
-                    tracing::error!("registry ended; building it anew and closing its sockets");
+                    tracing::error!(
+                        "registry ended; building it anew and closing its sockets: report it with the panic above"
+                    );
                     *slot.write().unwrap_or_else(PoisonError::into_inner) = Registry::start(wiring.clone());
                     wiring.pump.close_all(Close::Internal);
                     wiring.others.recount();

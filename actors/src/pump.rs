@@ -143,7 +143,7 @@ impl Pump {
     /// Runs one socket's work so that its panic is its own end and nobody else's.
     fn guarded(&mut self, key: SocketKey, work: fn(&mut Self, SocketKey)) {
         if catch_unwind(AssertUnwindSafe(|| work(self, key))).is_err() {
-            tracing::error!("socket panicked; closing it");
+            tracing::error!("socket panicked; closing it: report it with the panic above");
             self.remove(key);
         }
     }

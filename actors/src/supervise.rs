@@ -12,7 +12,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn keep_running<F: Future<Output = ()>>(what: &'static str, mut build: impl FnMut() -> F) {
     loop {
         let ended = std::panic::AssertUnwindSafe(build()).catch_unwind().await;
-        tracing::error!(what, panicked = ended.is_err(), "supervised task ended; building it anew");
+        tracing::error!(
+            what,
+            panicked = ended.is_err(),
+            "supervised task ended; building it anew: report it with the panic above"
+        );
         tokio::time::sleep(PAUSE).await;
     }
 }

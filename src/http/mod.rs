@@ -128,6 +128,7 @@ pub fn routes(config: &mut ServiceConfig) {
                     "/admin/apps/{app_id}/keys",
                     [(Method::GET, web::to(admin::keys::list)), (Method::POST, web::to(admin::keys::create))],
                 ))
+                .service(resource("/admin/audit", [(Method::GET, web::to(admin::audit::list))]))
                 .service(resource("/admin/stats", [(Method::GET, web::to(admin::stats::get))]))
                 .service(resource("/admin/keys/{key_id}", [(Method::DELETE, web::to(admin::keys::revoke))])),
         )

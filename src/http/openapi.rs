@@ -83,6 +83,7 @@ static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::
         admin::keys::list,
         admin::keys::create,
         admin::keys::revoke,
+        admin::audit::list,
         admin::stats::get,
         ops::healthz,
         ops::readyz,

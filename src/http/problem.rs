@@ -129,7 +129,7 @@ impl Problem {
     /// What is shown of a failure whose cause is for the log alone.
     #[must_use]
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(request_id = %context::request_id(), error = cause, "request failed");
+        tracing::error!(request_id = %context::request_id(), error = cause, "request failed: see to the cause, or report it");
         Self::new(Code::Internal, "the hub failed; its log has the cause under this request id")
     }
 

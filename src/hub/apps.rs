@@ -7,7 +7,7 @@ use oriva_hub_actors::model::{AppId, Invalid, KeyId, Refused, Timestamp, UserId}
 use super::{Hub, HubError};
 use crate::{
     auth::{ApiKeySecret, KeyHolder},
-    store::{ApiKey, App, AppChange, Audit, NewApp, NewKey, Store, StoreError},
+    store::{ApiKey, App, AppChange, Audit, AuditEntry, AuditFilter, NewApp, NewKey, Store, StoreError},
 };
 
 /// A key that was just made, with its text: the one time that it is shown.
@@ -41,6 +41,14 @@ impl Apps {
         })?;
         tracing::info!(app_id = %app.id, key_id = %key.id, actor = audit.actor, "app created");
         Ok((created, secret))
+    }
+
+    /// A page of the audit log, newest first.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, HubError> {
+        Ok(self.store.audit_log(filter).await?)
     }
 
     /// All apps, by id.

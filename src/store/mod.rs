@@ -2,6 +2,7 @@
 //! suite runs against both (`tests/it/store.rs`).
 
 mod append;
+mod audit;
 mod batch;
 mod model;
 mod notification;
@@ -24,6 +25,7 @@ use oriva_hub_actors::{
 use uuid::Uuid;
 
 pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work};
+pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, RefusedSince};
 pub use notification::{
     Change, Content, FeedFilter, FeedPage, FeedPosition, Handed, Look, NewNotification, Notification, Priority, Reach,
@@ -374,7 +376,7 @@ pub trait NodeStore: Send + Sync {
 /// The store as a whole.
 #[async_trait]
 pub trait Store:
-    EventStore + AppStore + NotificationStore + WebhookStore + Outbox + NodeStore + RetentionStore
+    EventStore + AppStore + AuditStore + NotificationStore + WebhookStore + Outbox + NodeStore + RetentionStore
 {
     /// Brings the schema up to date. Names of what was applied.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;

@@ -10,7 +10,8 @@ use crate::{
 on_both_stores!(
     apps_are_made_changed_and_deleted,
     a_revoked_key_is_refused_at_once,
-    an_inactive_app_is_refused_everywhere
+    an_inactive_app_is_refused_everywhere,
+    what_was_done_is_written_down,
 );
 
 async fn apps_are_made_changed_and_deleted(backend: Backend) {
@@ -79,4 +80,55 @@ async fn an_inactive_app_is_refused_everywhere(backend: Backend) {
     }
     assert_eq!(hub.admin("PATCH", "/api/v1/admin/apps/a", Some(json!({"is_active": true}))).await.status, 200);
     app.publish("alice", "2").await;
+}
+
+async fn what_was_done_is_written_down(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let (app, core) = (hub.app("work-buddy").await, hub.platform_app("oriva-core").await);
+    let id = app.notify(&App::notification("alice", "a secret title")).await;
+    core.user("alice").await.set(&id, "dismissed").await;
+    hub.admin("PATCH", "/api/v1/admin/apps/work-buddy", Some(json!({"name": "B"}))).await;
+
+    let log = async |query: &str| hub.admin("GET", &format!("/api/v1/admin/audit{query}"), None).await.body;
+    let all = log("").await;
+    let shown: Vec<_> = all["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["actor"].as_str().unwrap(), entry["action"].as_str().unwrap()))
+        // An embedded store begins with an app of its own.
+        .filter(|(actor, _)| *actor != "first-run")
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("admin", "app.update"),
+            ("user:alice", "notification.dismissed"),
+            ("work-buddy", "notification.created"),
+            ("admin", "app.create"),
+            ("admin", "app.create"),
+        ]
+    );
+    assert!(!all.to_string().contains("a secret title"));
+    assert_eq!(all["entries"][1]["ip_address"], "127.0.0.1");
+
+    let of_one = log(&format!("?subject={id}&app_id=work-buddy")).await;
+    assert_eq!(of_one["entries"].as_array().unwrap().len(), 2);
+    let last = all["entries"][0]["at"].as_str().unwrap();
+    assert_eq!(log(&format!("?actor=admin&since={last}")).await["entries"].as_array().unwrap().len(), 1);
+    assert_eq!(log("?action=app.create&until=2020-01-01T00:00:00Z").await["entries"], json!([]));
+
+    // By pages: each once.
+    let (mut paged, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = log(&format!("?limit=2{cursor}")).await;
+        paged.extend(page["entries"].as_array().unwrap().clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(json!(paged), all["entries"]);
+    let faulty = hub.admin("GET", "/api/v1/admin/audit?limit=0&since=x&who=me&cursor=1", None).await;
+    assert_eq!(faulty.fields(), ["cursor", "limit", "since", "who"]);
 }

@@ -124,3 +124,19 @@ fn every_file_opens_with_what_it_owns() {
         }
     }
 }
+
+/// Whoever runs a hub finds every error of its log explained.
+#[test]
+fn every_error_of_the_log_says_what_to_do() {
+    let explained = include_str!("../../docs/OPERATING.md");
+    let mut count = 0;
+    for (path, text) in [sources("src"), sources("actors/src")].concat() {
+        for call in text.split("tracing::error!(").skip(1) {
+            let call = &call[..call.find(");").or(call.find("),")).unwrap_or(call.len())];
+            let message = call.rsplit('"').nth(1).unwrap();
+            assert!(explained.contains(&format!("| `{message}` |")), "{}: {message}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 9, "{count}");
+}

@@ -13,7 +13,7 @@ on_both_stores!(every_route_against_every_credential);
 /// another app's user's token, the admin key.
 type Row = (&'static str, &'static str, [u16; 8]);
 
-const ROUTES: [Row; 42] = [
+const ROUTES: [Row; 43] = [
     ("HEAD", "/healthz", [200; 8]),
     ("HEAD", "/readyz", [200; 8]),
     ("GET", "/healthz", [200; 8]),
@@ -52,6 +52,7 @@ const ROUTES: [Row; 42] = [
     ("POST", "/api/v1/apps/a/users/alice/tokens", [401, 401, 201, 403, 403, 403, 403, 403]),
     ("DELETE", "/api/v1/notifications/{alices}", [401, 401, 204, 403, 403, 403, 403, 403]),
     ("GET", "/api/v1/admin/stats", [401, 401, 403, 403, 403, 403, 403, 200]),
+    ("GET", "/api/v1/admin/audit", [401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET", "/api/v1/admin/apps", [401, 401, 403, 403, 403, 403, 403, 200]),
     ("POST", "/api/v1/admin/apps", [401, 401, 403, 403, 403, 403, 403, 400]),
     ("GET", "/api/v1/admin/apps/a", [401, 401, 403, 403, 403, 403, 403, 200]),

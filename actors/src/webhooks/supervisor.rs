@@ -198,7 +198,7 @@ impl Handler<EndpointEnded> for Supervisor {
         // One that was let go is not in the table any more.
         if self.endpoints.get(&webhook).is_some_and(|child| child.serial == serial) {
             self.endpoints.remove(&webhook);
-            tracing::error!(webhook_id = %webhook, "endpoint ended unexpectedly; building it anew");
+            tracing::error!(webhook_id = %webhook, "endpoint ended unexpectedly; building it anew: report it with the panic above");
             self.nudge(webhook, ctx);
         }
     }

@@ -328,3 +328,27 @@ pub struct Limits {
     #[schema(minimum = 1, nullable = false)]
     webhooks: Option<u32>,
 }
+
+/// Entries of the audit log that are asked for.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AuditQuery {
+    /// `admin`, `cli`, `first-run`, `hub`, an app's id, or `user:` and a user's id.
+    #[param(min_length = 1, max_length = 255)]
+    actor: Option<String>,
+    #[param(min_length = 1, max_length = 128)]
+    action: Option<String>,
+    /// The id of what it was done to.
+    #[param(min_length = 1, max_length = 255)]
+    subject: Option<String>,
+    #[param(min_length = 1, max_length = 63)]
+    app_id: Option<String>,
+    /// The earliest moment, itself among them.
+    since: Option<Timestamp>,
+    /// The latest moment, itself among them.
+    until: Option<Timestamp>,
+    #[param(minimum = 1, maximum = 500, default = 100)]
+    limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}

@@ -5,6 +5,7 @@
 
 mod append;
 mod apps;
+mod audit;
 mod events;
 mod inbox;
 mod nodes;

@@ -6,6 +6,7 @@
 
 mod append;
 mod apps;
+mod audit;
 mod events;
 mod inbox;
 mod nodes;
