@@ -71,6 +71,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store was closed: the hub has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Unavailable(sqlx::Error::PoolClosed))
+    }
+
     /// Whether what was to be written may be written all the same: a connection that broke during the commit leaves
     /// that open, one that was never had does not.
     #[must_use]

@@ -95,6 +95,8 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
                 }
                 Ok(Progress::Until(pause)) => pause,
                 Ok(Progress::Done) => worker.period(),
+                // The hub has ended.
+                Err(WorkerError::Store(error)) if error.is_closed() => return,
                 Err(WorkerError::Store(error)) => {
                     let (name, error) = (worker.name(), &error as &dyn std::error::Error);
                     tracing::warn!(worker = name, error, "worker failed");
