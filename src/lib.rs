@@ -5,6 +5,7 @@ pub mod auth;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod crypto;
 pub mod http;
 pub mod hub;
 pub mod limits;

@@ -80,12 +80,18 @@ pub fn cache_lookup(cache: &'static str, is_hit: bool) {
         .increment(1);
 }
 
-/// Notes a request. Methods that clients make up share one label, and so do addresses that are no route.
-pub fn request(method: &actix_web::http::Method, route: Option<String>, status: u16, took: Duration) {
-    let method = match method.as_str() {
+/// A method's name, where it is not one that a client made up.
+#[must_use]
+pub fn method_label(method: &actix_web::http::Method) -> String {
+    match method.as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known.to_owned(),
         _ => "other".to_owned(),
-    };
+    }
+}
+
+/// Notes a request. Methods that clients make up share one label, and so do addresses that are no route.
+pub fn request(method: &actix_web::http::Method, route: Option<String>, status: u16, took: Duration) {
+    let method = method_label(method);
     let route: Arc<str> = route.map_or_else(|| "none".into(), Into::into);
     let status = status.to_string();
     metrics::histogram!(measures::HTTP_REQUESTS, "method" => method, "route" => route, "status" => status)

@@ -41,8 +41,8 @@ use crate::{
     outbound::{Guard, HttpSender},
     store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
     workers::{
-        self, ArchiveError, Archiver, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats,
-        NotificationExpiry, OutboxWatch, WebhookRecovery,
+        self, Archiver, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry,
+        OutboxWatch, WebhookRecovery,
     },
 };
 
@@ -70,8 +70,6 @@ pub enum ServeError {
     Config(#[from] ConfigError),
     #[error("store")]
     Store(#[from] StoreError),
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
     #[error("first run")]
     FirstRun(#[from] HubError),
     #[error("cannot listen on {0}")]
@@ -144,7 +142,7 @@ impl Server {
         workers::spawn(&store, HandedNotes::new(store.clone(), handed.clone()));
         workers::spawn(&store, WebhookRecovery::new(hub.clone()));
         workers::spawn(&store, OutboxWatch::new(store.clone()));
-        workers::spawn(&store, Archiver::new(store.clone(), &config.retention, hub.next_expiry())?);
+        workers::spawn(&store, Archiver::new(store.clone(), &config.retention, hub.next_expiry()));
 
         if !config.is_embedded() {
             workers::spawn(&store, NodeBeats::new(store.clone(), hub.clone()));

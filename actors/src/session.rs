@@ -201,15 +201,14 @@ impl Handler<ToSession> for Session {
     type Result = ();
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
-        let spans = match &message {
-            ToSession::Deliver { events, .. } => traces::deliveries(events.as_slice()),
-            _ => Vec::new(),
-        };
         // A broadcast goes to every session there is: one in so many says how long it took.
         let is_measured = |kind| kind != StreamKind::Broadcast || rand::random::<u8>() < BROADCASTS_MEASURED;
-        let oldest = match &message {
-            ToSession::Deliver { kind, events } if is_measured(*kind) => events.as_slice().first().cloned(),
-            _ => None,
+        let (oldest, spans) = match &message {
+            ToSession::Deliver { kind, events } if is_measured(*kind) => {
+                let events = events.as_slice();
+                (events.first().cloned(), traces::deliveries(events))
+            }
+            _ => (None, Vec::new()),
         };
         let input = match message {
             ToSession::Join(join) => Input::Join(join),

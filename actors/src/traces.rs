@@ -1,5 +1,5 @@
 //! Spans (OpenTelemetry). A request's context goes with what it wrote, explicitly: to the session, over the bus, to the
-//! webhook, days later if need be. Where spans are not exported, a context is passed on as it came and nothing else is
+//! webhook, days later if need be. Like the measures they are the process's, not a hub's: a facade that the program turns on. Where spans are not exported, a context is passed on as it came and nothing else is
 //! done.
 
 use std::{borrow::Cow, sync::OnceLock, time::SystemTime};
@@ -70,6 +70,7 @@ impl Span {
         self.recorded.as_ref().is_some_and(BoxedSpan::is_recording)
     }
 
+    /// Takes the name that is known only at its end.
     pub fn name(&mut self, name: impl Into<Cow<'static, str>>) {
         if let Some(span) = &mut self.recorded {
             span.update_name(name);
@@ -83,6 +84,7 @@ impl Span {
         }
     }
 
+    /// Marks it as one that did not do what it is for.
     pub fn failed(&mut self, why: impl Into<Cow<'static, str>>) {
         if let Some(span) = &mut self.recorded {
             span.set_status(Status::error(why));
@@ -102,7 +104,9 @@ pub fn deliveries(events: &[std::sync::Arc<Published>]) -> Vec<Span> {
             #[expect(clippy::disallowed_methods, reason = "a span begins at a moment of the wall clock")]
             let began = SystemTime::now().checked_sub(event.age());
             let mut span = Span::since(began, "deliver to sockets", SpanKind::Consumer, Some(parent));
-            span.set("oriva.event_id", event.event().id.to_string());
+            if span.is_recorded() {
+                span.set("oriva.event_id", event.event().id.to_string());
+            }
             span
         })
         .collect()

@@ -9,6 +9,8 @@ use object_store::{
 };
 use url::Url;
 
+use crate::crypto;
+
 /// What `retention.archive_url` must be.
 pub const RULE: &str = "file:///DIRECTORY or s3://BUCKET/PREFIX";
 
@@ -18,10 +20,22 @@ pub struct ObjectArchive {
     prefix: Path,
 }
 
-/// Why an object is not there.
+/// Why objects cannot be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NotKept(String);
+pub enum NotKept {
+    #[error("it must be {RULE}")]
+    Address,
+    #[error("the directory cannot be made")]
+    Directory(#[source] std::io::Error),
+    #[error("the object cannot be put together")]
+    Object(#[source] std::io::Error),
+    #[error("the place does not answer as it should")]
+    Place(#[from] object_store::Error),
+    #[error("the place's address cannot be read")]
+    Path(#[from] object_store::path::Error),
+    #[error("an object of {expected} bytes is there with {found}")]
+    Short { expected: u64, found: u64 },
+}
 
 impl ObjectArchive {
     /// Opens `file:///DIRECTORY`, which is made where it is not there, or `s3://BUCKET/PREFIX`, with the credentials, region
@@ -30,39 +44,36 @@ impl ObjectArchive {
     /// # Errors
     /// Where it is neither, or cannot be reached by what is set.
     pub fn open(url: &str) -> Result<Self, NotKept> {
-        let parsed = parse(url).ok_or_else(|| NotKept(format!("it must be {RULE}")))?;
-        // Where another part of the process did it already, it is the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let parsed = parse(url).ok_or(NotKept::Address)?;
+        crypto::install();
         let (store, prefix): (Box<dyn ObjectStore>, &str) = match parsed.to_file_path() {
             Ok(directory) if parsed.scheme() == "file" => {
-                std::fs::create_dir_all(&directory).map_err(|error| NotKept(error.to_string()))?;
-                let local = LocalFileSystem::new_with_prefix(directory).map_err(not_kept)?;
+                std::fs::create_dir_all(&directory).map_err(NotKept::Directory)?;
+                let local = LocalFileSystem::new_with_prefix(directory)?;
                 // What is confirmed survives a power cut: its rows are gone.
                 (Box::new(local.with_fsync(true)), "")
             }
             _ => {
-                let bucket = AmazonS3Builder::from_env().with_url(url).build().map_err(not_kept)?;
+                let bucket = AmazonS3Builder::from_env().with_url(url).build()?;
                 (Box::new(bucket), parsed.path())
             }
         };
-        Ok(Self { store, prefix: Path::parse(prefix.trim_matches('/')).map_err(not_kept)? })
+        Ok(Self { store, prefix: Path::parse(prefix.trim_matches('/'))? })
     }
 
     /// Keeps an object; the same name again takes its place. When it returns, the object was found again, whole.
     ///
     /// # Errors
     /// Where it was not.
-    pub async fn keep(&self, name: &str, lines: &str) -> Result<(), NotKept> {
-        let object = gzip(lines).map_err(|error| NotKept(error.to_string()))?;
-        let length = object.len() as u64;
+    pub async fn keep(&self, name: &str, lines: String) -> Result<(), NotKept> {
+        // Not on a thread that commits wait for.
+        let object = tokio::task::spawn_blocking(move || gzip(&lines)).await;
+        let object = object.map_err(std::io::Error::other).and_then(|object| object).map_err(NotKept::Object)?;
+        let expected = object.len() as u64;
         let path = name.split('/').fold(self.prefix.clone(), |path, part| path.join(part));
-        self.store.put(&path, PutPayload::from(object)).await.map_err(not_kept)?;
-        let kept = self.store.head(&path).await.map_err(not_kept)?;
-        if kept.size == length {
-            Ok(())
-        } else {
-            Err(NotKept(format!("{path} holds {} bytes, not {length}", kept.size)))
-        }
+        self.store.put(&path, PutPayload::from(object)).await?;
+        let found = self.store.head(&path).await?.size;
+        if found == expected { Ok(()) } else { Err(NotKept::Short { expected, found }) }
     }
 }
 
@@ -79,10 +90,6 @@ fn parse(url: &str) -> Option<Url> {
         _ => false,
     };
     Url::parse(url).ok().filter(is_one)
-}
-
-fn not_kept(error: impl std::error::Error) -> NotKept {
-    NotKept(error.to_string())
 }
 
 fn gzip(text: &str) -> std::io::Result<Vec<u8>> {

@@ -10,10 +10,16 @@ use crate::{archive, link};
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let rule = |holds: bool, text: &str| if holds { Ok(()) } else { Err(ConfigError(text.to_owned())) };
     let server = &config.server;
-    let is_collector = |url: &String| ::url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    let is_collector = |url: &String| {
+        ::url::Url::parse(url).is_ok_and(|url| {
+            let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+            matches!(url.scheme(), "http" | "https") && is_bare && url.fragment().is_none()
+        })
+    };
     rule(
         config.telemetry.otlp_endpoint.as_ref().is_none_or(is_collector),
-        "telemetry.otlp_endpoint must be the http or https address of an OTLP collector, such as http://127.0.0.1:4318",
+        "telemetry.otlp_endpoint must be the http or https address of an OTLP collector, such as http://127.0.0.1:4318, without \
+         credentials or query (OTEL_EXPORTER_OTLP_HEADERS is for those)",
     )?;
     rule(server.workers <= 1024, "server.workers must be at most 1024 (0: one a core)")?;
     rule(

@@ -60,7 +60,7 @@ impl Body {
             self.must_be_json()?;
         }
         let bytes = self.read().await?;
-        if bytes.is_empty() || &*bytes == b"null" { Ok(Map::new()) } else { parse_object(&bytes) }
+        if bytes.is_empty() || bytes.trim_ascii() == b"null" { Ok(Map::new()) } else { parse_object(&bytes) }
     }
 
     fn must_be_json(&self) -> Result<(), Problem> {

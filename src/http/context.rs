@@ -86,7 +86,7 @@ pub async fn surround(
         match tokio::time::timeout(LONGEST_ANSWER, answer).await {
             Ok(answer) => answer?.map_into_left_body(),
             Err(_) => {
-                span.failed("it took too long");
+                describe(&mut span, &id, &method, None, StatusCode::SERVICE_UNAVAILABLE);
                 return Err(given_up(&id, &method, &path, began, hub).await);
             }
         }
@@ -101,9 +101,7 @@ pub async fn surround(
         add_rate_limit_headers(headers, &budget);
     }
     let route = response.request().match_pattern();
-    if span.is_recorded() {
-        describe(&mut span, &id, &method, route.as_deref(), response.status());
-    }
+    describe(&mut span, &id, &method, route.as_deref(), response.status());
     metrics::request(&method, route, response.status().as_u16(), began.elapsed());
     log(&id, &method, &path, response.status(), began.elapsed());
     Ok(response)
@@ -131,10 +129,18 @@ fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
 }
 
 fn describe(span: &mut Span, id: &str, method: &Method, route: Option<&str>, status: StatusCode) {
-    let route = route.unwrap_or("(no route)").to_owned();
-    span.name(format!("{method} {route}"));
-    span.set("http.request.method", method.to_string());
-    span.set("http.route", route);
+    if !span.is_recorded() {
+        return;
+    }
+    let method = metrics::method_label(method);
+    match route {
+        Some(route) => {
+            span.name(format!("{method} {route}"));
+            span.set("http.route", route.to_owned());
+        }
+        None => span.name(method.clone()),
+    }
+    span.set("http.request.method", method);
     span.set("http.response.status_code", i64::from(status.as_u16()));
     span.set("oriva.request_id", id.to_owned());
     if status.is_server_error() {

@@ -37,7 +37,7 @@ const CLASS: &str = "x-rate-limit-class";
 /// The page's files and the document are this long in a browser's cache.
 const CACHE_CONTROL: &str = "max-age=3600";
 
-static DOCUMENT: LazyLock<String> = LazyLock::new(|| json_text().unwrap_or_default());
+static DOCUMENT: LazyLock<Result<String, String>> = LazyLock::new(json_text);
 
 static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from(ADDRESS).validator_url("none")));
 
@@ -125,11 +125,16 @@ pub fn yaml() -> Result<String, String> {
 }
 
 /// `GET /api/v1/openapi.json`.
-pub async fn json() -> HttpResponse {
-    HttpResponse::Ok()
+///
+/// # Errors
+/// 500 where it cannot be encoded.
+pub async fn json() -> Result<HttpResponse, Problem> {
+    let text =
+        DOCUMENT.as_deref().map_err(|error| Problem::internal(&*Box::<dyn std::error::Error>::from(error.as_str())))?;
+    Ok(HttpResponse::Ok()
         .content_type("application/json")
         .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
-        .body(DOCUMENT.as_str())
+        .body(text))
 }
 
 /// `GET /docs`: the page stands at `/docs/`, for the sake of its relative links.

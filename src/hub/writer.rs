@@ -59,18 +59,22 @@ impl Writer {
     pub async fn write(&self, mut submission: Submission) -> Result<Appended, HubError> {
         let mut span = Span::begin("transaction", SpanKind::Internal, submission.origin.trace);
         submission.origin.trace = span.context();
-        // One that is larger than all the room there is takes all of it.
-        let count = u32::try_from(submission.work.weight().clamp(1, WAITING_EVENTS)).unwrap_or(u32::MAX);
-        let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
-        let (answer, answered) = oneshot::channel();
-        self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
-        let written = answered.await.map_err(|_| HubError::Overloaded)?;
+        let written = self.submit(submission).await;
         if let Err(error) = &written
             && span.is_recorded()
         {
             span.failed(error.to_string());
         }
         written
+    }
+
+    async fn submit(&self, submission: Submission) -> Result<Appended, HubError> {
+        // One that is larger than all the room there is takes all of it.
+        let count = u32::try_from(submission.work.weight().clamp(1, WAITING_EVENTS)).unwrap_or(u32::MAX);
+        let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
+        answered.await.map_err(|_| HubError::Overloaded)?
     }
 }
 

@@ -48,8 +48,7 @@ impl HttpSender {
     /// # Errors
     /// Where the TLS library cannot be set up.
     pub fn new(guard: Guard, deadline: Duration) -> Result<Self, reqwest::Error> {
-        // Where another part of the process did it already, it is the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::crypto::install();
         let client = |resolver| {
             Client::builder()
                 .dns_resolver(resolver)

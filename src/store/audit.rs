@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{StoreError, retention::first_id_at};
 
 /// Something that was done.
 #[derive(Debug, Clone)]
@@ -36,7 +36,16 @@ pub struct AuditFilter {
     pub limit: u32,
 }
 
+/// The clocks of nodes and of the database may differ by so much.
+const SKEW_MS: i64 = 60_000;
+
 impl AuditFilter {
+    /// No entry since then has a lesser id, so that the walk from the newest on ends there.
+    pub(super) fn first_id(&self) -> Uuid {
+        let since = self.since.map_or(0, |since| since.unix_ms() - SKEW_MS);
+        first_id_at(Timestamp::from_unix_ms(since))
+    }
+
     /// The conditions of columns that hold text.
     pub(super) fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [("actor", &self.actor), ("action", &self.action), ("subject", &self.subject), ("app_id", &self.app_id)]

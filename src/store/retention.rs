@@ -92,7 +92,7 @@ pub trait RetentionStore: Send + Sync {
     async fn begin_export(&self, table: Cold, limit: u32) -> Result<Option<Export>, StoreError>;
 
     /// Deletes rows whose object is kept. Nothing where another node did.
-    async fn finish_export(&self, export: &Export) -> Result<(), StoreError>;
+    async fn finish_export(&self, table: Cold, id: Uuid) -> Result<(), StoreError>;
 }
 
 /// A table of cold rows that can leave the database as newline JSON.

@@ -22,8 +22,7 @@ impl Traces {
     /// Where the exporter cannot be built.
     pub fn start(otlp_endpoint: Option<&str>) -> Result<Self, String> {
         let Some(endpoint) = otlp_endpoint else { return Ok(Self(None)) };
-        // Where another part of the process did it already, it is the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::crypto::install();
         let exporter = SpanExporter::builder().with_http().with_endpoint(address(endpoint)).build();
         let exporter = exporter.map_err(|error| format!("telemetry.otlp_endpoint: {error}"))?;
         let resource = Resource::builder()

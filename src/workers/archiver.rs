@@ -18,8 +18,8 @@ use crate::{
 
 /// Rows of one transaction: no long lock.
 const CHUNK: u32 = 1000;
-/// Rows of one object, which is put together in memory.
-const OBJECT_ROWS: u32 = 2000;
+/// Rows of one object, which is put together in memory: at 64 KiB of data each some 32 MiB.
+const OBJECT_ROWS: u32 = 500;
 /// After each `retention.batch` rows, so that publishing is not held up.
 const BREATH: Duration = Duration::from_millis(100);
 /// Until what was made to expire has, and can be archived.
@@ -31,7 +31,6 @@ pub struct Archiver {
     store: Arc<dyn Store>,
     config: Retention,
     next_expiry: Arc<NextExpiry>,
-    objects: Option<ObjectArchive>,
 }
 
 /// What a pass did.
@@ -48,16 +47,14 @@ pub enum ArchiveError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The rows stay in the archive tables, and go with a later pass.
-    #[error("retention.archive_url: {0}")]
+    #[error("retention.archive_url cannot be written")]
     Objects(#[from] NotKept),
 }
 
 impl Archiver {
-    /// # Errors
-    /// [`ArchiveError::Objects`] where `retention.archive_url` cannot be opened.
-    pub fn new(store: Arc<dyn Store>, config: &Retention, next_expiry: Arc<NextExpiry>) -> Result<Self, ArchiveError> {
-        let objects = config.archive_url.as_deref().map(ObjectArchive::open).transpose()?;
-        Ok(Self { store, config: config.clone(), next_expiry, objects })
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, config: &Retention, next_expiry: Arc<NextExpiry>) -> Self {
+        Self { store, config: config.clone(), next_expiry }
     }
 
     /// Goes over all that is past retention once, and has cold rows leave where there is a place for them.
@@ -83,8 +80,8 @@ impl Archiver {
                 tracing::info!(table = what.as_str(), count, "past retention");
             }
         }
-        if let Some(objects) = &self.objects {
-            self.export(objects).await?;
+        if let Some(url) = &self.config.archive_url {
+            self.export(&ObjectArchive::open(url)?).await?;
         }
         Ok(Pass { expired, retired })
     }
@@ -96,15 +93,16 @@ impl Archiver {
         step: impl Fn(Range, u32) -> F,
         note: impl Fn(u64),
     ) -> Result<u64, StoreError> {
+        let chunk = CHUNK.min(self.config.batch);
         let mut range = Range::until(old);
         let (mut looked_at, mut done) = (0, 0);
         loop {
-            let taken = within_deadline(&*self.store, step(range, CHUNK)).await?;
+            let taken = within_deadline(&*self.store, step(range, chunk)).await?;
             done += taken.done;
             note(taken.done);
             let Some(last) = taken.last else { return Ok(done) };
             range.after = last;
-            looked_at += CHUNK;
+            looked_at += chunk;
             if looked_at >= self.config.batch {
                 looked_at = 0;
                 tokio::time::sleep(BREATH).await;
@@ -117,9 +115,10 @@ impl Archiver {
         for table in Cold::ALL {
             while let Some(export) = within_deadline(&*self.store, self.store.begin_export(table, OBJECT_ROWS)).await? {
                 let name = export.name();
-                objects.keep(&name, &export.lines).await?;
-                within_deadline(&*self.store, self.store.finish_export(&export)).await?;
+                objects.keep(&name, export.lines).await?;
+                within_deadline(&*self.store, self.store.finish_export(table, export.id)).await?;
                 tracing::info!(object = name, rows = export.rows, "archived");
+                tokio::time::sleep(BREATH).await;
             }
         }
         Ok(())
@@ -170,8 +169,11 @@ impl Worker for Archiver {
             Ok(pass) => Ok(Progress::Until(if pass.expired > 0 { UNTIL_EXPIRED } else { until_midnight() })),
             Err(ArchiveError::Store(error)) => Err(error.into()),
             Err(error @ ArchiveError::Objects(_)) => {
-                tracing::error!(%error, "cannot archive: look at the address and its credentials; rows wait in the archive tables");
-                Err(WorkerError::Elsewhere { why: error.to_string(), again_in: ANOTHER_TRY })
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot archive: look at the address and its credentials; rows wait in the archive tables"
+                );
+                Err(WorkerError::Elsewhere { again_in: ANOTHER_TRY })
             }
         }
     }

@@ -45,8 +45,8 @@ pub enum WorkerError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Something other than the store, of which the worker told the log itself.
-    #[error("{why}")]
-    Elsewhere { why: String, again_in: Duration },
+    #[error("it failed, and told the log why")]
+    Elsewhere { again_in: Duration },
 }
 
 /// One worker.
@@ -102,7 +102,7 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
                     tracing::warn!(worker = name, error, "worker failed");
                     worker.period().min(LONGEST_AFTER_FAILURE)
                 }
-                Err(WorkerError::Elsewhere { again_in, .. }) => again_in,
+                Err(WorkerError::Elsewhere { again_in }) => again_in,
             };
             worker.pause(pause).await;
         }

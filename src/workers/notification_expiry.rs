@@ -9,7 +9,7 @@ use oriva_hub_actors::model::Timestamp;
 use super::{Progress, Worker, WorkerError};
 use crate::{
     config::Expiry,
-    hub::{Hub, HubError, NextExpiry},
+    hub::{Hub, NextExpiry},
     store::Store,
 };
 
@@ -46,12 +46,10 @@ impl Worker for NotificationExpiry {
     async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let ended = match self.hub.expire_notifications(self.batch).await {
             Ok(ended) => ended,
-            // The rows stay due. A writer with too much to do says as much itself.
+            // The rows stay due.
             Err(error) => {
-                if !matches!(error, HubError::Overloaded) {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "notifications not ended");
-                }
-                return Err(WorkerError::Elsewhere { why: error.to_string(), again_in: AFTER_FAILURE });
+                tracing::warn!(error = &error as &dyn std::error::Error, "notifications not ended");
+                return Err(WorkerError::Elsewhere { again_in: AFTER_FAILURE });
             }
         };
         if ended > 0 {

@@ -5,7 +5,12 @@ use std::{path::Path, process::Command};
 use oriva_hub::http::openapi;
 use serde_json::{Value, json};
 
-use crate::harness::{App, Backend, Receiver, TestHub, callers::client, eventually, hub::ADMIN_KEY};
+use crate::{
+    harness::{App, Backend, Receiver, TestHub, callers::client, eventually, hub::ADMIN_KEY},
+    on_both_stores,
+};
+
+on_both_stores!(a_fuzzer_finds_the_hub_as_documented);
 
 #[test]
 fn the_document_in_the_repository_is_the_programs() {
@@ -141,10 +146,9 @@ async fn furnish(hub: &TestHub, app: &App, receiver: &Receiver) -> Vec<(&'static
 
 /// No 5xx, no status, header or shape that the document does not have; what it calls valid is taken, what it does not is
 /// refused.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fuzzer_finds_the_hub_as_documented() {
+async fn a_fuzzer_finds_the_hub_as_documented(backend: Backend) {
     let fuzzer = std::env::var("ORIVA_TEST_SCHEMATHESIS").expect("ORIVA_TEST_SCHEMATHESIS: use ./scripts/test");
-    let hub = TestHub::start_with(Backend::Sqlite, |config| config.webhooks.allow_http = true).await;
+    let hub = TestHub::start_with(backend, |config| config.webhooks.allow_http = true).await;
     let app = hub.app("work-buddy").await;
     let receiver = Receiver::start().await;
     let variables = furnish(&hub, &app, &receiver).await;
@@ -168,4 +172,30 @@ async fn a_fuzzer_finds_the_hub_as_documented() {
     assert!(output.status.success(), "{report}{}", String::from_utf8_lossy(&output.stderr));
     let tested = report.split("Tested: ").nth(1).and_then(|rest| rest.lines().next());
     assert!(tested.and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count >= 37), "{report}");
+}
+
+/// The class that the document names is the one whose budget is spent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_class_of_rate_limit_is_the_documented_one() {
+    let hub = TestHub::start_with(Backend::Sqlite, |config| config.rate_limits.enabled = true).await;
+    let app = hub.app("work-buddy").await;
+    let nobody = "01900000-0000-7000-8000-000000000000";
+    let document = serde_json::to_value(openapi::document()).unwrap();
+    let mut seen = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let path = path.replace("{app_id}", "work-buddy").replace("{user_id}", "ada");
+            let path = ["{notification_id}", "{webhook_id}", "{delivery_id}", "{key_id}"]
+                .iter()
+                .fold(path, |path, name| path.replace(name, nobody));
+            let request =
+                client().request(method.to_uppercase().parse().unwrap(), format!("http://{}{path}", hub.addr));
+            let answer = request.bearer_auth(&app.key).json(&json!({})).send().await.unwrap();
+            let policy = answer.headers().get("ratelimit-policy").map(|policy| policy.to_str().unwrap().to_owned());
+            let spent = policy.as_deref().and_then(|policy| policy.split('"').nth(1));
+            assert_eq!(operation["x-rate-limit-class"].as_str(), spent, "{method} {path}");
+            seen += usize::from(spent.is_some());
+        }
+    }
+    assert!(seen >= 20, "{seen}");
 }

@@ -12,6 +12,9 @@ pub struct TraceParent {
     pub flags: u8,
 }
 
+/// Recorded, and a random trace id (level 2); others must not be sent on.
+const KNOWN_FLAGS: u8 = 0b11;
+
 impl TraceParent {
     /// Bytes of its binary form.
     pub const LENGTH: usize = 25;
@@ -25,7 +28,7 @@ impl TraceParent {
         let (span_id, flags) = (hex(parts.next()?)?, hex::<1>(parts.next()?)?[0]);
         let has_more = parts.next().is_some();
         let is_one = version != 0xff && !(version == 0 && has_more) && trace_id != [0; 16] && span_id != [0; 8];
-        is_one.then_some(Self { trace_id, span_id, flags })
+        is_one.then_some(Self { trace_id, span_id, flags: flags & KNOWN_FLAGS })
     }
 
     #[must_use]
@@ -96,6 +99,12 @@ mod tests {
     fn a_later_version_is_read_by_what_it_has_in_common() {
         let later = format!("cc{}-what-the-future-will-be-like", &TEXT[2..]);
         assert_eq!(TraceParent::parse(&later), TraceParent::parse(TEXT));
+    }
+
+    #[test]
+    fn flags_that_nobody_knows_are_not_sent_on() {
+        let parent = TraceParent::parse(&format!("{}ff", &TEXT[..53])).unwrap();
+        assert_eq!(parent.to_string(), format!("{}03", &TEXT[..53]));
     }
 
     #[test]

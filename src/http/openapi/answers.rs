@@ -149,9 +149,9 @@ error_sets! {
     Operator => [UNAUTHENTICATED, FORBIDDEN, INTERNAL, OVERLOADED];
     /// Of a route that names something.
     Named => [NOT_FOUND];
-    /// Of a route with query parameters, or whose body may be left out.
+    /// Of a route whose query or headers may be faulty.
     Checked => [INVALID];
-    /// Of a route with a body.
+    /// Of a route with a body, even one that may be left out.
     WithBody => [INVALID, TOO_LARGE, UNSUPPORTED];
     /// Of a route that makes what something else may hold already.
     Exclusive => [CONFLICT];

@@ -19,6 +19,7 @@ impl AuditStore for PostgresStore {
         }
         if let Some(since) = filter.since {
             query.push(" and at >= ").push_bind(since.as_datetime());
+            query.push(" and id >= ").push_bind(filter.first_id());
         }
         if let Some(until) = filter.until {
             query.push(" and at <= ").push_bind(until.as_datetime());

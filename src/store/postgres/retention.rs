@@ -88,7 +88,9 @@ impl RetentionStore for PostgresStore {
 
     async fn begin_export(&self, table: Cold, limit: u32) -> Result<Option<Export>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        // Of two nodes that begin at once one waits, and goes on with what the other began.
+        // Waits for whoever finishes one: what is deleted with it is not begun with again. Of two that begin at once one waits,
+        // and goes on with what the other began.
+        sqlx::query("lock table archive_exports in share row exclusive mode").execute(&mut *transaction).await?;
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "insert into archive_exports (table_name, id, ids) \
              select $1, $2, string_agg(uuid_send(id), ''::bytea order by id) \
@@ -102,12 +104,12 @@ impl RetentionStore for PostgresStore {
         .execute(&mut *transaction)
         .await?;
         let begun: Option<(Uuid, Vec<u8>)> =
-            sqlx::query_as("select id, ids from archive_exports where table_name = $1 for update")
+            sqlx::query_as("select id, ids from archive_exports where table_name = $1")
                 .bind(table.as_str())
                 .fetch_optional(&mut *transaction)
                 .await?;
         let Some((id, ids)) = begun else { return Ok(None) };
-        // Under that lock: whoever finishes it deletes them afterwards, and an object is never written again with less.
+        // Under the lock: whoever finishes it deletes them afterwards, and an object is never written again with less.
         let object = table.object("json_build_object", json_value);
         let lines: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "select {object}::text from {} where id = any($1) order by id",
@@ -120,14 +122,14 @@ impl RetentionStore for PostgresStore {
         Ok(Some(Export::new(id, table, &lines)))
     }
 
-    async fn finish_export(&self, export: &Export) -> Result<(), StoreError> {
+    async fn finish_export(&self, table: Cold, id: Uuid) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         let ids: Option<Vec<u8>> = sqlx::query_scalar("delete from archive_exports where id = $1 returning ids")
-            .bind(export.id)
+            .bind(id)
             .fetch_optional(&mut *transaction)
             .await?;
         if let Some(ids) = ids {
-            sqlx::query(sqlx::AssertSqlSafe(format!("delete from {} where id = any($1)", export.table.table())))
+            sqlx::query(sqlx::AssertSqlSafe(format!("delete from {} where id = any($1)", table.table())))
                 .bind(unpack(&ids))
                 .execute(&mut *transaction)
                 .await?;

@@ -17,6 +17,7 @@ impl AuditStore for SqliteStore {
         }
         if let Some(since) = filter.since {
             query.push(" and at >= ").push_bind(since.unix_ms());
+            query.push(" and id >= ").push_bind(filter.first_id());
         }
         if let Some(until) = filter.until {
             query.push(" and at <= ").push_bind(until.unix_ms());

@@ -136,14 +136,14 @@ impl RetentionStore for SqliteStore {
         Ok(Some(Export::new(id, table, &lines)))
     }
 
-    async fn finish_export(&self, export: &Export) -> Result<(), StoreError> {
+    async fn finish_export(&self, table: Cold, id: Uuid) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
         let ids: Option<Vec<u8>> = sqlx::query_scalar("delete from archive_exports where id = ?1 returning ids")
-            .bind(export.id)
+            .bind(id)
             .fetch_optional(&mut *transaction)
             .await?;
         if let Some(ids) = ids {
-            let delete = format!("delete from {} where id in ", export.table.table());
+            let delete = format!("delete from {} where id in ", table.table());
             for_each_run(&mut transaction, &delete, &unpack(&ids)).await?;
         }
         transaction.commit().await?;
