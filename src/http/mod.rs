@@ -95,17 +95,17 @@ pub fn routes(config: &mut ServiceConfig) {
                 ))
                 .service(resource(
                     "/apps/{app_id}/webhooks/{webhook_id}/deliveries",
-                    [(Method::GET, web::to(apps::webhooks::deliveries))],
+                    [(Method::GET, web::to(apps::webhooks::deliveries::list))],
                 ))
                 .service(resource(
                     "/apps/{app_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
-                    [(Method::POST, web::to(apps::webhooks::redeliver))],
+                    [(Method::POST, web::to(apps::webhooks::deliveries::redeliver))],
                 ))
                 .service(resource(
                     "/apps/{app_id}/webhooks/{webhook_id}/recover",
                     [
-                        (Method::GET, web::to(apps::webhooks::recovery)),
-                        (Method::POST, web::to(apps::webhooks::recover)),
+                        (Method::GET, web::to(apps::webhooks::deliveries::recovery)),
+                        (Method::POST, web::to(apps::webhooks::deliveries::recover)),
                     ],
                 ))
                 .service(resource(
