@@ -135,6 +135,7 @@ async fn furnish(hub: &TestHub, app: &App, receiver: &Receiver) -> Vec<(&'static
     vec![
         ("APP_KEY", app.key.clone()),
         ("ADMIN_KEY", ADMIN_KEY.to_owned()),
+        ("RECEIVER", receiver.url("/ok")),
         ("NOTIFICATION_ID", notification),
         ("DELETED_NOTIFICATION_ID", deleted_notification),
         ("WEBHOOK_ID", text(&webhook["webhook_id"])),
@@ -148,7 +149,11 @@ async fn furnish(hub: &TestHub, app: &App, receiver: &Receiver) -> Vec<(&'static
 /// refused.
 async fn a_fuzzer_finds_the_hub_as_documented(backend: Backend) {
     let fuzzer = std::env::var("ORIVA_TEST_SCHEMATHESIS").expect("ORIVA_TEST_SCHEMATHESIS: use ./scripts/test");
-    let hub = TestHub::start_with(backend, |config| config.webhooks.allow_http = true).await;
+    let hub = TestHub::start_with(backend, |config| {
+        config.webhooks.allow_http = true;
+        config.webhooks.timeout_seconds = 2;
+    })
+    .await;
     let app = hub.app("work-buddy").await;
     let receiver = Receiver::start().await;
     let variables = furnish(&hub, &app, &receiver).await;

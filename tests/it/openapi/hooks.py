@@ -1,6 +1,8 @@
 """What the document cannot say in JSON Schema, so that what it calls valid is valid."""
 
 import datetime
+import os
+import re
 
 import schemathesis
 
@@ -13,6 +15,9 @@ def before_call(context, case, kwargs):
     # The same key with another body is refused.
     if case.headers:
         case.headers.pop("Idempotency-Key", None)
+    # Webhooks go to this machine alone.
+    if isinstance(case.body, dict) and is_address(case.body.get("webhook_url")):
+        case.body["webhook_url"] = os.environ["RECEIVER"]
     for item in notifications(case.body):
         # A notification expires in the future.
         if is_moment(item.get("expires_at")):
@@ -30,6 +35,11 @@ def notifications(body):
     items = body.get("notifications")
     if isinstance(items, list):
         yield from (item for item in items if isinstance(item, dict))
+
+
+def is_address(text):
+    fits = isinstance(text, str) and len(text) <= 2048
+    return fits and re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?([/?#][!-~]*)?", text) is not None
 
 
 def is_moment(text):
