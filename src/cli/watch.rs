@@ -37,7 +37,10 @@ pub(super) struct WatchArgs {
 /// Where the watcher is in its streams.
 #[derive(Debug, Default)]
 struct Position {
+    /// The store that the offsets are of.
     epoch: Option<String>,
+    /// The store of this connection; the offsets are of it once it has answered with its own.
+    welcomed: Option<String>,
     after: Option<u64>,
     after_broadcast: Option<u64>,
 }
@@ -154,7 +157,10 @@ fn subscribe(args: &WatchArgs, welcome: &Value, position: &mut Position) -> Valu
     if let Some(epoch) = &position.epoch {
         frame["epoch"] = json!(epoch);
     }
-    position.epoch = welcome["epoch"].as_str().map(str::to_owned);
+    position.welcomed = welcome["epoch"].as_str().map(str::to_owned);
+    if position.epoch.is_none() {
+        position.epoch = position.welcomed.clone();
+    }
     position.after = position.after.or(welcome["offset"].as_u64());
     position.after_broadcast = position.after_broadcast.or(welcome["broadcast_offset"].as_u64());
     frame
@@ -166,9 +172,44 @@ fn note(frame: &Value, position: &mut Position) {
         (Some("event"), Some("broadcast")) => position.after_broadcast = offset,
         (Some("event"), Some(_)) => position.after = offset,
         (Some("resumed"), _) => {
+            position.epoch = position.welcomed.clone();
             position.after = offset;
             position.after_broadcast = frame["broadcast_offset"].as_u64();
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_of_one_store_are_never_taken_for_those_of_another() {
+        let args = WatchArgs {
+            url: String::new(),
+            token: String::new(),
+            after: None,
+            patterns: vec![EventPattern::parse("**").unwrap()],
+        };
+        let welcome = |epoch: &str| json!({"user_id": "alice", "epoch": epoch, "offset": 2, "broadcast_offset": 1});
+        let mut position = Position::default();
+        assert_eq!(
+            subscribe(&args, &welcome("first"), &mut position),
+            json!({"action": "subscribe", "event_types": ["**"]})
+        );
+        note(&json!({"type": "event", "stream": "user", "offset": 7}), &mut position);
+
+        // Put back from a backup; and the connection was lost again before it said so.
+        for _ in 0..2 {
+            let frame = subscribe(&args, &welcome("second"), &mut position);
+            assert_eq!(
+                frame,
+                json!({"action": "subscribe", "event_types": ["**"], "after": 7, "after_broadcast": 1, "epoch": "first"})
+            );
+        }
+        note(&json!({"type": "resumed", "offset": 2, "broadcast_offset": 1, "recovered": false}), &mut position);
+        let frame = subscribe(&args, &welcome("second"), &mut position);
+        assert_eq!((&frame["after"], &frame["epoch"]), (&json!(2), &json!("second")));
     }
 }

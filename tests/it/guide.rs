@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::harness::{App, Backend, Receiver, TestHub, eventually};
+use crate::harness::{App, Backend, Browser, Receiver, TestHub, eventually};
 
 const GUIDE: &str = include_str!("../../docs/START_GUIDE.md");
 
@@ -57,14 +57,20 @@ async fn the_guide_can_be_followed() {
         assert!(said.contains(expected), "{expected} in {said}");
     }
 
+    let node = tokio::task::block_in_place(|| {
+        // Where Debian's packages of libraries are, `ws` among them.
+        run("node", &["-e", blocks("js stream")[0]], &[("NODE_PATH", "/usr/share/nodejs")], b"")
+    });
     let python = std::env::var("ORIVA_TEST_PYTHON").expect("ORIVA_TEST_PYTHON: run the tests with ./scripts/test");
     let stream = tokio::task::block_in_place(|| run(&python, &["-c", blocks("python stream")[0]], &[], b""));
-    let frames = String::from_utf8_lossy(&stream.stdout).into_owned();
-    assert!(
-        frames.contains("event transaction.order.shipped 1") && frames.contains("event notification.dismissed 3"),
-        "{frames}{}",
-        String::from_utf8_lossy(&stream.stderr)
-    );
+    for stream in [node, stream] {
+        let frames = String::from_utf8_lossy(&stream.stdout).into_owned();
+        assert!(
+            frames.contains("event transaction.order.shipped 1") && frames.contains("event notification.dismissed 3"),
+            "{frames}{}",
+            String::from_utf8_lossy(&stream.stderr)
+        );
+    }
 
     // Something to verify, with characters that are more than one byte.
     app.notify(&App::notification("alice", "Grüße ☀")).await;
@@ -97,4 +103,59 @@ async fn the_guide_can_be_followed() {
         assert_eq!(verify(&signature, &forged), Some(1), "{language}");
         assert_eq!(verify("sha256=00", &request.raw), Some(1), "{language}");
     }
+}
+
+/// The guide's program in a browser: it gets what there is, and what came while it was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guides_browser_misses_nothing() {
+    let hub = TestHub::start(Backend::Sqlite).await;
+    let app = hub.app("shop").await;
+    let console = Receiver::start().await;
+    // The first is soon too old, and the browser must come again with the second.
+    let tokens = json!([app.token_for("alice", 3).await, app.token("alice").await]);
+    let page = format!(
+        r#"<script>
+        console.log = (...said) => fetch("{console}", {{ method: "POST", mode: "no-cors", body: JSON.stringify(said) }});
+        const tokens = {tokens};
+        {program}
+        connect("http://{hub}", async () => {{
+          console.log("token", tokens.length);
+          return tokens.length > 1 ? tokens.shift() : tokens[0];
+        }});
+        </script>"#,
+        console = console.url("/ok"),
+        program = blocks("js browser")[0],
+        hub = hub.addr,
+    );
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("page.html");
+    std::fs::write(&file, page).unwrap();
+    let _browser = Browser::open(&format!("file://{}", file.display()));
+
+    let said = |kind: &str| -> Vec<serde_json::Value> {
+        let lines = console.received().into_iter().map(|request| request.body);
+        lines.filter(|line| line[0] == kind).map(|line| line[1].clone()).collect()
+    };
+    // From the moment it is there until it has come twice.
+    let mut sent = Vec::new();
+    eventually("the browser comes back with a new token", async || {
+        sent.push(json!(app.notify(&App::notification("alice", "Lunch?")).await));
+        said("token").len() >= 2
+    })
+    .await;
+    let last = json!(app.notify(&App::notification("alice", "Dinner?")).await);
+    sent.push(last.clone());
+    let ids =
+        || -> Vec<_> { said("notification.created").iter().map(|data| data["notification_id"].clone()).collect() };
+    eventually("the last notification", async || ids().contains(&last)).await;
+    // Its log comes by requests of their own, which may overtake each other.
+    eventually("all of them", async || {
+        let (got, first) = (ids(), sent.iter().position(|id| ids().contains(id)).unwrap());
+        sent[first..].iter().all(|id| got.contains(id))
+    })
+    .await;
+    let mut got = ids();
+    got.sort_by_key(|id| sent.iter().position(|sent| sent == id));
+    got.dedup();
+    assert_eq!(got.len(), ids().len(), "nothing comes twice");
 }

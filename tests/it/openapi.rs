@@ -6,7 +6,7 @@ use oriva_hub::http::openapi;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{App, Backend, Receiver, TestHub, callers::client, eventually, hub::ADMIN_KEY},
+    harness::{App, Backend, Browser, Receiver, TestHub, callers::client, eventually, hub::ADMIN_KEY},
     on_both_stores,
 };
 
@@ -112,6 +112,13 @@ async fn the_page_and_the_document_load_nothing_from_elsewhere() {
     assert_eq!((status, &*kind), (200, "application/json"));
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(document["info"]["title"], "oriva-hub");
+
+    // And a browser that can reach no other host shows it all.
+    let url = format!("http://{}/docs", hub.addr);
+    let shown = tokio::task::spawn_blocking(move || Browser::rendered(&url)).await.unwrap();
+    for path in document["paths"].as_object().unwrap().keys() {
+        assert!(shown.contains(&format!("data-path=\"{path}\"")), "{path} in {shown}");
+    }
 }
 
 /// What the fuzzer is to find, by the names that `schemathesis.toml` gives.

@@ -1,5 +1,6 @@
 //! What every test stands on: a database of its own, a hub of its own, callers with names.
 
+mod browser;
 pub mod callers;
 mod database;
 pub mod hub;
@@ -10,6 +11,7 @@ mod receiver;
 pub mod redis;
 mod socket;
 
+pub use browser::Browser;
 pub use callers::{Answer, App};
 pub use database::{Backend, Database};
 pub use hub::TestHub;
