@@ -121,6 +121,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     rule((1..=100_000).contains(&config.expiry.batch), "expiry.batch must be between 1 and 100000")?;
     rule(config.retention.days >= 1, "retention.days must be at least 1")?;
     rule(config.retention.delivery_log_days >= 1, "retention.delivery_log_days must be at least 1")?;
+    rule(config.retention.audit_days >= 1, "retention.audit_days must be at least 1")?;
     rule(
         config.retention.archive_url.as_deref().is_none_or(archive::is_url),
         &format!("retention.archive_url must be {}", archive::RULE),

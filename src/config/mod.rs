@@ -138,6 +138,7 @@ pub struct Expiry {
 pub struct Retention {
     pub days: u32,
     pub delivery_log_days: u32,
+    pub audit_days: u32,
     pub batch: u32,
     pub archive_url: Option<String>,
 }

@@ -46,6 +46,11 @@ impl AuditFilter {
         first_id_at(Timestamp::from_unix_ms(since))
     }
 
+    /// No entry until then has a greater one, so that the walk begins there.
+    pub(super) fn last_id(&self) -> Option<Uuid> {
+        self.until.map(|until| first_id_at(Timestamp::from_unix_ms(until.unix_ms().saturating_add(SKEW_MS))))
+    }
+
     /// The conditions of columns that hold text.
     pub(super) fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [("actor", &self.actor), ("action", &self.action), ("subject", &self.subject), ("app_id", &self.app_id)]

@@ -22,10 +22,12 @@ pub enum Retired {
     Deliveries,
     /// Deleted.
     DeliveryLog,
+    /// Moved to its archive table.
+    AuditLog,
 }
 
 impl Retired {
-    pub const ALL: [Self; 4] = [Self::Events, Self::Notifications, Self::Deliveries, Self::DeliveryLog];
+    pub const ALL: [Self; 5] = [Self::Events, Self::Notifications, Self::Deliveries, Self::DeliveryLog, Self::AuditLog];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Retired {
             Self::Notifications => "notifications",
             Self::Deliveries => "deliveries",
             Self::DeliveryLog => "delivery_log",
+            Self::AuditLog => "audit_log",
         }
     }
 }
@@ -101,6 +104,7 @@ pub enum Cold {
     Events,
     Notifications,
     NotificationStates,
+    AuditLog,
 }
 
 /// How a column is written in JSON.
@@ -117,7 +121,7 @@ pub(super) enum Shape {
 }
 
 impl Cold {
-    pub const ALL: [Self; 3] = [Self::Events, Self::Notifications, Self::NotificationStates];
+    pub const ALL: [Self; 4] = [Self::Events, Self::Notifications, Self::NotificationStates, Self::AuditLog];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -125,6 +129,7 @@ impl Cold {
             Self::Events => "events",
             Self::Notifications => "notifications",
             Self::NotificationStates => "notification_states",
+            Self::AuditLog => "audit_log",
         }
     }
 
@@ -133,6 +138,7 @@ impl Cold {
             Self::Events => "platform_events_archive",
             Self::Notifications => "platform_notifications_archive",
             Self::NotificationStates => "notification_state_archive",
+            Self::AuditLog => "audit_log_archive",
         }
     }
 
@@ -193,6 +199,15 @@ impl Cold {
                 ("expires_at", Moment),
                 ("created_at", Moment),
                 ("updated_at", Moment),
+            ],
+            Self::AuditLog => &[
+                ("id", Id),
+                ("actor", Plain),
+                ("action", Plain),
+                ("subject", Plain),
+                ("app_id", Plain),
+                ("ip_address", Address),
+                ("at", Moment),
             ],
         }
     }

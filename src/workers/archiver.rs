@@ -38,7 +38,7 @@ pub struct Archiver {
 pub struct Pass {
     /// Notifications that were made to expire. They are archived by a later pass.
     pub expired: u64,
-    pub retired: [(Retired, u64); 4],
+    pub retired: [(Retired, u64); Retired::ALL.len()],
 }
 
 /// Why a pass did not come to its end. What it did before stays done.
@@ -73,7 +73,7 @@ impl Archiver {
         let mut retired = Retired::ALL.map(|what| (what, 0));
         for (what, count) in &mut retired {
             let what = *what;
-            let old = if what == Retired::DeliveryLog { before(now, self.config.delivery_log_days) } else { old };
+            let old = before(now, self.days(what));
             let note = |rows| metrics::counter!(measures::ROWS_RETIRED, "table" => what.as_str()).increment(rows);
             *count = self.all(old, |range, limit| self.store.retire(what, range, limit), note).await?;
             if *count > 0 {
@@ -128,14 +128,22 @@ impl Archiver {
     ///
     /// # Errors
     /// Where the store fails.
-    pub async fn due(&self) -> Result<[(Retired, u64); 4], StoreError> {
+    pub async fn due(&self) -> Result<[(Retired, u64); Retired::ALL.len()], StoreError> {
         let now = Timestamp::now();
         let mut due = Retired::ALL.map(|what| (what, 0));
         for (what, count) in &mut due {
-            let days = if *what == Retired::DeliveryLog { self.config.delivery_log_days } else { self.config.days };
-            *count = self.store.count_retired(*what, before(now, days)).await?;
+            *count = self.store.count_retired(*what, before(now, self.days(*what))).await?;
         }
         Ok(due)
+    }
+
+    /// How long something is kept.
+    const fn days(&self, what: Retired) -> u32 {
+        match what {
+            Retired::Events | Retired::Notifications | Retired::Deliveries => self.config.days,
+            Retired::DeliveryLog => self.config.delivery_log_days,
+            Retired::AuditLog => self.config.audit_days,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ on_both_stores!(
     what_is_old_is_moved_and_nothing_is_lost_or_doubled,
     a_notification_that_is_not_over_ends_before_it_is_archived,
     deliveries_and_their_log_are_deleted,
+    the_audit_log_leaves_after_its_own_time,
     the_command_says_what_is_due_and_does_it,
     however_many_are_not_over_all_of_them_end,
     what_is_cold_leaves_for_a_directory_once,
@@ -28,7 +29,7 @@ on_both_stores!(
 );
 
 /// Everything is past it.
-const ALL: Retention = Retention { days: 0, delivery_log_days: 0, batch: 10_000, archive_url: None };
+const ALL: Retention = Retention { days: 0, delivery_log_days: 0, audit_days: 365, batch: 10_000, archive_url: None };
 
 async fn archiver(hub: &TestHub, config: &Retention) -> Archiver {
     Archiver::new(hub.database.store().await, config, hub.hub.next_expiry())
@@ -118,6 +119,37 @@ async fn deliveries_and_their_log_are_deleted(backend: Backend) {
     assert_eq!((count(&done, Retired::Deliveries), count(&done, Retired::Events)), (1, 1));
 }
 
+async fn the_audit_log_leaves_after_its_own_time(backend: Backend) {
+    const YOUNG: Retention = Retention { days: 90, ..ALL };
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("work-buddy").await;
+    let shown = app.notify(&App::notification("alice", "Lunch?")).await;
+    let log = async |subject: &str| {
+        let answer = hub.admin("GET", &format!("/api/v1/admin/audit?subject={subject}"), None).await;
+        answer.body["entries"].as_array().unwrap().clone()
+    };
+    let entry = log(&shown).await.remove(0);
+    let rows = u64::try_from(number(&hub, "select count(*) from audit_log").await).unwrap();
+    assert_eq!(count(&archiver(&hub, &YOUNG).await.run().await.unwrap().retired, Retired::AuditLog), 0, "a year");
+
+    let old = archiver(&hub, &Retention { audit_days: 0, ..YOUNG }).await;
+    assert_eq!(count(&old.due().await.unwrap(), Retired::AuditLog), rows);
+    assert_eq!(count(&old.run().await.unwrap().retired, Retired::AuditLog), rows);
+    assert_eq!(log(&shown).await, [] as [Value; 0]);
+    assert_eq!(number(&hub, "select count(*) from audit_log_archive").await.unsigned_abs(), rows);
+
+    let folder = tempfile::TempDir::new().unwrap();
+    let archive_url = Some(format!("file://{}", folder.path().display()));
+    archiver(&hub, &Retention { archive_url, ..YOUNG }).await.run().await.unwrap();
+    let kept = lines(&folder.path().join("audit_log"));
+    assert_eq!(kept.len() as u64, rows);
+    let line = kept.iter().find(|line| line["subject"] == shown.as_str()).unwrap();
+    for column in ["actor", "action", "app_id", "ip_address", "at"] {
+        assert_eq!(line[column], entry[column], "{column}");
+    }
+    assert_eq!(number(&hub, "select count(*) from audit_log_archive").await, 0);
+}
+
 async fn the_command_says_what_is_due_and_does_it(backend: Backend) {
     let database = Database::new(backend).await;
     let hub = HubProcess::start(&database, &[]).await;
@@ -128,7 +160,7 @@ async fn the_command_says_what_is_due_and_does_it(backend: Backend) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     };
-    let none = json!({"events": 0, "notifications": 0, "deliveries": 0, "delivery_log": 0});
+    let none = json!({"events": 0, "notifications": 0, "deliveries": 0, "delivery_log": 0, "audit_log": 0});
     assert_eq!(run(&["archive", "--dry-run", "--json"]), none, "it is young");
     assert_eq!(run(&["archive", "--json"]), none);
 }

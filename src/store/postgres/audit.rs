@@ -23,6 +23,7 @@ impl AuditStore for PostgresStore {
         }
         if let Some(until) = filter.until {
             query.push(" and at <= ").push_bind(until.as_datetime());
+            query.push(" and id <= ").push_bind(filter.last_id());
         }
         if let Some(before) = filter.before {
             query.push(" and id < ").push_bind(before);

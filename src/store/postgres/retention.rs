@@ -27,6 +27,7 @@ impl RetentionStore for PostgresStore {
             }
             Retired::Deliveries => "webhook_deliveries n where n.id < $1 and n.status <> 'delivering'".to_owned(),
             Retired::DeliveryLog => "webhook_delivery_log n where n.id < $1".to_owned(),
+            Retired::AuditLog => "audit_log n where n.id < $1".to_owned(),
         };
         let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {rows}")))
             .bind(first_id_at(before))
@@ -60,6 +61,12 @@ impl RetentionStore for PostgresStore {
             Retired::DeliveryLog => {
                 ("webhook_delivery_log", "true".to_owned(), &["delete from webhook_delivery_log where id = any($1)"])
             }
+            Retired::AuditLog => (
+                "audit_log",
+                "true".to_owned(),
+                &["with gone as (delete from audit_log where id = any($1) returning *) \
+                   insert into audit_log_archive select * from gone"],
+            ),
         };
         let mut transaction = self.pool.begin().await?;
         let looked_at = next(&mut transaction, rows, &is_over, range, limit).await?;

@@ -21,6 +21,7 @@ impl AuditStore for SqliteStore {
         }
         if let Some(until) = filter.until {
             query.push(" and at <= ").push_bind(until.unix_ms());
+            query.push(" and id <= ").push_bind(filter.last_id());
         }
         if let Some(before) = filter.before {
             query.push(" and id < ").push_bind(before);

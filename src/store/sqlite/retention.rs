@@ -27,6 +27,7 @@ impl RetentionStore for SqliteStore {
             }
             Retired::Deliveries => "webhook_deliveries n where n.id < ?1 and n.status <> 'delivering'".to_owned(),
             Retired::DeliveryLog => "webhook_delivery_log n where n.id < ?1".to_owned(),
+            Retired::AuditLog => "audit_log n where n.id < ?1".to_owned(),
         };
         let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {rows}")))
             .bind(first_id_at(before))
@@ -63,6 +64,14 @@ impl RetentionStore for SqliteStore {
             Retired::DeliveryLog => {
                 ("webhook_delivery_log", "true".to_owned(), &["delete from webhook_delivery_log where id in "])
             }
+            Retired::AuditLog => (
+                "audit_log",
+                "true".to_owned(),
+                &[
+                    "insert into audit_log_archive select * from audit_log where id in ",
+                    "delete from audit_log where id in ",
+                ],
+            ),
         };
         let mut transaction = self.begin().await?;
         let looked_at = next(&mut transaction, rows, &is_over, range, limit).await?;
