@@ -15,6 +15,7 @@ use actix_cors::Cors;
 use actix_http::HttpService;
 use actix_server::ServerHandle;
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
+use actix_tls::accept::rustls_0_23::reexports::ServerConfig;
 use actix_web::{
     App, Error,
     dev::AppConfig,
@@ -84,9 +85,13 @@ pub enum ServeError {
 /// Where it cannot be opened.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
     let database = &config.database;
-    if config.is_embedded() {
-        let store = SqliteStore::open(&database.url, database.max_connections).await?;
-        store.migrate().await?;
+    if let Some(file) = config.embedded_file() {
+        let opened = async {
+            let store = SqliteStore::open(&database.url, database.max_connections).await?;
+            store.migrate().await?;
+            Ok(store)
+        };
+        let store = opened.await.map_err(|error| StoreError::File(file, Box::new(error)))?;
         Ok(Arc::new(store))
     } else {
         Ok(Arc::new(PostgresStore::new(&database.url, database.max_connections)?))
@@ -112,8 +117,11 @@ impl Server {
     pub async fn build(config: &Config, migrate: bool) -> Result<Self, ServeError> {
         raise_file_limit();
         metrics::start();
-        let secrets = Secrets::resolve(config)?;
+        // What is most often wrong first, before anything runs that would have to be stopped again.
+        let tls = tls::load(&config.server.tls)?;
+        let socket = bind(config.server.bind)?;
         let store = open_store(config).await?;
+        let secrets = Secrets::resolve(config)?;
         if migrate {
             store.migrate().await?;
         }
@@ -135,6 +143,13 @@ impl Server {
         let webhooks = start_webhooks(config, &secrets, &store, &online).await?;
         let writer = Writer::start(store.clone(), online.clone(), webhooks.actors.clone());
         let hub = Arc::new(Hub::new(store.clone(), auth.clone(), limits, writer, online, webhooks, nodes));
+        socket.listen(ACCEPT_BACKLOG).map_err(|error| ServeError::Bind(config.server.bind, error))?;
+        let listener = TcpListener::from(socket);
+        let addr = listener.local_addr()?;
+        if config.is_embedded() {
+            first_run::greet(&hub, config, addr).await?;
+        }
+        let http = serve_http(config, hub.clone(), listener, tls)?;
         workers::spawn(&store, IdentityWatch::new(store.clone(), hub.clone(), credentials));
         workers::spawn(&store, KeyUsage::new(store.clone(), auth.clone()));
         workers::spawn(&store, IdempotencyPurge::new(store.clone()));
@@ -147,13 +162,6 @@ impl Server {
         if !config.is_embedded() {
             workers::spawn(&store, NodeBeats::new(store.clone(), hub.clone()));
         }
-
-        let listener = listen(config.server.bind)?;
-        let addr = listener.local_addr()?;
-        if config.is_embedded() {
-            first_run::greet(&hub, config, addr).await?;
-        }
-        let http = serve_http(config, hub.clone(), listener)?;
         tracing::info!(%addr, tls = config.server.tls.cert.is_some(), embedded = config.is_embedded(), "listening");
         let window = Duration::from_secs(config.server.shutdown_timeout_seconds);
         Ok(Self { hub, store, auth, handed, http, addr, window })
@@ -250,16 +258,24 @@ async fn start_webhooks(
     })
 }
 
-fn listen(addr: SocketAddr) -> Result<TcpListener, ServeError> {
+/// Takes an address, at which nobody is answered yet.
+fn bind(addr: SocketAddr) -> Result<socket2::Socket, ServeError> {
     let bind = || {
         let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
-        socket.listen(ACCEPT_BACKLOG)?;
-        Ok(TcpListener::from(socket))
+        Ok(socket)
     };
     bind().map_err(|error| ServeError::Bind(addr, error))
+}
+
+/// Reads what the settings name outside of themselves: the certificate and its key.
+///
+/// # Errors
+/// Which setting is at fault, and why.
+pub fn check_files(config: &Config) -> Result<(), ConfigError> {
+    tls::load(&config.server.tls).map(drop)
 }
 
 /// The OpenAPI document of what a node serves, in JSON or in YAML.
@@ -296,14 +312,19 @@ macro_rules! http_service {
     }};
 }
 
-fn serve_http(config: &Config, hub: Arc<Hub>, listener: TcpListener) -> Result<actix_server::Server, ServeError> {
+fn serve_http(
+    config: &Config,
+    hub: Arc<Hub>,
+    listener: TcpListener,
+    tls: Option<ServerConfig>,
+) -> Result<actix_server::Server, ServeError> {
     let builder = actix_server::Server::build()
         .workers(config.threads())
         .max_concurrent_connections(100_000)
         .shutdown_timeout(config.server.shutdown_timeout_seconds)
         .disable_signals();
     let config = config.clone();
-    let builder = match tls::load(&config.server.tls)? {
+    let builder = match tls {
         None => builder.listen("http", listener, move || http_service!(config, hub).tcp())?,
         Some(tls) => builder.listen("https", listener, move || http_service!(config, hub).rustls_0_23(tls.clone()))?,
     };

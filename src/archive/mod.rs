@@ -1,7 +1,7 @@
 //! Where cold rows go that leave the database: objects of newline JSON, compressed, in a directory or in S3
 //! (data-model, 'Retention').
 
-use std::io::Write as _;
+use std::{io::Write as _, path::PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
 use object_store::{
@@ -25,8 +25,8 @@ pub struct ObjectArchive {
 pub enum NotKept {
     #[error("it must be {RULE}")]
     Address,
-    #[error("the directory cannot be made")]
-    Directory(#[source] std::io::Error),
+    #[error("the directory {} cannot be made", .0.display())]
+    Directory(PathBuf, #[source] std::io::Error),
     #[error("the object cannot be put together")]
     Object(#[source] std::io::Error),
     #[error("the place does not answer as it should")]
@@ -48,7 +48,7 @@ impl ObjectArchive {
         crypto::install();
         let (store, prefix): (Box<dyn ObjectStore>, &str) = match parsed.to_file_path() {
             Ok(directory) if parsed.scheme() == "file" => {
-                std::fs::create_dir_all(&directory).map_err(NotKept::Directory)?;
+                std::fs::create_dir_all(&directory).map_err(|error| NotKept::Directory(directory.clone(), error))?;
                 let local = LocalFileSystem::new_with_prefix(directory)?;
                 // What is confirmed survives a power cut: its rows are gone.
                 (Box::new(local.with_fsync(true)), "")
@@ -84,10 +84,14 @@ pub fn is_url(url: &str) -> bool {
 }
 
 fn parse(url: &str) -> Option<Url> {
-    let is_one = |url: &Url| match url.scheme() {
-        "file" => url.host_str().is_none() && url.path().len() > 1,
-        "s3" => url.has_host(),
-        _ => false,
+    let is_one = |parsed: &Url| {
+        let is_place = match parsed.scheme() {
+            // `file:x` would be `file:///x`.
+            "file" => url.starts_with("file:///") && parsed.path().len() > 1,
+            "s3" => parsed.has_host() && parsed.username().is_empty() && parsed.password().is_none(),
+            _ => false,
+        };
+        is_place && parsed.port().is_none() && parsed.query().is_none() && parsed.fragment().is_none()
     };
     Url::parse(url).ok().filter(is_one)
 }
@@ -107,7 +111,20 @@ mod tests {
         for url in ["file:///var/lib/archive", "s3://bucket", "s3://bucket/a/prefix"] {
             assert!(is_url(url), "{url}");
         }
-        for url in ["", "/var/lib/archive", "file://host/archive", "file:///", "https://example.com", "s3:///nothing"] {
+        for url in [
+            "",
+            "/var/lib/archive",
+            "file://host/archive",
+            "file:///",
+            "file:archive",
+            "file:/var/lib/archive",
+            "file:///var/lib/archive?x",
+            "file:///var/lib/archive#1",
+            "https://example.com",
+            "s3:///nothing",
+            "s3://key:secret@bucket",
+            "s3://bucket?region=eu",
+        ] {
             assert!(!is_url(url), "{url}");
         }
     }

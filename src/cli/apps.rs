@@ -4,7 +4,7 @@ use clap::Subcommand;
 use oriva_hub_actors::model::{AppId, Invalid, KeyId};
 use serde_json::json;
 
-use super::{CliError, audit, store_of};
+use super::{CliError, audit, say, store_of, store_or_new};
 use crate::{
     config::Config,
     hub::{Apps, HubError, display_name, image_url},
@@ -59,18 +59,21 @@ pub(super) enum KeyCommand {
 }
 
 pub(super) async fn run_app(command: AppCommand, config: &Config, as_json: bool) -> Result<(), CliError> {
-    let apps = Apps::new(store_of(config).await?);
+    let store = match &command {
+        AppCommand::Create { .. } => store_or_new(config).await?,
+        _ => store_of(config).await?,
+    };
+    let apps = Apps::new(store);
     match command {
         AppCommand::Create { app_id, name, icon_url, platform } => {
             let app = NewApp { id: app_id, name, icon_url, is_platform: platform, limits: Default::default() };
             let (app, key) = apps.create(app, &audit()).await?;
             if as_json {
-                println!(
-                    "{}",
-                    json!({"app_id": app.id, "name": app.name, "is_platform": app.is_platform, "api_key": key.expose()})
-                );
+                say(
+                    json!({"app_id": app.id, "name": app.name, "is_platform": app.is_platform, "api_key": key.expose()}),
+                )?;
             } else {
-                println!("{}", key.expose());
+                say(key.expose())?;
             }
         }
         AppCommand::List => {
@@ -79,12 +82,12 @@ pub(super) async fn run_app(command: AppCommand, config: &Config, as_json: bool)
                 let rows: Vec<_> = apps.iter().map(|app| {
                     json!({"app_id": app.id, "name": app.name, "icon_url": app.icon_url, "is_active": app.is_active, "is_platform": app.is_platform, "created_at": app.created_at})
                 }).collect();
-                println!("{}", json!({"apps": rows}));
+                say(json!({"apps": rows}))?;
             } else {
                 for app in apps {
                     let state = if app.is_active { "active" } else { "disabled" };
                     let kind = if app.is_platform { "platform" } else { "app" };
-                    println!("{}\t{kind}\t{state}\t{}", app.id, app.name);
+                    say(format_args!("{}\t{kind}\t{state}\t{}", app.id, app.name))?;
                 }
             }
         }
@@ -98,7 +101,7 @@ async fn set_active(apps: &Apps, app: &AppId, is_active: bool, as_json: bool) ->
     let change = AppChange { is_active: Some(is_active), ..AppChange::default() };
     apps.update(app, &change, &audit()).await.map_err(|error| no_such("app", app, error))?;
     if as_json {
-        println!("{}", json!({"app_id": app, "is_active": is_active}));
+        say(json!({"app_id": app, "is_active": is_active}))?;
     }
     Ok(())
 }
@@ -109,9 +112,9 @@ pub(super) async fn run_key(command: KeyCommand, config: &Config, as_json: bool)
         KeyCommand::Create { app_id } => {
             let made = apps.create_key(&app_id, &audit()).await.map_err(|error| no_such("app", &app_id, error))?;
             if as_json {
-                println!("{}", json!({"key_id": made.key.id, "app_id": app_id, "api_key": made.secret.expose()}));
+                say(json!({"key_id": made.key.id, "app_id": app_id, "api_key": made.secret.expose()}))?;
             } else {
-                println!("{}", made.secret.expose());
+                say(made.secret.expose())?;
             }
         }
         KeyCommand::List { app_id } => {
@@ -120,19 +123,19 @@ pub(super) async fn run_key(command: KeyCommand, config: &Config, as_json: bool)
                 let rows: Vec<_> = keys.iter().map(|key| {
                     json!({"key_id": key.id, "prefix": key.prefix, "created_at": key.created_at, "last_used_at": key.last_used_at, "revoked_at": key.revoked_at})
                 }).collect();
-                println!("{}", json!({"keys": rows}));
+                say(json!({"keys": rows}))?;
             } else {
                 for key in keys {
                     let state = if key.revoked_at.is_some() { "revoked" } else { "active" };
                     let used = key.last_used_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
-                    println!("{}\t{}…\t{state}\tlast used {used}", key.id, key.prefix);
+                    say(format_args!("{}\t{}…\t{state}\tlast used {used}", key.id, key.prefix))?;
                 }
             }
         }
         KeyCommand::Revoke { key_id } => {
             apps.revoke_key(key_id, &audit()).await.map_err(|error| no_such("key", &key_id, error))?;
             if as_json {
-                println!("{}", json!({"key_id": key_id, "revoked": true}));
+                say(json!({"key_id": key_id, "revoked": true}))?;
             }
         }
     }

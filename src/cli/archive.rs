@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{CliError, store_of};
+use super::{CliError, say, store_of};
 use crate::{config::Config, hub::NextExpiry, workers::Archiver};
 
 #[derive(Debug, Args)]
@@ -15,15 +15,15 @@ pub(super) struct ArchiveArgs {
 pub(super) async fn run(args: &ArchiveArgs, config: &Config, json: bool) -> Result<(), CliError> {
     let store = store_of(config).await?;
     let archiver = Archiver::new(store.clone(), &config.retention, std::sync::Arc::new(NextExpiry::default()));
-    let rows = if args.dry_run { archiver.due().await? } else { archiver.run().await?.retired };
+    let rows = if args.dry_run { archiver.due().await? } else { archiver.run_to_the_end().await?.retired };
     store.close().await;
     if json {
         let counts: serde_json::Map<_, _> =
             rows.iter().map(|(what, count)| (what.as_str().to_owned(), (*count).into())).collect();
-        println!("{}", serde_json::Value::Object(counts));
+        say(serde_json::Value::Object(counts))?;
     } else {
         for (what, count) in rows {
-            println!("{:<14}{count:>12}", what.as_str());
+            say(format_args!("{:<14}{count:>12}", what.as_str()))?;
         }
     }
     Ok(())

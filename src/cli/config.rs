@@ -3,8 +3,11 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::CliError;
-use crate::config::{Loaded, Secrets};
+use super::{CliError, say};
+use crate::{
+    config::{Loaded, Secrets},
+    server,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -16,20 +19,21 @@ pub(super) enum ConfigCommand {
 
 pub(super) fn run(command: &ConfigCommand, loaded: &Loaded, as_json: bool) -> Result<(), CliError> {
     match command {
-        // Reading them checked them; what is left is whether the secrets are there.
+        // Reading them checked them; what is left is what they name.
         ConfigCommand::Check => {
             Secrets::resolve(&loaded.config)?;
+            server::check_files(&loaded.config)?;
             if as_json {
-                println!("{}", json!({"ok": true}));
+                say(json!({"ok": true}))?;
             }
         }
         ConfigCommand::Show => {
             let settings = loaded.settings()?;
             if as_json {
-                println!("{}", json!({"settings": settings}));
+                say(json!({"settings": settings}))?;
             } else {
                 for setting in settings {
-                    println!("{} = {}  # {}", setting.key, setting.value, setting.source);
+                    say(format_args!("{} = {}  # {}", setting.key, setting.value, setting.source))?;
                 }
             }
         }

@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("oriva-hub: {error}");
+            mutter(&error);
             match error {
                 CliError::Config(_) | CliError::Usage(_) => ExitCode::from(2),
                 CliError::Failed(_) => ExitCode::FAILURE,
@@ -156,8 +156,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     let command = match command {
         Command::Watch(args) => return watch::run(args).await,
         Command::Completions(args) => {
-            shell::completions(&args);
-            return Ok(());
+            return shell::completions(&args);
         }
         Command::Man => return shell::man(),
         Command::Openapi => return shell::openapi(global.json),
@@ -177,7 +176,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => {
             telemetry::init(&loaded.config.log);
-            let traces = Traces::start(loaded.config.telemetry.otlp_endpoint.as_deref()).map_err(CliError::Failed)?;
+            let traces = Traces::start(loaded.config.telemetry.otlp_endpoint.as_deref())?;
             let served = serve::run(&loaded.config, &args).await;
             let _ = tokio::task::spawn_blocking(|| traces.finish()).await;
             served
@@ -192,11 +191,38 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     }
 }
 
-/// The store a command works on, its schema up to date.
+/// The store a command works on, which is there and whose schema is up to date.
 async fn store_of(config: &Config) -> Result<Arc<dyn Store>, CliError> {
+    if let Some(file) = config.embedded_file().filter(|file| !file.exists()) {
+        let text = format!(
+            "database.url: there is no {}; the hub makes it when it first starts, and so does oriva-hub app create",
+            file.display()
+        );
+        return Err(ConfigError(text).into());
+    }
+    store_or_new(config).await
+}
+
+/// The same, made where there is none and it is an embedded one.
+async fn store_or_new(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     let store = open_store(config).await?;
     store.check_schema().await?;
     Ok(store)
+}
+
+/// Prints a line for whoever ran the command.
+///
+/// # Errors
+/// Where nobody takes it.
+fn say(line: impl std::fmt::Display) -> Result<(), CliError> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "{line}").map_err(|error| CliError::Failed(format!("standard output: {error}")))
+}
+
+/// Prints a line beside the output. Where nobody takes it, it is lost.
+fn mutter(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "oriva-hub: {line}");
 }
 
 /// Who an audit row names for a command.

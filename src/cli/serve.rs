@@ -4,7 +4,7 @@ use actix_rt::signal::unix::{SignalKind, signal};
 use clap::Args;
 use serde_json::json;
 
-use super::CliError;
+use super::{CliError, mutter, say};
 use crate::{
     config::Config,
     server::{Server, open_store},
@@ -37,7 +37,7 @@ pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliErro
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             // What is committed is on the disk; what is not was not acknowledged.
-            eprintln!("oriva-hub: second signal, ending at once");
+            mutter("second signal, ending at once");
             std::process::exit(1);
         });
     };
@@ -50,11 +50,11 @@ pub(super) async fn migrate(config: &Config, args: &MigrateArgs, as_json: bool) 
     let applied = store.migrate().await?;
     let epoch = if args.new_epoch { store.renew_epoch().await? } else { store.epoch().await? };
     if as_json {
-        println!("{}", json!({"applied": applied, "epoch": epoch}));
+        say(json!({"applied": applied, "epoch": epoch}))?;
     } else if applied.is_empty() {
-        println!("up to date, epoch {epoch}");
+        say(format_args!("up to date, epoch {epoch}"))?;
     } else {
-        println!("applied {}, epoch {epoch}", applied.join(", "));
+        say(format_args!("applied {}, epoch {epoch}", applied.join(", ")))?;
     }
     Ok(())
 }

@@ -14,21 +14,28 @@ pub(super) struct CompletionsArgs {
 }
 
 /// Prints what the shell reads to complete the command line.
-pub(super) fn completions(args: &CompletionsArgs) {
-    clap_complete::generate(args.shell, &mut Cli::command(), "oriva-hub", &mut std::io::stdout());
+pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "oriva-hub", &mut text);
+    print(&text)
 }
 
 /// Prints the manual, in roff.
 pub(super) fn man() -> Result<(), CliError> {
-    let failed = |error: std::io::Error| CliError::Failed(error.to_string());
     let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(failed)?;
-    std::io::stdout().write_all(&page).map_err(failed)
+    clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(|error| CliError::Failed(error.to_string()))?;
+    print(&page)
 }
 
 /// Prints the OpenAPI document.
 pub(super) fn openapi(json: bool) -> Result<(), CliError> {
     let text = server::api_document(json).map_err(CliError::Failed)?;
     let end = if json { "\n" } else { "" };
-    write!(std::io::stdout(), "{text}{end}").map_err(|error| CliError::Failed(error.to_string()))
+    print(format!("{text}{end}").as_bytes())
+}
+
+fn print(text: &[u8]) -> Result<(), CliError> {
+    let mut out = std::io::stdout();
+    let printed = out.write_all(text).and_then(|()| out.flush());
+    printed.map_err(|error| CliError::Failed(format!("standard output: {error}")))
 }

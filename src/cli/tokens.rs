@@ -6,7 +6,7 @@ use clap::Subcommand;
 use oriva_hub_actors::model::{AppId, UserId};
 use serde_json::json;
 
-use super::{CliError, store_of};
+use super::{CliError, say, store_of};
 use crate::{
     auth::Tokens,
     config::{Config, Secrets},
@@ -38,9 +38,9 @@ pub(super) async fn run(command: TokenCommand, config: &Config, as_json: bool) -
         .issue(&app_id, &user_id, Duration::from_secs(ttl))
         .map_err(|error| CliError::Failed(error.to_string()))?;
     if as_json {
-        println!("{}", json!({"token": token, "expires_at": expires_at}));
+        say(json!({"token": token, "expires_at": expires_at}))?;
     } else {
-        println!("{token}");
+        say(format_args!("{token}"))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
-use super::CliError;
+use super::{CliError, mutter, say};
 
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
@@ -70,7 +70,7 @@ pub(super) async fn run(args: WatchArgs) -> Result<(), CliError> {
             End::Refused(why) => return Err(CliError::Failed(why)),
             End::Lost(why) => {
                 let pause = backoff.next().unwrap_or(Duration::from_secs(20));
-                eprintln!("oriva-hub: {why}; trying again in {:.1} s", pause.as_secs_f64());
+                mutter(format_args!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
                 tokio::time::sleep(pause).await;
             }
         }
@@ -117,7 +117,9 @@ async fn watch_once(
         };
         match message {
             Message::Text(text) => {
-                println!("{text}");
+                if let Err(error) = say(&text) {
+                    return (End::Refused(error.to_string()), was_open);
+                }
                 let Ok(frame) = serde_json::from_str::<Value>(&text) else { continue };
                 if frame["type"] == "welcome" {
                     was_open = true;

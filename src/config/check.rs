@@ -43,6 +43,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let known = url.starts_with("sqlite:") || url.starts_with("postgres://") || url.starts_with("postgresql://");
     rule(known, "database.url must begin with sqlite: or postgres://")?;
     rule(
+        config.embedded_file().is_none_or(|file| file.file_name().is_some()),
+        "database.url must name a file, such as sqlite://data/hub.db",
+    )?;
+    rule(
         !url.contains(":memory:") && !url.contains("mode=memory"),
         "database.url must name a file: a store in memory loses what was acknowledged",
     )?;
@@ -127,8 +131,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         &format!("retention.archive_url must be {}", archive::RULE),
     )?;
     rule((1..=1_000_000).contains(&config.retention.batch), "retention.batch must be between 1 and 1000000")?;
-    let level = tracing_subscriber::EnvFilter::try_new(&config.log.level);
-    rule(level.is_ok(), "log.level must be error, warn, info, debug, trace or a filter such as info,oriva_hub=debug")
+    let level = &config.log.level;
+    // A word alone would be taken for the name of a target, and silence all others.
+    let has_no_stray_word = level.split(',').all(|part| {
+        part.contains(['=', '[']) || part.trim().parse::<tracing_subscriber::filter::LevelFilter>().is_ok()
+    });
+    let is_filter = has_no_stray_word && tracing_subscriber::EnvFilter::try_new(level).is_ok();
+    rule(is_filter, "log.level must be error, warn, info, debug, trace or a filter such as info,oriva_hub=debug")
 }
 
 fn is_network(text: &str) -> bool {

@@ -170,6 +170,14 @@ impl Config {
         self.database.url.starts_with("sqlite:")
     }
 
+    /// The file of an embedded store.
+    #[must_use]
+    pub fn embedded_file(&self) -> Option<PathBuf> {
+        let path = self.database.url.strip_prefix("sqlite:")?;
+        let path = path.strip_prefix("//").unwrap_or(path);
+        Some(path.split('?').next().unwrap_or(path).into())
+    }
+
     /// Threads of each kind.
     #[must_use]
     pub fn threads(&self) -> usize {

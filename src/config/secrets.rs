@@ -46,8 +46,11 @@ impl Secrets {
             (Some(token_secret), Some(admin_key), Some(encryption_key)) => {
                 return Ok(Self { token_secret, admin_key, encryption_key, previous_encryption_keys });
             }
-            _ if config.is_embedded() => keep(&secrets_path(&config.database.url))?,
-            _ => Kept::default(),
+            // Beside the database file: `hub.db` has `hub.secrets.toml`.
+            _ => match config.embedded_file() {
+                Some(file) => keep(&file.with_extension("secrets.toml"))?,
+                None => Kept::default(),
+            },
         };
         let pick = |set: &Option<SecretString>, kept: Option<SecretString>, name: &str| {
             set.clone().or(kept).ok_or_else(|| ConfigError(format!("auth.{name} must be set")))
@@ -59,13 +62,6 @@ impl Secrets {
             previous_encryption_keys,
         })
     }
-}
-
-/// Beside the database file: `hub.db` has `hub.secrets.toml`.
-fn secrets_path(database_url: &str) -> PathBuf {
-    let path = database_url.trim_start_matches("sqlite:").trim_start_matches("//");
-    let path = path.split('?').next().unwrap_or(path);
-    Path::new(path).with_extension("secrets.toml")
 }
 
 fn keep(path: &Path) -> Result<Kept, ConfigError> {

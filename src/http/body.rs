@@ -1,6 +1,6 @@
 //! Request bodies: read within the bound, and taken apart field by field so that every faulty one is named.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -18,6 +18,9 @@ use crate::hub::Field;
 /// The bound on bodies, in bytes (`server.max_body_bytes`).
 #[derive(Debug, Clone, Copy)]
 pub struct MaxBodyBytes(pub usize);
+
+/// For the whole of a body to come: less than a request may take, so that its sender is told what is missing.
+const LONGEST_BODY: Duration = Duration::from_secs(60);
 
 /// What `event_data`, `context_data` and `metadata` may hold, in bytes of JSON.
 pub const MAX_OBJECT_BYTES: usize = 64 * 1024;
@@ -86,7 +89,13 @@ impl Body {
             return Err(too_large());
         }
         let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0));
-        while let Some(chunk) = self.payload.next().await {
+        let until = tokio::time::Instant::now() + LONGEST_BODY;
+        loop {
+            let Ok(chunk) = tokio::time::timeout_at(until, self.payload.next()).await else {
+                let detail = format!("the body did not come within {} s", LONGEST_BODY.as_secs());
+                return Err(Problem::new(Code::MalformedJson, detail));
+            };
+            let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| Problem::new(Code::MalformedJson, "the body ended early"))?;
             if bytes.len() + chunk.len() > max {
                 return Err(too_large());
@@ -271,5 +280,23 @@ pub fn text(characters: std::ops::RangeInclusive<usize>) -> impl FnOnce(&str) ->
         } else {
             Err(Invalid(format!("must be {} to {} characters", characters.start(), characters.end())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{http::StatusCode, test::TestRequest};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_coming_is_the_clients_fault() {
+        let (request, _) = TestRequest::post().insert_header(header::ContentType::json()).to_http_parts();
+        let begun = futures_util::stream::once(async { Ok(Bytes::from_static(b"{")) });
+        let payload = begun.chain(futures_util::stream::pending());
+        let body = Body { request, payload: Payload::Stream { payload: Box::pin(payload) } };
+        let problem = body.object().await.unwrap_err();
+        assert_eq!(actix_web::ResponseError::status_code(&problem), StatusCode::BAD_REQUEST);
+        assert!(format!("{problem:?}").contains("within 60 s"), "{problem:?}");
     }
 }

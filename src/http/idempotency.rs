@@ -22,13 +22,14 @@ pub fn of(request: &HttpRequest) -> Result<Option<impl FnOnce(&Bytes) -> Idempot
 
 /// The key, bare or as the structured-field string of the draft.
 fn key(request: &HttpRequest) -> Result<Option<String>, Problem> {
-    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let mut values = request.headers().get_all("idempotency-key");
+    let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().unwrap_or("").trim();
     let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    if (1..=255).contains(&bare.len()) {
+    if (1..=255).contains(&bare.len()) && values.next().is_none() {
         Ok(Some(bare.to_owned()))
     } else {
-        let message = "Idempotency-Key must be 1 to 255 visible ASCII characters".to_owned();
+        let message = "Idempotency-Key must be 1 to 255 visible ASCII characters, and sent once".to_owned();
         Err(Problem::invalid(vec![Field { name: "Idempotency-Key".to_owned(), message }]))
     }
 }

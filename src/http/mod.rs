@@ -15,7 +15,7 @@ pub mod stream;
 mod users;
 
 use actix_web::{
-    HttpRequest, Responder, Route,
+    HttpRequest, Responder, Route, guard,
     http::Method,
     web::{self, ServiceConfig},
 };
@@ -27,8 +27,8 @@ pub use problem::{Code, Problem};
 /// Every route but the stream's, whose requests never come here: they leave HTTP before (see `stream`).
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .service(resource("/healthz", [(Method::GET, web::to(ops::healthz)), (Method::HEAD, web::to(ops::healthz))]))
-        .service(resource("/readyz", [(Method::GET, web::to(ops::readyz)), (Method::HEAD, web::to(ops::readyz))]))
+        .service(resource("/healthz", [(Method::GET, web::to(ops::healthz))]))
+        .service(resource("/readyz", [(Method::GET, web::to(ops::readyz))]))
         .service(resource("/metrics", [(Method::GET, web::to(ops::metrics))]))
         .service(resource("/docs", [(Method::GET, web::to(openapi::docs))]))
         .service(resource("/docs/{file:.*}", [(Method::GET, web::to(openapi::page))]))
@@ -137,12 +137,18 @@ pub fn routes(config: &mut ServiceConfig) {
 
 /// A path with its methods; any other method is answered 405 with the list.
 fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> actix_web::Resource {
-    let names: Vec<String> = routes.iter().map(|(method, _)| method.to_string()).collect();
-    let allow = names.join(", ");
+    let mut names: Vec<String> = routes.iter().map(|(method, _)| method.to_string()).collect();
     let mut resource = web::resource(path);
     for (method, route) in routes {
-        resource = resource.route(route.method(method));
+        // What can be had can be asked about (RFC 9110 §9.3.2); the server leaves the body out.
+        resource = resource.route(if method == Method::GET {
+            names.push(Method::HEAD.to_string());
+            route.guard(guard::Any(guard::Get()).or(guard::Head()))
+        } else {
+            route.method(method)
+        });
     }
+    let allow = names.join(", ");
     resource.default_service(web::to(move |request: HttpRequest| {
         let allow = allow.clone();
         async move { method_not_allowed(&request, allow) }

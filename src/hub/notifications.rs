@@ -127,10 +127,7 @@ impl Hub {
     /// # Errors
     /// Where the store fails.
     pub async fn expire_notifications(&self, limit: u32) -> Result<u64, HubError> {
-        let hub = AppId::parse("hub").map_err(|_| HubError::NotFound)?;
-        let origin = Origin { actor: "hub".to_owned(), ip: None, user_agent: None, trace: None };
-        let work = Work::Expire { until: Timestamp::now(), limit };
-        match self.submit(&hub, origin, work).await?.outcome {
+        match self.writer.write(Submission::expiry(Timestamp::now(), limit)).await?.outcome {
             Outcome::Done(count) => Ok(count),
             _ => Ok(0),
         }

@@ -1,6 +1,6 @@
 //! A first start on an empty embedded store: an app to try, and commands to paste (contract §9).
 
-use std::net::SocketAddr;
+use std::{io::Write as _, net::SocketAddr};
 
 use oriva_hub_actors::model::AppId;
 
@@ -23,7 +23,8 @@ pub(super) async fn greet(hub: &Hub, config: &Config, addr: SocketAddr) -> Resul
     let scheme = if config.server.tls.cert.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{addr}");
     let store = &config.database.url;
-    println!(
+    let printed = writeln!(
+        std::io::stdout(),
         r#"
   oriva-hub is new here: {store} is empty, so it made the app "demo".
 
@@ -42,5 +43,8 @@ pub(super) async fn greet(hub: &Hub, config: &Config, addr: SocketAddr) -> Resul
         -d '{{"user_id": "alice", "event_category": "session", "event_type": "started", "entity_type": "session", "entity_id": "s-1"}}'
 "#
     );
+    if let Err(error) = printed {
+        tracing::error!(%error, "the first app's key could not be printed: make another with oriva-hub key create demo");
+    }
     Ok(())
 }

@@ -137,6 +137,19 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
+impl Submission {
+    /// The hub's own: at most `limit` notifications whose time was over at `until` end.
+    #[must_use]
+    pub fn expiry(until: Timestamp, limit: u32) -> Self {
+        Self {
+            app_id: AppId::hub(),
+            origin: Origin { actor: "hub".to_owned(), ip: None, user_agent: None, trace: None },
+            work: Work::Expire { until, limit },
+            claim: None,
+        }
+    }
+}
+
 impl Work {
     /// Events that it may write at most: what the writer's bounds count.
     #[must_use]

@@ -12,7 +12,7 @@ pub mod sqlite;
 mod status;
 mod webhook;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
@@ -63,6 +63,9 @@ pub enum StoreError {
     /// The schema is not the one this binary was built for.
     #[error("schema is not up to date: run `oriva-hub migrate`")]
     Outdated,
+    /// The file of an embedded store.
+    #[error("database.url: {}", .0.display())]
+    File(PathBuf, #[source] Box<Self>),
     /// Anything else: a defect of the hub's, or a database that was tampered with.
     #[error("database error")]
     Failed(#[source] sqlx::Error),

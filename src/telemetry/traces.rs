@@ -8,6 +8,8 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use oriva_hub_actors::traces;
 
+use crate::config::ConfigError;
+
 /// How long the end waits for the last spans to be taken.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
 
@@ -19,12 +21,13 @@ impl Traces {
     /// Exports to a collector from now on, where there is one.
     ///
     /// # Errors
-    /// Where the exporter cannot be built.
-    pub fn start(otlp_endpoint: Option<&str>) -> Result<Self, String> {
+    /// Where the exporter cannot be built, or its environment says what it cannot keep to.
+    pub fn start(otlp_endpoint: Option<&str>) -> Result<Self, ConfigError> {
         let Some(endpoint) = otlp_endpoint else { return Ok(Self(None)) };
+        check_environment(|name| std::env::var(name).ok())?;
         crate::crypto::install();
         let exporter = SpanExporter::builder().with_http().with_endpoint(address(endpoint)).build();
-        let exporter = exporter.map_err(|error| format!("telemetry.otlp_endpoint: {error}"))?;
+        let exporter = exporter.map_err(|error| ConfigError(format!("telemetry.otlp_endpoint: {error}")))?;
         let resource = Resource::builder()
             .with_service_name("oriva-hub")
             .with_attribute(KeyValue::new("service.version", env!("ORIVA_HUB_VERSION")))
@@ -43,7 +46,44 @@ impl Traces {
     }
 }
 
+/// The exporter takes any number it is given: the memory for so many spans at once, a turn of its loop after no time.
+fn check_environment(variable: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    for (name, range) in [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", 1..=1_000_000),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1..=1_000_000),
+        ("OTEL_BSP_SCHEDULE_DELAY", 10..=3_600_000),
+        ("OTEL_BSP_EXPORT_TIMEOUT", 10..=3_600_000),
+    ] {
+        let is_fine = |text: String| text.parse().is_ok_and(|number: u64| range.contains(&number));
+        if !variable(name).is_none_or(is_fine) {
+            return Err(ConfigError(format!("{name} must be between {} and {}", range.start(), range.end())));
+        }
+    }
+    Ok(())
+}
+
 /// Where traces go at a collector's address (OTLP specification, "Endpoint URLs for OTLP/HTTP").
 fn address(endpoint: &str) -> String {
     format!("{}/v1/traces", endpoint.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_that_the_exporter_would_choke_on_is_refused() {
+        let with = |name: &'static str, value: &'static str| {
+            check_environment(move |asked| (asked == name).then(|| value.to_owned()))
+        };
+        assert!(check_environment(|_| None).is_ok());
+        assert!(with("OTEL_BSP_MAX_QUEUE_SIZE", "4096").is_ok());
+        for (name, value) in [
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "18446744073709551615"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "many"),
+        ] {
+            assert!(with(name, value).unwrap_err().to_string().starts_with(name), "{name}");
+        }
+    }
 }

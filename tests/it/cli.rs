@@ -57,11 +57,17 @@ async fn a_first_start_prints_commands_that_work_as_they_stand() {
     assert_eq!(String::from_utf8(said).unwrap(), "");
 }
 
+/// Lines beside those of the log that warn of this machine.
+fn lines(said: &str) -> usize {
+    said.trim().lines().filter(|line| !line.contains("WARN few open files")).count()
+}
+
 #[tokio::test]
 async fn wrong_settings_are_one_line_and_exit_2() {
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::write(folder.path().join("typo.toml"), "[server]\nbnd = \"127.0.0.1:1\"\n").unwrap();
     std::fs::write(folder.path().join("broken.toml"), "[server\n").unwrap();
+    std::fs::write(folder.path().join("tls.toml"), "[server.tls]\ncert = \"none.pem\"\nkey = \"none.pem\"\n").unwrap();
     for (args, env, part) in [
         (vec!["config", "check", "--config", "typo.toml"], None, "server.bnd"),
         (vec!["config", "check", "--config", "broken.toml"], None, "broken.toml"),
@@ -76,6 +82,13 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ADMIN_KEY", "short")), "auth.admin_key"),
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ENCRYPTION_KEY", "short")), "auth.encryption_key"),
         (vec!["config", "check"], Some(("RUST_LOG", "a=b=c")), "log.level"),
+        (vec!["config", "check"], Some(("RUST_LOG", "inof")), "log.level"),
+        (vec!["config", "check"], Some(("DATABASE_URL", "sqlite://")), "database.url"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__RETENTION__ARCHIVE_URL", "file:x")), "retention.archive_url"),
+        (vec!["config", "check", "--config", "tls.toml"], None, "none.pem"),
+        (vec!["serve", "--config", "tls.toml", "--bind", "127.0.0.1:0"], None, "server.tls.cert: none.pem"),
+        (vec!["app", "list", "--database-url", "sqlite://none.db"], None, "there is no none.db"),
+        (vec!["archive", "--dry-run", "--database-url", "sqlite://none.db"], None, "there is no none.db"),
         (vec!["config", "check"], Some(("ORIVA_HUB__SERVER__TLS__CERT", "x.pem")), "server.tls.cert"),
         (
             vec!["config", "check"],
@@ -86,7 +99,7 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         let output = bare(folder.path(), &args).envs(env).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?} {env:?}: {said}");
-        assert!(said.contains(part) && said.trim().lines().count() == 1, "{args:?} {env:?}: {said}");
+        assert!(said.contains(part) && lines(&said) == 1, "{args:?} {env:?}: {said}");
     }
     assert_eq!(bare(folder.path(), &["dance"]).output().unwrap().status.code(), Some(2));
     assert_eq!(
@@ -94,8 +107,32 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         Some(2)
     );
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = bare(folder.path(), &["--bind", &busy.local_addr().unwrap().to_string()]).output().unwrap();
-    assert_eq!(taken.status.code(), Some(1), "a failure at run time");
+    let busy = busy.local_addr().unwrap().to_string();
+    std::fs::write(folder.path().join("junk.db"), "no database, but longer than the head of one").unwrap();
+    std::fs::create_dir(folder.path().join("folder.db")).unwrap();
+    for (args, part) in [
+        (vec!["--bind", &busy], &*busy),
+        (vec!["--bind", "127.0.0.1:0", "--database-url", "sqlite://junk.db"], "database.url: junk.db"),
+        (vec!["--bind", "127.0.0.1:0", "--database-url", "sqlite://folder.db"], "database.url: folder.db"),
+    ] {
+        let output = bare(folder.path(), &args).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "a failure at run time: {said}");
+        assert!(said.contains(part) && lines(&said) == 1, "{args:?}: {said}");
+    }
+    assert!(!folder.path().join("junk.secrets.toml").exists());
+}
+
+#[test]
+fn output_that_nobody_takes_is_no_panic() {
+    let folder = tempfile::TempDir::new().unwrap();
+    for args in [vec!["config", "show"], vec!["openapi"], vec!["man"], vec!["completions", "bash"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = bare(folder.path(), &args).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("standard output") && said.trim().lines().count() == 1, "{args:?}: {said}");
+    }
 }
 
 #[tokio::test]

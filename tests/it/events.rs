@@ -152,7 +152,9 @@ async fn unknown_routes_and_methods_have_the_one_error_shape(backend: Backend) {
         assert_eq!(answer.header("x-request-id"), answer.body["request_id"].as_str().unwrap());
     }
     let answer = send(hub.addr, "PUT", "/api/v1/apps/a/events", None, &[], None).await;
-    assert_eq!(answer.header("allow"), "GET, POST");
+    assert_eq!(answer.header("allow"), "GET, POST, HEAD");
+    let asked = send(hub.addr, "HEAD", "/api/v1/apps/a/events", Some(&app.key), &[], None).await;
+    assert_eq!((asked.status, asked.header("content-type")), (200, "application/json"));
 }
 
 async fn credentials_are_checked_in_the_contracts_order(backend: Backend) {
@@ -278,6 +280,8 @@ async fn an_idempotency_key_answers_again(backend: Backend) {
     assert_eq!((mismatch.status, mismatch.code()), (422, "idempotency_mismatch"));
     assert_eq!(other.post_with_key(&event, "k-1").await.header("idempotency-replayed"), "", "per app");
     assert_eq!(app.post_with_key(&event, &"k".repeat(256)).await.fields(), ["Idempotency-Key"]);
+    let twice = app.request("POST", "/events").header("Idempotency-Key", "k-3").header("Idempotency-Key", "k-4");
+    assert_eq!(read(twice.json(&event)).await.fields(), ["Idempotency-Key"]);
     assert_eq!(app.events("").await.body["total"], 1);
 
     let batch = json!({"events": [event, 7]});

@@ -1,11 +1,17 @@
 //! The real program: killed, stopped, started again.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    harness::{App, Backend, Database, HubProcess, eventually, process::create_app},
+    harness::{
+        App, Backend, Database, HubProcess,
+        callers::client,
+        eventually,
+        process::{command, create_app, free_addr},
+    },
     on_both_stores,
 };
 
@@ -16,6 +22,7 @@ on_both_stores!(
     a_second_signal_ends_at_once,
     a_command_beside_a_running_hub_is_noticed,
     the_log_names_requests_and_holds_no_secret,
+    a_log_that_cannot_be_written_costs_nothing_else,
 );
 
 async fn an_acknowledged_event_survives_kill_9(backend: Backend) {
@@ -98,7 +105,7 @@ async fn a_connection_at_rest_holds_up_no_stop(backend: Backend) {
     let database = Database::new(backend).await;
     // Far longer than the test may take.
     let hub = HubProcess::start(&database, &[("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "3600")]).await;
-    let client = crate::harness::callers::client();
+    let client = client();
     let answer = client.get(format!("http://{}/healthz", hub.addr)).send().await.unwrap();
     assert!(!answer.text().await.unwrap().is_empty());
     hub.signal("-TERM");
@@ -173,4 +180,34 @@ async fn the_log_names_requests_and_holds_no_secret(backend: Backend) {
     let line = log.lines().find(|line| line.contains(&id)).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).expect("a log line is JSON");
     assert_eq!((&line["message"], &line["status"]), (&json!("request"), &json!(200)), "{line}");
+}
+
+async fn a_log_that_cannot_be_written_costs_nothing_else(backend: Backend) {
+    let database = Database::new(backend).await;
+    let addr = free_addr();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut hub = command(&database, &["serve", "--bind", &addr.to_string()]).stderr(full).spawn().unwrap();
+    let status = async |path: &str| client().get(format!("http://{addr}{path}")).send().await.map(|got| got.status());
+    eventually("it serves", async || status("/readyz").await.is_ok_and(|status| status == 200)).await;
+    // Answers that leave a line in the log.
+    let app = create_app(&database, addr, "a", false);
+    assert_eq!(status("/nowhere").await.unwrap(), 404);
+    assert_eq!(app.request("POST", "/events").body("{").send().await.unwrap().status(), 415);
+    assert_eq!(app.publish("alice", 1).await, 1);
+    Command::new("kill").arg(hub.id().to_string()).status().unwrap();
+    assert_eq!(hub.wait().unwrap().code(), Some(0));
+}
+
+/// What is no HTTP is answered, and nobody is woken for it.
+#[tokio::test]
+async fn what_is_no_http_is_no_error_of_the_hubs() {
+    let hub = HubProcess::start(&Database::new(Backend::Sqlite).await, &[]).await;
+    for garbage in ["GET /<> HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nContent-Length: -3\r\n\r\n", "\x01\x02\r\n\r\n"] {
+        let mut socket = tokio::net::TcpStream::connect(hub.addr).await.unwrap();
+        socket.write_all(garbage.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{garbage:?}: {answer}");
+    }
+    assert!(!hub.log().contains("ERROR"), "{}", hub.log());
 }

@@ -23,6 +23,7 @@ on_both_stores!(
     the_audit_log_leaves_after_its_own_time,
     the_command_says_what_is_due_and_does_it,
     however_many_are_not_over_all_of_them_end,
+    the_command_ends_what_has_to_end_first,
     what_is_cold_leaves_for_a_directory_once,
     what_is_cold_leaves_for_a_bucket,
     a_place_that_cannot_be_written_loses_nothing,
@@ -191,6 +192,20 @@ async fn however_many_are_not_over_all_of_them_end(backend: Backend) {
         (&kept.body["status"], &kept.body["expires_at"]),
         (&json!("unread"), &json!("2126-01-01T00:00:00.000Z"))
     );
+}
+
+/// While a hub runs whose own worker looks again in five minutes.
+async fn the_command_ends_what_has_to_end_first(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("work-buddy").await;
+    for title in 0..3 {
+        app.notify(&App::notification("alice", title)).await;
+    }
+    let archiver = Archiver::new(hub.database.store().await, &ALL, Default::default());
+    assert_eq!(count(&archiver.run_to_the_end().await.unwrap().retired, Retired::Notifications), 3);
+    assert_eq!(app.user("alice").await.unread().await, 0);
+    let expired = "select count(*) from platform_events_archive where event_type = 'expired'";
+    assert_eq!(number(&hub, expired).await, 3);
 }
 
 /// All lines of the objects below a folder.

@@ -30,6 +30,12 @@ impl AppId {
         }
     }
 
+    /// Stands for the hub itself, in what no app asked for.
+    #[must_use]
+    pub fn hub() -> Self {
+        Self("hub".into())
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

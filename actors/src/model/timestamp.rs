@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike as _, SecondsFormat, SubsecRound, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
@@ -53,7 +53,8 @@ impl Timestamp {
 
 impl From<DateTime<Utc>> for Timestamp {
     fn from(time: DateTime<Utc>) -> Self {
-        Self(time.trunc_subsecs(3))
+        // A leap second is the one after it: there is no other count of it.
+        Self::from_unix_ms(time.timestamp_millis())
     }
 }
 
@@ -85,5 +86,7 @@ mod tests {
         assert_eq!(time.to_string(), "2026-01-02T03:04:05.678Z");
         assert_eq!(Timestamp::from_unix_ms(time.unix_ms()), time);
         assert!(Timestamp::parse("2026-01-02").is_err());
+        assert_eq!(Timestamp::parse("2027-06-30T12:00:60.5Z").unwrap().to_string(), "2027-06-30T12:01:00.500Z");
+        assert!(Timestamp::parse("9999-12-31T23:59:60Z").is_err(), "there is no year 10000");
     }
 }

@@ -63,7 +63,7 @@ impl Close {
             Self::GoingAway => (1001, "hub is stopping; reconnect with jitter", Reconnect),
             Self::Protocol => (1002, "protocol error", Reconnect),
             Self::Unsupported => (1003, "binary frames are not accepted", Reconnect),
-            Self::InvalidData => (1007, "text is not UTF-8", Reconnect),
+            Self::InvalidData => (1007, "text is not UTF-8, or does not inflate", Reconnect),
             Self::TooBig => (1009, "message too big", Reconnect),
             Self::Internal => (1011, "internal error; reconnect with after", Reconnect),
             Self::TokenExpired => (4001, "credential refused or expired", RefreshAndReconnect),

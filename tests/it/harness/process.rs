@@ -141,6 +141,6 @@ pub fn create_app(database: &Database, addr: SocketAddr, id: &str, is_platform: 
     App::new(addr, id, made["api_key"].as_str().expect("a key"))
 }
 
-fn free_addr() -> SocketAddr {
+pub fn free_addr() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address")
 }
