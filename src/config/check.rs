@@ -60,15 +60,6 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "redis.url must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS",
     )?;
 
-    if !config.is_embedded() {
-        for (name, value) in [
-            ("auth.token_secret", &config.auth.token_secret),
-            ("auth.admin_key", &config.auth.admin_key),
-            ("auth.encryption_key", &config.auth.encryption_key),
-        ] {
-            rule(value.is_some(), &format!("{name} must be set: with PostgreSQL the hub cannot keep it by itself"))?;
-        }
-    }
     let long = |secret: &Option<SecretString>| secret.as_ref().is_none_or(|secret| secret.expose_secret().len() >= 32);
     rule(long(&config.auth.token_secret), "auth.token_secret must be at least 32 characters")?;
     rule(long(&config.auth.admin_key), "auth.admin_key must be at least 32 characters")?;

@@ -53,7 +53,9 @@ impl Secrets {
             },
         };
         let pick = |set: &Option<SecretString>, kept: Option<SecretString>, name: &str| {
-            set.clone().or(kept).ok_or_else(|| ConfigError(format!("auth.{name} must be set")))
+            set.clone().or(kept).ok_or_else(|| {
+                ConfigError(format!("auth.{name} must be set: with PostgreSQL the hub cannot keep it by itself"))
+            })
         };
         Ok(Self {
             token_secret: pick(&auth.token_secret, kept.token_secret, "token_secret")?,

@@ -78,6 +78,7 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         (vec!["config", "check"], Some(("ORIVA_HUB__STREAM__TYPO", "1")), "stream.typo"),
         (vec!["config", "check"], Some(("DATABASE_URL", "mysql://x")), "database.url"),
         (vec!["config", "check"], Some(("DATABASE_URL", "postgres://x/y")), "auth.token_secret"),
+        (vec!["serve"], Some(("DATABASE_URL", "postgres://x/y")), "auth.token_secret"),
         (vec!["config", "check"], Some(("REDIS_URL", "http://x")), "redis.url"),
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ADMIN_KEY", "short")), "auth.admin_key"),
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ENCRYPTION_KEY", "short")), "auth.encryption_key"),
@@ -200,6 +201,9 @@ async fn apps_keys_and_the_schema_are_managed_by_command() {
         let epoch = json(&owner)["epoch"].clone();
         assert_eq!(json(&owner), serde_json::json!({"applied": [], "epoch": epoch}));
         assert_ne!(json(&[&owner[..], &["--new-epoch"]].concat())["epoch"], epoch);
+        // Whoever owns the schema need not know the hub's secrets.
+        let output = bare(database.folder.path(), &owner).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
