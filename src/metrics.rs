@@ -6,7 +6,10 @@ use std::{
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use oriva_hub_actors::measures::{self, Kind, Measure};
+use oriva_hub_actors::{
+    measures::{self, Kind, Measure},
+    model::StreamKind,
+};
 
 use crate::{bus::BusState, hub::Hub};
 
@@ -40,6 +43,12 @@ pub fn start() {
                 Kind::Gauge => metrics::describe_gauge!(*name, *help),
                 Kind::Histogram => metrics::describe_histogram!(*name, *help),
             }
+        }
+        // What nothing has been counted of yet is 0, where its labels are known, and not absent.
+        metrics::counter!(measures::STREAMS_OPENED).increment(0);
+        metrics::counter!(measures::OVERFLOWS).increment(0);
+        for kind in [StreamKind::App, StreamKind::User, StreamKind::Broadcast] {
+            metrics::counter!(measures::GAP_PAGES, "stream" => kind.as_str()).increment(0);
         }
         metrics::gauge!(measures::BUILD, "version" => env!("ORIVA_HUB_VERSION")).set(1.0);
         handle

@@ -32,7 +32,7 @@ use self::nodes::Nodes;
 use crate::{
     auth::{Authenticator, Sealer},
     config::{Config, ConfigError, Secrets},
-    http::{MaxBodyBytes, openapi, routes, stream, surround},
+    http::{MaxBodyBytes, TrustedProxies, openapi, routes, stream, surround},
     hub::{
         HandedNotifications, Hub, HubError, OutboxConfig, StoreHistory, StoreOutbox, WebhookParts, Writer,
         reseal_secrets,
@@ -40,7 +40,11 @@ use crate::{
     limits::Limits,
     metrics,
     outbound::{Guard, HttpSender},
-    store::{Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
+    store::{
+        Store, StoreError,
+        postgres::{self, PostgresStore},
+        sqlite::SqliteStore,
+    },
     workers::{
         self, Archiver, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry,
         OutboxWatch, WebhookRecovery,
@@ -73,7 +77,7 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error("first run")]
     FirstRun(#[from] HubError),
-    #[error("cannot listen on {0}")]
+    #[error("server.bind (--bind): cannot listen on {0}")]
     Bind(SocketAddr, #[source] std::io::Error),
     #[error("server")]
     Http(#[from] std::io::Error),
@@ -121,7 +125,7 @@ impl Server {
         let tls = tls::load(&config.server.tls)?;
         let socket = bind(config.server.bind)?;
         let store = open_store(config).await?;
-        let secrets = Secrets::resolve(config)?;
+        let secrets = secrets(config, &*store).await?;
         if migrate {
             store.migrate().await?;
         }
@@ -211,6 +215,22 @@ impl Server {
     }
 }
 
+/// The node's secrets. That a store lost the file of its own is told.
+async fn secrets(config: &Config, store: &dyn Store) -> Result<Secrets, ServeError> {
+    let missing = Secrets::file(config).filter(|file| !file.exists());
+    let secrets = Secrets::resolve(config)?;
+    if let Some(file) = missing
+        && !store.apps().await?.is_empty()
+    {
+        tracing::warn!(
+            file = %file.display(),
+            "the secrets of this store were gone and are made anew: user tokens and the admin key of before are refused, and \
+             webhook secrets cannot be opened; if there is a copy of the file, stop, put it back and start again"
+        );
+    }
+    Ok(secrets)
+}
+
 fn realtime(config: &Config, epoch: Arc<str>) -> RealtimeConfig {
     RealtimeConfig {
         epoch,
@@ -270,12 +290,16 @@ fn bind(addr: SocketAddr) -> Result<socket2::Socket, ServeError> {
     bind().map_err(|error| ServeError::Bind(addr, error))
 }
 
-/// Reads what the settings name outside of themselves: the certificate and its key.
+/// Reads what the settings name, without connecting anywhere: the database's address, the certificate and its key.
 ///
 /// # Errors
 /// Which setting is at fault, and why.
-pub fn check_files(config: &Config) -> Result<(), ConfigError> {
-    tls::load(&config.server.tls).map(drop)
+pub fn check_parts(config: &Config) -> Result<(), ServeError> {
+    if !config.is_embedded() {
+        postgres::options(&config.database.url)?;
+    }
+    tls::load(&config.server.tls)?;
+    Ok(())
 }
 
 /// The OpenAPI document of what a node serves, in JSON or in YAML.
@@ -294,6 +318,7 @@ macro_rules! http_service {
         let app = App::new()
             .app_data(Data::from(hub))
             .app_data(Data::new(MaxBodyBytes(config.server.max_body_bytes)))
+            .app_data(Data::new(TrustedProxies::new(&config.server.trusted_proxies)))
             .configure(routes)
             .wrap(Condition::new(!config.server.cors.allowed_origins.is_empty(), cors(&config)))
             .wrap(from_fn(surround));

@@ -15,10 +15,13 @@ use crate::{
 pub(super) enum AppCommand {
     /// Make an app and print its first key, this once
     Create {
+        /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
+        /// What people see
         #[arg(long, value_parser = |text: &str| display_name(text))]
         name: String,
+        /// Its picture, an https address
         #[arg(long, value_name = "URL", value_parser = |text: &str| image_url(text))]
         icon_url: Option<String>,
         /// A platform app: its users' tokens open all apps
@@ -29,11 +32,13 @@ pub(super) enum AppCommand {
     List,
     /// Let an app in again
     Enable {
+        /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
     },
     /// Refuse an app everywhere, and close its sockets
     Disable {
+        /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
     },
@@ -43,16 +48,19 @@ pub(super) enum AppCommand {
 pub(super) enum KeyCommand {
     /// Make a further key and print it, this once
     Create {
+        /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
     },
     /// Print an app's keys
     List {
+        /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
     },
     /// Revoke a key, and close its sockets
     Revoke {
+        /// The key's id, as key list prints it
         #[arg(value_parser = parse_key_id)]
         key_id: KeyId,
     },

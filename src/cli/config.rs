@@ -21,8 +21,8 @@ pub(super) fn run(command: &ConfigCommand, loaded: &Loaded, as_json: bool) -> Re
     match command {
         // Reading them checked them; what is left is what they name.
         ConfigCommand::Check => {
+            server::check_parts(&loaded.config)?;
             Secrets::resolve(&loaded.config)?;
-            server::check_files(&loaded.config)?;
             if as_json {
                 say(json!({"ok": true}))?;
             }

@@ -13,7 +13,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{Config, ConfigError, Flags, Loaded},
+    config::{Config, ConfigError, Flags, Loaded, Secrets},
     hub::HubError,
     server::{ServeError, open_store},
     store::{Audit, Store, StoreError},
@@ -21,9 +21,29 @@ use crate::{
     workers::ArchiveError,
 };
 
+/// What the manual says beside the options.
+const MORE: &str = "\
+Environment:
+  ORIVA_HUB__SECTION__KEY  a setting, such as ORIVA_HUB__SERVER__BIND; lists are comma separated
+  DATABASE_URL, REDIS_URL  database.url and redis.url
+  RUST_LOG                 log.level
+  ORIVA_HUB_TOKEN          the credential of watch
+  OTEL_*                   what the exporter of traces heeds
+
+Flags win over the environment, that over the file of --config, that over the defaults; `config show` says what counts.
+
+Files:
+  ./data/hub.db            the embedded store, where nothing else is configured
+  ./data/hub.secrets.toml  its secrets, made at the first start; admin_key opens /api/v1/admin
+
+Exit status:
+  0  done
+  1  it failed while it ran
+  2  wrong usage or settings";
+
 /// The realtime hub that a platform of many apps runs for its users.
 #[derive(Debug, Parser)]
-#[command(name = "oriva-hub", version = env!("ORIVA_HUB_VERSION"))]
+#[command(name = "oriva-hub", version = env!("ORIVA_HUB_VERSION"), after_long_help = MORE)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -75,8 +95,8 @@ enum Command {
     Openapi,
     /// Print completions for a shell
     Completions(shell::CompletionsArgs),
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or write one a command into a folder
+    Man(shell::ManArgs),
 }
 
 /// Why a command failed, and with it the exit status.
@@ -92,7 +112,10 @@ enum CliError {
 
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
-        Self::Failed(chain(&error))
+        match error {
+            StoreError::Url(_) => Self::Config(ConfigError(chain(&error))),
+            error => Self::Failed(chain(&error)),
+        }
     }
 }
 
@@ -112,6 +135,7 @@ impl From<ServeError> for CliError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::Config(error) => Self::Config(error),
+            ServeError::Store(error @ StoreError::Url(_)) => error.into(),
             other => Self::Failed(chain(&other)),
         }
     }
@@ -158,7 +182,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Completions(args) => {
             return shell::completions(&args);
         }
-        Command::Man => return shell::man(),
+        Command::Man(args) => return shell::man(&args),
         Command::Openapi => return shell::openapi(global.json),
         other => other,
     };
@@ -187,25 +211,33 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Token(command) => tokens::run(command, &loaded.config, json).await,
         Command::Archive(args) => archive::run(&args, &loaded.config, json).await,
         Command::Config(command) => config::run(&command, &loaded, json),
-        Command::Watch(_) | Command::Completions(_) | Command::Man | Command::Openapi => Ok(()),
+        Command::Watch(_) | Command::Completions(_) | Command::Man(_) | Command::Openapi => Ok(()),
     }
 }
 
 /// The store a command works on, which is there and whose schema is up to date.
 async fn store_of(config: &Config) -> Result<Arc<dyn Store>, CliError> {
-    if let Some(file) = config.embedded_file().filter(|file| !file.exists()) {
-        let text = format!(
-            "database.url: there is no {}; the hub makes it when it first starts, and so does oriva-hub app create",
-            file.display()
-        );
-        return Err(ConfigError(text).into());
-    }
-    store_or_new(config).await
+    must_exist(config)?;
+    let store = open_store(config).await?;
+    store.check_schema().await?;
+    Ok(store)
 }
 
-/// The same, made where there is none and it is an embedded one.
+/// Refuses an embedded store that is not there: a command in the wrong folder would make one.
+fn must_exist(config: &Config) -> Result<(), CliError> {
+    let Some(file) = config.embedded_file().filter(|file| !file.exists()) else { return Ok(()) };
+    Err(CliError::Config(ConfigError(format!(
+        "database.url: there is no {}; the hub makes it when it first starts, and so does oriva-hub app create",
+        file.display()
+    ))))
+}
+
+/// The same, made where there is none and it is an embedded one, its secrets with it.
 async fn store_or_new(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     let store = open_store(config).await?;
+    if config.is_embedded() {
+        Secrets::resolve(config)?;
+    }
     store.check_schema().await?;
     Ok(store)
 }

@@ -4,9 +4,9 @@ use actix_rt::signal::unix::{SignalKind, signal};
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, mutter, say};
+use super::{CliError, must_exist, mutter, say};
 use crate::{
-    config::Config,
+    config::{Config, masked_url},
     server::{Server, open_store},
 };
 
@@ -44,17 +44,19 @@ pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliErro
     Ok(server.run_until_stopped(stop).await?)
 }
 
-/// Brings the store up to date and prints what was applied.
+/// Brings the store up to date and prints which it is and what was applied.
 pub(super) async fn migrate(config: &Config, args: &MigrateArgs, as_json: bool) -> Result<(), CliError> {
+    must_exist(config)?;
+    let url = masked_url(&config.database.url);
     let store = open_store(config).await?;
     let applied = store.migrate().await?;
     let epoch = if args.new_epoch { store.renew_epoch().await? } else { store.epoch().await? };
     if as_json {
-        say(json!({"applied": applied, "epoch": epoch}))?;
+        say(json!({"store": url, "applied": applied, "epoch": epoch}))?;
     } else if applied.is_empty() {
-        say(format_args!("up to date, epoch {epoch}"))?;
+        say(format_args!("{url}: up to date, epoch {epoch}"))?;
     } else {
-        say(format_args!("applied {}, epoch {epoch}", applied.join(", ")))?;
+        say(format_args!("{url}: applied {}, epoch {epoch}", applied.join(", ")))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a package installs beside the program: completions, the manual, the API's description.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::PathBuf};
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
@@ -20,8 +20,19 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
     print(&text)
 }
 
-/// Prints the manual, in roff.
-pub(super) fn man() -> Result<(), CliError> {
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// The folder, which must be there
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+}
+
+/// Prints the manual, in roff; or writes it with a page for each command.
+pub(super) fn man(args: &ManArgs) -> Result<(), CliError> {
+    if let Some(folder) = &args.dir {
+        let written = clap_mangen::generate_to(Cli::command(), folder);
+        return written.map_err(|error| CliError::Failed(format!("--dir {}: {error}", folder.display())));
+    }
     let mut page = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(|error| CliError::Failed(error.to_string()))?;
     print(&page)

@@ -17,8 +17,10 @@ use crate::{
 pub(super) enum TokenCommand {
     /// Print a token for a user of an app
     Create {
+        /// The app that vouches for the user
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
+        /// The user
         #[arg(value_parser = |text: &str| UserId::parse(text))]
         user_id: UserId,
         /// Seconds that it is good for

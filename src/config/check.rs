@@ -27,6 +27,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "server.max_body_bytes must be between 1024 and 67108864",
     )?;
     rule(server.shutdown_timeout_seconds <= 3600, "server.shutdown_timeout_seconds must be at most 3600")?;
+    are_networks("server.trusted_proxies", &server.trusted_proxies)?;
     rule(server.tls.cert.is_some() == server.tls.key.is_some(), "server.tls.cert and server.tls.key go together")?;
     for origin in &server.cors.allowed_origins {
         let is_origin = origin == "*"
@@ -40,8 +41,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
 
     let url = &config.database.url;
-    let known = url.starts_with("sqlite:") || url.starts_with("postgres://") || url.starts_with("postgresql://");
-    rule(known, "database.url must begin with sqlite: or postgres://")?;
+    rule(!url.is_empty(), "database.url must be set: DATABASE_URL, --database-url or the file of --config gives it")?;
+    let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    rule(is_postgres || config.is_embedded(), "database.url must begin with sqlite: or postgres://")?;
     rule(
         config.embedded_file().is_none_or(|file| file.file_name().is_some()),
         "database.url must name a file, such as sqlite://data/hub.db",
@@ -101,14 +103,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         (1..=1000).contains(&webhooks.concurrency_per_endpoint),
         "webhooks.concurrency_per_endpoint must be between 1 and 1000",
     )?;
-    for network in &webhooks.allowed_networks {
-        rule(
-            is_network(network),
-            &format!(
-                "webhooks.allowed_networks: {network:?} must be an address with a prefix length, such as 10.1.0.0/16"
-            ),
-        )?;
-    }
+    are_networks("webhooks.allowed_networks", &webhooks.allowed_networks)?;
     rule(
         (1..=86_400).contains(&config.expiry.max_interval_seconds),
         "expiry.max_interval_seconds must be between 1 and 86400",
@@ -131,11 +126,11 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     rule(is_filter, "log.level must be error, warn, info, debug, trace or a filter such as info,oriva_hub=debug")
 }
 
-fn is_network(text: &str) -> bool {
-    let Some((address, length)) = text.split_once('/') else { return false };
-    match (address.parse::<std::net::IpAddr>(), length.parse::<u8>()) {
-        (Ok(std::net::IpAddr::V4(_)), Ok(length)) => length <= 32,
-        (Ok(std::net::IpAddr::V6(_)), Ok(length)) => length <= 128,
-        _ => false,
+fn are_networks(key: &str, networks: &[String]) -> Result<(), ConfigError> {
+    match networks.iter().find(|network| network.parse::<ipnet::IpNet>().is_err()) {
+        Some(network) => {
+            Err(ConfigError(format!("{key}: {network:?} must be an address with a prefix length, such as 10.1.0.0/16")))
+        }
+        None => Ok(()),
     }
 }

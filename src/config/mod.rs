@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
 pub use secrets::{Secrets, matches as secret_matches};
-pub use show::Setting;
+pub use show::{Setting, masked_url};
 pub use sources::{Flags, Loaded};
 
 /// A setting that cannot be used: one line that names it and says what it must be.
@@ -45,6 +45,8 @@ pub struct Server {
     pub workers: usize,
     pub shutdown_timeout_seconds: u64,
     pub max_body_bytes: usize,
+    #[serde(deserialize_with = "list")]
+    pub trusted_proxies: Vec<String>,
     pub tls: Tls,
     pub cors: Cors,
 }

@@ -23,7 +23,10 @@ pub struct Secrets {
     pub previous_encryption_keys: Vec<SecretString>,
 }
 
-/// What the file holds.
+/// What the file holds, by name within `auth`.
+pub(super) const KEPT: [&str; 3] = ["token_secret", "admin_key", "encryption_key"];
+
+/// The same.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
@@ -33,6 +36,14 @@ struct Kept {
 }
 
 impl Secrets {
+    /// Where they are kept if the settings leave some out: beside the database's file, `hub.secrets.toml` of `hub.db`.
+    #[must_use]
+    pub fn file(config: &Config) -> Option<PathBuf> {
+        let auth = &config.auth;
+        let all_set = auth.token_secret.is_some() && auth.admin_key.is_some() && auth.encryption_key.is_some();
+        config.embedded_file().filter(|_| !all_set).map(|file| file.with_extension("secrets.toml"))
+    }
+
     /// Takes them from the settings; what an embedded store's settings leave out comes from its file, which is made
     /// where it is missing.
     ///
@@ -46,9 +57,8 @@ impl Secrets {
             (Some(token_secret), Some(admin_key), Some(encryption_key)) => {
                 return Ok(Self { token_secret, admin_key, encryption_key, previous_encryption_keys });
             }
-            // Beside the database file: `hub.db` has `hub.secrets.toml`.
-            _ => match config.embedded_file() {
-                Some(file) => keep(&file.with_extension("secrets.toml"))?,
+            _ => match Self::file(config) {
+                Some(file) => keep(&file)?,
                 None => Kept::default(),
             },
         };

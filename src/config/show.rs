@@ -3,7 +3,9 @@
 use figment::value::Value;
 use serde::Serialize;
 
-use super::{ConfigError, Loaded};
+use super::{ConfigError, Loaded, Secrets, secrets};
+
+const MASK: &str = "********";
 
 /// One setting: its value as it counts now, and where that came from.
 #[derive(Debug, Serialize)]
@@ -22,6 +24,15 @@ impl Loaded {
         let value: Value = self.figment.extract().map_err(|error| ConfigError(error.to_string()))?;
         let mut settings = Vec::new();
         self.collect(String::new(), &value, &mut settings);
+        // What is in nobody's settings is in the file beside an embedded store.
+        if let Some(file) = Secrets::file(&self.config).filter(|file| file.exists()) {
+            for name in secrets::KEPT {
+                let (key, source) = (format!("auth.{name}"), file.display().to_string());
+                if settings.iter().all(|setting| setting.key != key) {
+                    settings.push(Setting { key, value: MASK.to_owned(), source });
+                }
+            }
+        }
         Ok(settings)
     }
 
@@ -59,22 +70,28 @@ fn plain(value: &Value) -> String {
 /// Nothing of a secret, and a URL without its password.
 fn masked(key: &str, value: &str) -> String {
     if key.starts_with("auth.") {
-        return "********".to_owned();
+        return if value.is_empty() { String::new() } else { MASK.to_owned() };
     }
+    masked_url(value)
+}
+
+/// A URL without its password; other text as it is.
+#[must_use]
+pub fn masked_url(value: &str) -> String {
     if let Some((before, query)) = value.split_once('?')
         && value.contains("://")
     {
         // PostgreSQL takes a password there as well.
         let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}=********"),
+            Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}={MASK}"),
             _ => parameter.to_owned(),
         });
-        return format!("{}?{}", masked(key, before), parameters.collect::<Vec<_>>().join("&"));
+        return format!("{}?{}", masked_url(before), parameters.collect::<Vec<_>>().join("&"));
     }
     match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
         Some((scheme, (login, host))) => {
             let user = login.split_once(':').map_or(login, |(user, _)| user);
-            format!("{scheme}://{user}:********@{host}")
+            format!("{scheme}://{user}:{MASK}@{host}")
         }
         None => value.to_owned(),
     }

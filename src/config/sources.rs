@@ -58,7 +58,9 @@ impl Loaded {
 }
 
 fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
-    let mut figment = Figment::from(Named { name: "default", inner: Toml::string(DEFAULTS) });
+    let defaults = Toml::string(DEFAULTS);
+    let mut figment = Figment::from(Named { name: "default", inner: defaults });
+    refuse_misspelt(&figment)?;
     if let Some(path) = &flags.config {
         must_be_readable(path)?;
         figment = figment.merge(Toml::file_exact(path));
@@ -82,6 +84,33 @@ fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
         figment = figment.merge(Text::new(flag, key, value.clone()));
     }
     Ok(figment)
+}
+
+/// Refuses a variable that was meant as a setting, with fewer underscores than it takes, and would do nothing. Others
+/// that begin alike are let be: Kubernetes makes `ORIVA_HUB_SERVICE_HOST` for a service named oriva-hub.
+fn refuse_misspelt(defaults: &Figment) -> Result<(), ConfigError> {
+    let sections: Value = defaults.extract().map_err(|error| one_line(&error))?;
+    let Some(sections) = sections.as_dict() else { return Ok(()) };
+    let is_setting = |name: &str| {
+        let has_section = name.split_once("__").is_some_and(|(section, _)| sections.contains_key(section));
+        let is_flat = || {
+            let plain = |key: &str| key.replace('.', "_") == name;
+            TEXT.iter().any(|key| plain(key))
+                || sections.iter().any(|(section, keys)| {
+                    keys.as_dict().is_some_and(|keys| keys.keys().any(|key| plain(&format!("{section}.{key}"))))
+                })
+        };
+        has_section || is_flat()
+    };
+    for (variable, _) in std::env::vars_os() {
+        let Some(variable) = variable.to_str() else { continue };
+        let rest = variable.strip_prefix("ORIVA_HUB_").filter(|rest| !rest.starts_with('_'));
+        if rest.is_some_and(|rest| is_setting(&rest.to_lowercase())) {
+            let rule = "a setting's name is ORIVA_HUB__SECTION__KEY, with two underscores before each part";
+            return Err(ConfigError(format!("{variable}: {rule}")));
+        }
+    }
+    Ok(())
 }
 
 fn must_be_readable(path: &Path) -> Result<(), ConfigError> {

@@ -15,7 +15,10 @@ use oriva_hub_actors::model::{AppId, TraceParent, UserId};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::problem::{Code, Problem};
+use super::{
+    client_address::client_address,
+    problem::{Code, Problem},
+};
 use crate::{
     auth::{Caller, KeyHolder},
     hub::Hub,
@@ -83,7 +86,7 @@ impl<C: RouteClass> AppKey<C> {
     /// Who an audit row names.
     #[must_use]
     pub fn audit(&self, request: &HttpRequest) -> Audit {
-        Audit { actor: self.holder.app.id.to_string(), ip: request.peer_addr().map(|address| address.ip()) }
+        Audit { actor: self.holder.app.id.to_string(), ip: client_address(request) }
     }
 }
 
@@ -218,7 +221,7 @@ impl FromRequest for Admin {
         Box::pin(async move {
             let hub = hub_of(&request)?;
             match authenticate(&request, &hub).await? {
-                Caller::Admin => Ok(Self { ip: request.peer_addr().map(|address| address.ip()) }),
+                Caller::Admin => Ok(Self { ip: client_address(&request) }),
                 Caller::App(_) | Caller::User(_) => {
                     Err(Problem::new(Code::Forbidden, "this route wants the admin key"))
                 }
@@ -240,7 +243,7 @@ fn origin(request: &HttpRequest, actor: String) -> Origin {
     let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
     Origin {
         actor,
-        ip: request.peer_addr().map(|address| address.ip()),
+        ip: client_address(request),
         user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_CHARACTERS).collect::<String>().into()),
         trace: request.extensions().get::<TraceParent>().copied(),
     }

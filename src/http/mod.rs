@@ -4,6 +4,7 @@ mod admin;
 mod apps;
 mod body;
 mod caller;
+mod client_address;
 mod context;
 mod idempotency;
 mod notifications;
@@ -21,6 +22,7 @@ use actix_web::{
 };
 
 pub use body::MaxBodyBytes;
+pub use client_address::TrustedProxies;
 pub use context::surround;
 pub use problem::{Code, Problem};
 

@@ -98,6 +98,9 @@ impl Guard {
             ("https", Some(_)) => {}
             ("http", Some(host)) if self.allow_http && is_loopback(&host) => return Ok(text.to_owned()),
             ("http", _) if self.allow_http => return invalid("must be https, or http to a loopback address"),
+            ("http", _) => {
+                return invalid("must be an https URL (webhooks.allow_http opens http to this machine, for trying)");
+            }
             _ => return invalid("must be an https URL"),
         }
         if address_of(&url).is_some_and(|address| !self.permits(address)) {

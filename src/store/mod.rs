@@ -66,6 +66,9 @@ pub enum StoreError {
     /// The file of an embedded store.
     #[error("database.url: {}", .0.display())]
     File(PathBuf, #[source] Box<Self>),
+    /// The address of a database server cannot be read.
+    #[error("database.url: characters such as / + = @ of a password are written %2F %2B %3D %40")]
+    Url(#[source] sqlx::Error),
     /// Anything else: a defect of the hub's, or a database that was tampered with.
     #[error("database error")]
     Failed(#[source] sqlx::Error),

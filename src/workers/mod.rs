@@ -75,6 +75,10 @@ pub trait Worker {
 /// Runs a worker until the system stops.
 pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
     let store = store.clone();
+    // A failure that is the first is an increase too.
+    for outcome in ["succeeded", "failed"] {
+        metrics::counter!(measures::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(0);
+    }
     actix_rt::spawn(async move {
         loop {
             let run = if worker.takes_its_time() {

@@ -13,6 +13,8 @@ use crate::harness::{
     process::{command, create_app, run},
 };
 
+const PRODUCTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/production.toml");
+
 /// The program in an empty folder with an empty environment.
 fn bare(folder: &std::path::Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oriva-hub"));
@@ -45,10 +47,17 @@ async fn a_first_start_prints_commands_that_work_as_they_stand() {
     hub.kill().unwrap();
     hub.wait().unwrap();
 
-    // The second start has nothing to say, and the secrets are the owner's alone.
-    let secrets = folder.path().join("data/hub.secrets.toml");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(secrets).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o600);
+    // Everything is its owner's alone.
+    for file in std::fs::read_dir(folder.path().join("data")).unwrap() {
+        let file = file.unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "{}", file.path().display());
+    }
+    let output = bare(folder.path(), &["config", "show"]).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("auth.admin_key = ********  # ./data/hub.secrets.toml"), "{shown}");
+
+    // The second start has nothing to say.
     let mut again =
         bare(folder.path(), &["--bind", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -90,6 +99,13 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         (vec!["serve", "--config", "tls.toml", "--bind", "127.0.0.1:0"], None, "server.tls.cert: none.pem"),
         (vec!["app", "list", "--database-url", "sqlite://none.db"], None, "there is no none.db"),
         (vec!["archive", "--dry-run", "--database-url", "sqlite://none.db"], None, "there is no none.db"),
+        (vec!["migrate"], None, "there is no ./data/hub.db"),
+        (vec!["config", "check"], Some(("DATABASE_URL", "postgres://hub:ab/c+d=@localhost/hub")), "%2F"),
+        (vec!["app", "list"], Some(("DATABASE_URL", "postgres://hub:ab/c+d=@localhost/hub")), "%2F"),
+        (vec!["config", "check"], Some(("ORIVA_HUB_SERVER__BIND", "127.0.0.1:1")), "ORIVA_HUB_SERVER__BIND: "),
+        (vec!["config", "check"], Some(("ORIVA_HUB_AUTH_ADMIN_KEY", "x")), "ORIVA_HUB_AUTH_ADMIN_KEY: "),
+        (vec!["serve", "--config", PRODUCTION], None, "database.url must be set"),
+        (vec!["config", "check"], Some(("ORIVA_HUB__SERVER__TRUSTED_PROXIES", "10.0.0.1")), "server.trusted_proxies"),
         (vec!["config", "check"], Some(("ORIVA_HUB__SERVER__TLS__CERT", "x.pem")), "server.tls.cert"),
         (
             vec!["config", "check"],
@@ -102,6 +118,9 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         assert_eq!(output.status.code(), Some(2), "{args:?} {env:?}: {said}");
         assert!(said.contains(part) && lines(&said) == 1, "{args:?} {env:?}: {said}");
     }
+    // Kubernetes makes such variables for services of these names.
+    let others = [("ORIVA_HUB_SERVICE_HOST", "10.0.0.1"), ("ORIVA_HUB_REDIS_PORT", "tcp://10.0.0.2:6379")];
+    assert!(bare(folder.path(), &["config", "check"]).envs(others).status().unwrap().success());
     assert_eq!(bare(folder.path(), &["dance"]).output().unwrap().status.code(), Some(2));
     assert_eq!(
         bare(folder.path(), &["app", "create", "Bad Id", "--name", "x"]).output().unwrap().status.code(),
@@ -122,6 +141,34 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         assert!(said.contains(part) && lines(&said) == 1, "{args:?}: {said}");
     }
     assert!(!folder.path().join("junk.secrets.toml").exists());
+}
+
+#[test]
+fn lost_secrets_are_told_of() {
+    // A store that a command made has its secrets from then on.
+    let folder = tempfile::TempDir::new().unwrap();
+    let folder = folder.path();
+    assert!(bare(folder, &["app", "create", "shop", "--name", "Shop"]).status().unwrap().success());
+    let log = || {
+        let mut hub = bare(folder, &["--bind", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(hub.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut said = Vec::new();
+        for line in lines {
+            let is_up = line.contains("listening");
+            said.push(line);
+            if is_up {
+                break;
+            }
+        }
+        hub.kill().unwrap();
+        hub.wait().unwrap();
+        said.join("\n")
+    };
+    assert!(!log().contains("made anew"));
+    std::fs::remove_file(folder.join("data/hub.secrets.toml")).unwrap();
+    let said = log();
+    assert!(said.contains("made anew") && said.contains("./data/hub.secrets.toml"), "{said}");
+    assert!(!log().contains("made anew"));
 }
 
 #[test]
@@ -198,8 +245,8 @@ async fn apps_keys_and_the_schema_are_managed_by_command() {
             assert_eq!((output.status.code(), said.contains("none")), (Some(1), true), "{args:?}: {said}");
         }
         let owner = ["migrate", "--database-url", &database.owner_url];
-        let epoch = json(&owner)["epoch"].clone();
-        assert_eq!(json(&owner), serde_json::json!({"applied": [], "epoch": epoch}));
+        let (epoch, masked) = (json(&owner)["epoch"].clone(), json(&owner)["store"].clone());
+        assert_eq!(json(&owner), serde_json::json!({"store": masked, "applied": [], "epoch": epoch}));
         assert_ne!(json(&[&owner[..], &["--new-epoch"]].concat())["epoch"], epoch);
         // Whoever owns the schema need not know the hub's secrets.
         let output = bare(database.folder.path(), &owner).output().unwrap();
@@ -263,7 +310,12 @@ fn a_package_gets_completions_and_a_manual_from_the_program() {
     }
     let manual = run(&["man"]);
     assert!(manual.starts_with(".ie") || manual.contains(".TH oriva-hub 1"), "{manual}");
-    assert!(manual.contains("archive"));
+    assert!(manual.contains("archive") && manual.contains("ORIVA_HUB__SERVER__BIND") && manual.contains("Exit status"));
+    let folder = tempfile::TempDir::new().unwrap();
+    assert_eq!(run(&["man", "--dir", folder.path().to_str().unwrap()]), "");
+    for page in ["oriva-hub", "oriva-hub-serve", "oriva-hub-app-create"] {
+        assert!(folder.path().join(format!("{page}.1")).exists(), "{page}");
+    }
     let version = run(&["--version"]);
     assert!(version.starts_with(concat!("oriva-hub ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
 }

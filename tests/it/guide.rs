@@ -1,13 +1,13 @@
 //! `docs/START_GUIDE.md`, followed from top to bottom: its blocks run as they stand.
 
 use std::{
-    io::Write as _,
-    process::{Command, Stdio},
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::json;
 
-use crate::harness::{App, Backend, Browser, Receiver, TestHub, eventually};
+use crate::harness::{App, Backend, Browser, Receiver, TestHub, eventually, process::free_addr};
 
 const GUIDE: &str = include_str!("../../docs/START_GUIDE.md");
 
@@ -103,6 +103,44 @@ async fn the_guide_can_be_followed() {
         assert_eq!(verify(&signature, &forged), Some(1), "{language}");
         assert_eq!(verify("sha256=00", &request.raw), Some(1), "{language}");
     }
+}
+
+/// A program that ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The guide's receiver of webhooks prints what the hub sends, and refuses what somebody else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guides_receiver_hears_the_hub() {
+    let hub = TestHub::start_with(Backend::Sqlite, |config| config.webhooks.allow_http = true).await;
+    let app = hub.app("shop").await;
+    let addr = free_addr();
+    let program = blocks("python receiver")[0].replace("9000", &addr.port().to_string());
+    let webhook = app.webhook(&format!("http://{addr}/hook"), &["notification.*"]).await;
+    let python = std::env::var("ORIVA_TEST_PYTHON").expect("ORIVA_TEST_PYTHON: run the tests with ./scripts/test");
+    let mut receiver = Command::new(python)
+        .args(["-c", &program])
+        .env("SECRET", webhook["webhook_secret"].as_str().unwrap())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(receiver.stdout.take().unwrap()).lines();
+    let _receiver = Ended(receiver);
+    let mut said = || tokio::task::block_in_place(|| lines.next().unwrap().unwrap());
+    eventually("it listens", async || tokio::net::TcpStream::connect(addr).await.is_ok()).await;
+    let forged = reqwest::Client::new().post(format!("http://{addr}/hook")).body("{}").send().await.unwrap();
+    assert_eq!(forged.status(), 401);
+    assert_eq!(said(), "not from the hub");
+    app.notify(&App::notification("alice", "Grüße ☀")).await;
+    let line: serde_json::Value = serde_json::from_str(&said()).unwrap();
+    assert_eq!(line["event_type"], "notification.created");
 }
 
 /// The guide's program in a browser: it gets what there is, and what came while it was away.

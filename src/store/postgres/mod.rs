@@ -73,14 +73,22 @@ pub struct PostgresStore {
     subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
 }
 
+/// Reads a URL, without connecting.
+///
+/// # Errors
+/// Where `url` is no PostgreSQL URL.
+pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let options: PgConnectOptions = url.parse().map_err(StoreError::Url)?;
+    Ok(options.application_name("oriva-hub"))
+}
+
 impl PostgresStore {
     /// Prepares a pool; connects when first used.
     ///
     /// # Errors
     /// Where `url` is no PostgreSQL URL.
     pub fn new(url: &str, max_connections: u32) -> Result<Self, StoreError> {
-        let options: PgConnectOptions = url.parse()?;
-        let options = options.application_name("oriva-hub");
+        let options = options(url)?;
         let trust = Arc::new(Trust::default());
         let trusted = trust.clone();
         let pool = PgPoolOptions::new()

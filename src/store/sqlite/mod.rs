@@ -16,6 +16,7 @@ mod retention;
 mod webhooks;
 
 use std::{
+    path::Path,
     str::FromStr,
     sync::{Arc, RwLock},
     time::Duration,
@@ -52,6 +53,15 @@ pub struct SqliteStore {
     subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
 }
 
+/// Makes the file, for its owner alone, where it is missing; SQLite gives what it puts beside it the same rights.
+fn make_private(file: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl SqliteStore {
     /// Opens the file, making it and its folder where they are missing.
     ///
@@ -67,6 +77,7 @@ impl SqliteStore {
         if let Some(folder) = options.get_filename().parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(sqlx::Error::Io)?;
         }
+        make_private(options.get_filename()).map_err(sqlx::Error::Io)?;
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)

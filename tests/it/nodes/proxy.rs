@@ -8,7 +8,7 @@ use std::{
 
 use super::Nodes;
 use crate::harness::{
-    Socket, eventually,
+    App, Socket, eventually,
     ledger::{Load, Watcher, settle},
     redis::free_port,
 };
@@ -63,7 +63,8 @@ impl Drop for Balancer {
 
 /// Behind a balancer: events in order, and each node restarted in turn without a client losing anything.
 async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
-    let window = [("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "2")];
+    let window =
+        [("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "2"), ("ORIVA_HUB__SERVER__TRUSTED_PROXIES", "127.0.0.1/32")];
     let mut hub = Nodes::start_with(3, &window).await;
     let balancer = Balancer::start(&hub, example, run).await;
     let app = hub.app.at(balancer.addr);
@@ -86,7 +87,7 @@ async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
         old.signal("-TERM");
         assert_eq!(old.exit_code().await, Some(0));
         let url = hub.redis.url();
-        let env = [("REDIS_URL", &*url), window[0]];
+        let env = [("REDIS_URL", &*url), window[0], window[1]];
         hub.nodes.push(crate::harness::HubProcess::start_at(&hub.database, addr, &env).await);
     }
     let ledger = load.stop().await;
@@ -94,7 +95,19 @@ async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
     assert!(refused.iter().all(|status| [502, 503].contains(status)), "{refused:?}");
     assert!(watchers.iter().any(|watcher| watcher.connections() > 1), "some came back");
     let count = settle(&ledger, &watchers).await;
+    origins_are_known(&hub, &balancer, &app).await;
     eprintln!("{example}: {count} events, {} refused, {} unanswered", refused.len(), ledger.unanswered());
+}
+
+/// The audit log names the client that the balancer saw, not the balancer, nor whom the client says it speaks for.
+async fn origins_are_known(hub: &Nodes, balancer: &Balancer, app: &App) {
+    let client = reqwest::Client::builder().local_address(Some([127, 0, 0, 2].into())).build().unwrap();
+    let url = format!("http://{}/api/v1/apps/{}/notifications", balancer.addr, app.id);
+    let request = client.post(url).bearer_auth(&app.key).header("X-Forwarded-For", "203.0.113.7");
+    let answer = request.json(&App::notification("carol", "Lunch?")).send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let log = hub.admin("GET", "/api/v1/admin/audit?action=notification.created", None).await;
+    assert_eq!(log.body["entries"][0]["ip_address"], "127.0.0.2");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
