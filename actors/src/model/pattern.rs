@@ -32,7 +32,8 @@ impl EventPattern {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let rule = || {
             Invalid::new(
-                "must be an event type such as notification.dismissed, in which * stands for one segment, or ** for everything",
+                "must be a full event type such as notification.dismissed; * stands for one segment, a closing .** for one \
+                 or more, and ** alone for everything",
             )
         };
         let word =
