@@ -17,7 +17,7 @@ pub use database::{Backend, Database};
 pub use hub::TestHub;
 pub use postgres::PostgresServer;
 pub use process::HubProcess;
-pub use receiver::Receiver;
+pub use receiver::{Received, Receiver};
 pub use redis::{Proxy, RedisCluster, RedisServer};
 pub use socket::{Refused, Socket};
 
