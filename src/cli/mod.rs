@@ -3,6 +3,7 @@
 mod apps;
 mod archive;
 mod config;
+mod health;
 mod serve;
 mod shell;
 mod tokens;
@@ -88,6 +89,8 @@ enum Command {
     Archive(archive::ArchiveArgs),
     /// Print a stream's frames, one JSON a line; reconnects and resumes by itself
     Watch(watch::WatchArgs),
+    /// Ask a node whether it takes requests; exits with 1 where it does not
+    Health(health::HealthArgs),
     /// Settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -179,6 +182,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     let command = command.unwrap_or(Command::Serve(serve));
     let command = match command {
         Command::Watch(args) => return watch::run(args).await,
+        Command::Health(args) => return health::run(&args, global.json).await,
         Command::Completions(args) => {
             return shell::completions(&args);
         }
@@ -211,7 +215,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Token(command) => tokens::run(command, &loaded.config, json).await,
         Command::Archive(args) => archive::run(&args, &loaded.config, json).await,
         Command::Config(command) => config::run(&command, &loaded, json),
-        Command::Watch(_) | Command::Completions(_) | Command::Man(_) | Command::Openapi => Ok(()),
+        Command::Watch(_) | Command::Health(_) | Command::Completions(_) | Command::Man(_) | Command::Openapi => Ok(()),
     }
 }
 

@@ -102,7 +102,10 @@ async fn watch_once(
     let mut socket = match connect_async(request).await {
         Ok((socket, _)) => socket,
         Err(tungstenite::Error::Http(response)) if response.status().is_client_error() => {
-            return (End::Refused(format!("refused with HTTP {}", response.status())), false);
+            let problem = response.body().as_deref().and_then(|body| serde_json::from_slice::<Value>(body).ok());
+            let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+            let why = detail.map_or(String::new(), |detail| format!(": {detail}"));
+            return (End::Refused(format!("refused with HTTP {}{why}", response.status())), false);
         }
         Err(error) => return (End::Lost(error.to_string()), false),
     };

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::harness::{
-    Backend, Database, HubProcess,
+    Backend, Database, HubProcess, eventually,
     process::{command, create_app, run},
 };
 
@@ -292,6 +292,48 @@ async fn a_watcher_resumes_over_a_restart_of_the_hub() {
     let refused = command(&database, &["watch", "--url", &url, "--token", "x", "*"]).output().unwrap();
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), said.contains("4001")), (Some(1), true), "{said}");
+    let refused = command(&database, &["watch", "--url", &format!("{url}/api"), "--token", "x", "*"]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(said, "oriva-hub: refused with HTTP 404 Not Found: there is nothing at this address\n");
+}
+
+#[tokio::test]
+async fn health_says_whether_a_node_takes_requests() {
+    let database = Database::new(Backend::Sqlite).await;
+    let hub = HubProcess::start(&database, &[("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "10")]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let url = format!("http://{}", hub.addr);
+    // Neither settings nor a store are asked for.
+    let folder = tempfile::TempDir::new().unwrap();
+    let health = |args: &[&str]| {
+        let output = bare(folder.path(), &[&["health"], args].concat()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    assert_eq!(health(&["--url", &url]), (Some(0), "ready\n".to_owned(), String::new()));
+    assert_eq!(health(&["--url", &format!("{url}/"), "--json"]).1, "{\"status\":\"ready\"}\n");
+    let (code, _, said) = health(&["--url", &format!("{url}/api")]);
+    assert!(code == Some(1) && said.contains("HTTP 404") && said.contains("--url"), "{said}");
+
+    let mut sockets = Vec::new();
+    for n in 0..400 {
+        sockets.push(app.connect(&format!("user-{n}")).await);
+    }
+    hub.signal("-TERM");
+    let draining = (Some(1), String::new(), "oriva-hub: unavailable: draining\n".to_owned());
+    eventually("draining", async || health(&["--url", &url]) == draining).await;
+    drop(sockets);
+    assert_eq!(hub.exit_code().await, Some(0));
+    let (code, _, said) = health(&["--url", &url]);
+    assert!(code == Some(1) && said.contains("refused"), "{said}");
+
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (code, _, said) = health(&["--timeout", "1", "--url", &format!("http://{}", silent.local_addr().unwrap())]);
+    assert!(code == Some(1) && said.contains("timed out"), "{said}");
+    for url in ["localhost:8080", "ftp://localhost", "http://"] {
+        let (code, _, said) = health(&["--url", url]);
+        assert!(code == Some(2) && said.contains("--url"), "{url}: {said}");
+    }
 }
 
 async fn start_at(database: &Database, addr: std::net::SocketAddr) -> HubProcess {
