@@ -3,10 +3,12 @@
 
 mod first_run;
 mod nodes;
+mod sole;
 mod tls;
 
 use std::{
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -28,7 +30,7 @@ use oriva_hub_actors::{
 };
 use tokio::time::Instant;
 
-use self::nodes::Nodes;
+use self::{nodes::Nodes, sole::Sole};
 use crate::{
     auth::{Authenticator, Sealer},
     config::{Config, ConfigError, Secrets},
@@ -79,6 +81,10 @@ pub enum ServeError {
     FirstRun(#[from] HubError),
     #[error("server.bind (--bind): cannot listen on {0}")]
     Bind(SocketAddr, #[source] std::io::Error),
+    #[error("database.url: {} is served by another hub; several nodes take PostgreSQL and Redis", .0.display())]
+    Served(PathBuf),
+    #[error("database.url: {}", .0.display())]
+    Lock(PathBuf, #[source] std::io::Error),
     #[error("server")]
     Http(#[from] std::io::Error),
 }
@@ -111,6 +117,8 @@ pub struct Server {
     http: actix_server::Server,
     addr: SocketAddr,
     window: Duration,
+    /// Where the store is an embedded one.
+    _sole: Option<Sole>,
 }
 
 impl Server {
@@ -124,6 +132,7 @@ impl Server {
         // What is most often wrong first, before anything runs that would have to be stopped again.
         let tls = tls::load(&config.server.tls)?;
         let socket = bind(config.server.bind)?;
+        let sole = config.embedded_file().map(|file| Sole::of(&file)).transpose()?;
         let store = open_store(config).await?;
         let secrets = secrets(config, &*store).await?;
         if migrate {
@@ -168,7 +177,7 @@ impl Server {
         }
         tracing::info!(%addr, tls = config.server.tls.cert.is_some(), embedded = config.is_embedded(), "listening");
         let window = Duration::from_secs(config.server.shutdown_timeout_seconds);
-        Ok(Self { hub, store, auth, handed, http, addr, window })
+        Ok(Self { hub, store, auth, handed, http, addr, window, _sole: sole })
     }
 
     #[must_use]

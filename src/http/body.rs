@@ -9,7 +9,7 @@ use actix_web::{
     web::{Bytes, BytesMut, Data},
 };
 use futures_util::StreamExt as _;
-use oriva_hub_actors::model::{Invalid, parse_json};
+use oriva_hub_actors::model::{Invalid, parse_json, whole};
 use serde_json::{Map, Value};
 
 use super::problem::{Code, Problem};
@@ -184,13 +184,21 @@ impl Fields {
         if self.is_there(name) { self.optional_text(name, parse) } else { None }
     }
 
-    fn is_there(&mut self, name: &str) -> bool {
-        let is_there = self.map.get(name).is_some_and(|value| !value.is_null());
-        if !is_there {
+    /// Whether a field is absent or null. It is taken then.
+    pub fn lacks(&mut self, name: &str) -> bool {
+        let lacks = self.map.get(name).is_none_or(Value::is_null);
+        if lacks {
             self.map.remove(name);
+        }
+        lacks
+    }
+
+    fn is_there(&mut self, name: &str) -> bool {
+        let lacks = self.lacks(name);
+        if lacks {
             self.fault(name, "is required");
         }
-        is_there
+        !lacks
     }
 
     /// An array of 1 to `max` items.
@@ -250,16 +258,6 @@ impl Fields {
         }
         if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
     }
-}
-
-/// A whole number from 0 on, however it is written: JSON knows no integers, and some languages write `60.0`.
-pub fn whole(value: &Value) -> Option<u64> {
-    // Beyond it not every whole number is one.
-    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
-    value.as_u64().or_else(|| {
-        let number = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(number))?;
-        Some(number as u64)
-    })
 }
 
 /// PostgreSQL can store neither text nor jsonb with it.

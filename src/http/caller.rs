@@ -29,6 +29,8 @@ use crate::{
 /// What is kept of a `User-Agent`.
 const USER_AGENT_CHARACTERS: usize = 512;
 
+const WANTS_KEY: &str = "this route wants an app's API key";
+
 /// The class of a route, as a type.
 pub trait RouteClass: 'static {
     /// `None`: not limited.
@@ -108,12 +110,18 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
                 Some(Err(_)) => return Err(Problem::not_found()),
                 Some(Ok(asked)) if own != Some(asked) => {
                     hub.auth().app(asked).await?.ok_or_else(Problem::not_found)?;
-                    return Err(Problem::new(Code::Forbidden, "this credential does not open that app"));
+                    return Err(Problem::new(
+                        Code::Forbidden,
+                        match own {
+                            Some(_) => "this credential does not open that app",
+                            None => WANTS_KEY,
+                        },
+                    ));
                 }
                 _ => {}
             }
             let Caller::App(holder) = caller else {
-                return Err(Problem::new(Code::Forbidden, "this route wants an app's API key"));
+                return Err(Problem::new(Code::Forbidden, WANTS_KEY));
             };
             spend(&request, &hub, &Spending::of(&holder), C::CLASS, 1).await?;
             Ok(Self { holder, class: PhantomData })
@@ -172,7 +180,7 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
             let hub = hub_of(&request)?;
             let caller = authenticate(&request, &hub).await?;
             let user = named_user(&request).as_deref().map(UserId::parse);
-            let user = user.transpose().map_err(|_| Problem::not_found())?;
+            let user = user.transpose().map_err(|rule| Problem::malformed_id("user_id", &rule))?;
             if user.as_ref().is_some_and(|user| user.as_str().contains(char::REPLACEMENT_CHARACTER)) {
                 // The path was no UTF-8.
                 return Err(Problem::not_found());
@@ -190,7 +198,7 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
             if let (Some(own), Some(asked)) = (&token_user, &user)
                 && own != asked
             {
-                return Err(Problem::new(Code::Forbidden, "this token opens its own user's notifications alone"));
+                return Err(Problem::new(Code::Forbidden, "a token opens what is its own user's alone"));
             }
             spend(&request, &hub, &spending, C::CLASS, 1).await?;
             let reach = Reach { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };

@@ -158,7 +158,7 @@ fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> actix_w
 }
 
 async fn unknown_route() -> Problem {
-    Problem::not_found()
+    Problem::no_route()
 }
 
 fn method_not_allowed(request: &HttpRequest, allow: String) -> Problem {

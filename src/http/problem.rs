@@ -4,7 +4,7 @@ use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,
     http::{StatusCode, header},
 };
-use oriva_hub_actors::model::NotificationId;
+use oriva_hub_actors::model::{Invalid, NotificationId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -112,6 +112,17 @@ impl Problem {
         Self::new(Code::NotFound, "there is nothing at this address")
     }
 
+    #[must_use]
+    pub fn no_route() -> Self {
+        Self::new(Code::NotFound, "there is no route at this address; GET /docs shows all there are")
+    }
+
+    /// For an id in a path that nobody can have, with the rule it breaks.
+    #[must_use]
+    pub fn malformed_id(name: &str, rule: &Invalid) -> Self {
+        Self::new(Code::NotFound, format!("there is nothing at this address: {name} {rule}"))
+    }
+
     /// With the notification whose external id it is.
     #[must_use]
     pub fn duplicate_external_id(owner: NotificationId) -> Self {
@@ -164,9 +175,9 @@ impl Problem {
     }
 }
 
-/// An error, as RFC 9457 has it, with the members of contract §2.
+/// An error (RFC 9457), with what every error of the hub says beside (contract §2).
 #[derive(Serialize, ToSchema)]
-#[schema(as = Problem)]
+#[schema(as = Problem, description = "An error (RFC 9457), with what every error of the hub says beside.")]
 pub struct ProblemBody<'a> {
     r#type: String,
     title: &'a str,
@@ -230,7 +241,9 @@ impl From<HubError> for Problem {
         match error {
             HubError::Invalid(fields) => Self::invalid(fields),
             HubError::NotFound => Self::not_found(),
-            HubError::Forbidden => Self::new(Code::Forbidden, "this credential does not open that"),
+            HubError::Forbidden => {
+                Self::new(Code::Forbidden, "this credential does not open that: it is another app's or user's")
+            }
             HubError::DuplicateExternalId(owner) => Self::duplicate_external_id(owner),
             HubError::InvalidTransition(error) => Self::new(Code::InvalidTransition, error.to_string()),
             HubError::Conflict(detail) => Self::new(Code::Conflict, detail),

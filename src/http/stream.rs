@@ -117,7 +117,7 @@ async fn serve<T: IntoTransport>(
         return Ok(());
     }
     if request.path() != PATH {
-        return refuse(&mut framed, &id, &Problem::not_found()).await;
+        return refuse(&mut framed, &id, &Problem::no_route()).await;
     }
     if let Err(error) = ws::verify_handshake(request.head()) {
         return refuse(&mut framed, &id, &Problem::new(Code::ValidationFailed, error.to_string())).await;

@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::{
     Partitions,
-    model::{Attempt, Backoff, Claim, Delivery, DeliveryId, SigningSecret, Target, Timestamp, WebhookId},
+    model::{
+        Attempt, Backoff, Claim, Delivery, DeliveryId, EventPattern, SigningSecret, Target, Timestamp, WebhookId,
+        futile_patterns,
+    },
     ports::{Deliveries, Unavailable},
 };
 use tokio::sync::Semaphore;
@@ -86,12 +89,16 @@ fn warns_at(share: u32, disable_after: u32) -> u32 {
     disable_after.saturating_mul(share).div_ceil(100)
 }
 
-/// What an app is shown of a webhook that keeps failing.
+/// What an app is told of a webhook that keeps failing, or whose patterns no event can match.
 #[must_use]
 pub fn warning(webhook: &Webhook, disable_after: u32) -> Option<String> {
     let failures = webhook.consecutive_failures;
-    let warns = webhook.is_active && failures >= warns_at(WARNINGS[0], disable_after);
-    warns.then(|| format!("{failures} attempts failed in a row; at {disable_after} the webhook is disabled"))
+    let fails = webhook.is_active && failures >= warns_at(WARNINGS[0], disable_after);
+    let failing =
+        fails.then(|| format!("{failures} attempts failed in a row; at {disable_after} the webhook is disabled"));
+    let patterns: Vec<_> = webhook.subscribed_events.iter().flat_map(|text| EventPattern::parse(text)).collect();
+    let warnings: Vec<_> = failing.into_iter().chain(futile_patterns(&patterns)).collect();
+    (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 
 /// Where a webhook's deliveries go, its secrets opened.

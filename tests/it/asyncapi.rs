@@ -20,6 +20,7 @@ fn check(schema: &Value, value: &Value, at: &str) {
     let is = |name: &str| match name {
         "string" => value.is_string(),
         "integer" => value.is_u64(),
+        "number" => value.is_number(),
         "boolean" => value.is_boolean(),
         "object" => value.is_object(),
         "array" => value.is_array(),
@@ -64,12 +65,16 @@ async fn every_frame_and_every_delivery_is_as_documented() {
     let mut socket = app.connect("alice").await;
     hold(&socket.welcome.clone());
     for request in [
-        json!({"action": "subscribe", "event_types": ["**"], "after": 0, "after_broadcast": 0, "id": "1"}),
-        json!({"action": "ping", "id": "2"}),
+        json!({"action": "subscribe", "event_types": ["**", "order.*"], "after": 0, "after_broadcast": 0, "id": "1"}),
+        json!({"action": "ping", "id": 2}),
         json!({"action": "nonsense", "id": "3"}),
         json!({"action": "refresh", "token": app.token("alice").await, "id": "4"}),
         json!({"action": "unsubscribe", "event_types": ["notification.*"], "id": "5"}),
     ] {
+        if request["action"] != "nonsense" {
+            let payload = &document["components"]["messages"][request["action"].as_str().unwrap()]["payload"];
+            check(payload, &request, "a request");
+        }
         socket.send(request.clone()).await;
         hold(&socket.frame().await);
         if request["action"] == "subscribe" {

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::harness::{
-    Backend, Database, HubProcess, eventually,
+    App, Backend, Database, HubProcess, eventually,
     process::{command, create_app, run},
 };
 
@@ -87,7 +87,7 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         (vec!["config", "check"], Some(("ORIVA_HUB__STREAM__TYPO", "1")), "stream.typo"),
         (vec!["config", "check"], Some(("DATABASE_URL", "mysql://x")), "database.url"),
         (vec!["config", "check"], Some(("DATABASE_URL", "postgres://x/y")), "auth.token_secret"),
-        (vec!["serve"], Some(("DATABASE_URL", "postgres://x/y")), "auth.token_secret"),
+        (vec!["serve", "--bind", "127.0.0.1:0"], Some(("DATABASE_URL", "postgres://x/y")), "auth.token_secret"),
         (vec!["config", "check"], Some(("REDIS_URL", "http://x")), "redis.url"),
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ADMIN_KEY", "short")), "auth.admin_key"),
         (vec!["config", "check"], Some(("ORIVA_HUB__AUTH__ENCRYPTION_KEY", "short")), "auth.encryption_key"),
@@ -104,7 +104,7 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         (vec!["app", "list"], Some(("DATABASE_URL", "postgres://hub:ab/c+d=@localhost/hub")), "%2F"),
         (vec!["config", "check"], Some(("ORIVA_HUB_SERVER__BIND", "127.0.0.1:1")), "ORIVA_HUB_SERVER__BIND: "),
         (vec!["config", "check"], Some(("ORIVA_HUB_AUTH_ADMIN_KEY", "x")), "ORIVA_HUB_AUTH_ADMIN_KEY: "),
-        (vec!["serve", "--config", PRODUCTION], None, "database.url must be set"),
+        (vec!["serve", "--config", PRODUCTION, "--bind", "127.0.0.1:0"], None, "database.url must be set"),
         (vec!["config", "check"], Some(("ORIVA_HUB__SERVER__TRUSTED_PROXIES", "10.0.0.1")), "server.trusted_proxies"),
         (vec!["config", "check"], Some(("ORIVA_HUB__SERVER__TLS__CERT", "x.pem")), "server.tls.cert"),
         (
@@ -294,7 +294,10 @@ async fn a_watcher_resumes_over_a_restart_of_the_hub() {
     assert_eq!((refused.status.code(), said.contains("4001")), (Some(1), true), "{said}");
     let refused = command(&database, &["watch", "--url", &format!("{url}/api"), "--token", "x", "*"]).output().unwrap();
     let said = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!(said, "oriva-hub: refused with HTTP 404 Not Found: there is nothing at this address\n");
+    assert_eq!(
+        said,
+        "oriva-hub: refused with HTTP 404 Not Found: there is no route at this address; GET /docs shows all there are\n"
+    );
 }
 
 #[tokio::test]
@@ -334,6 +337,19 @@ async fn health_says_whether_a_node_takes_requests() {
         let (code, _, said) = health(&["--url", url]);
         assert!(code == Some(2) && said.contains("--url"), "{url}: {said}");
     }
+}
+
+#[tokio::test]
+async fn an_embedded_store_is_served_by_one_hub() {
+    let database = Database::new(Backend::Sqlite).await;
+    let hub = HubProcess::start(&database, &[]).await;
+    let output = command(&database, &["serve", "--bind", "127.0.0.1:0"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("is served by another hub"), "{said}");
+    let app = create_app(&database, hub.addr, "a", false);
+    assert_eq!(app.post(&App::event("alice", "1")).await.status, 200);
+    hub.kill();
+    HubProcess::start(&database, &[]).await;
 }
 
 async fn start_at(database: &Database, addr: std::net::SocketAddr) -> HubProcess {

@@ -53,7 +53,7 @@ async fn an_event_is_checked_field_by_field(backend: Backend) {
     let app = hub.app("a").await;
     let long = |n: usize| "x".repeat(n);
     let cases: Vec<(&str, Value, &str)> = vec![
-        ("user_id", Value::Null, "required"),
+        ("user_id", Value::Null, "user_id is required, unless audience is all"),
         ("user_id", json!(7), "string"),
         ("user_id", json!("a b"), "visible"),
         ("user_id", json!(long(129)), "128"),
@@ -177,6 +177,16 @@ async fn credentials_are_checked_in_the_contracts_order(backend: Backend) {
         let answer = send(hub.addr, "POST", path, credential, &[], bad_body.clone()).await;
         assert_eq!((answer.status, answer.code()), (status, code), "{path}");
         assert_eq!(answer.header("www-authenticate").is_empty(), status != 401);
+    }
+    for (credential, path, part) in [
+        (&*token, "/api/v1/apps/a/events", "wants an app's API key"),
+        (&*other.key, "/api/v1/apps/a/events", "does not open that app"),
+        (&*token, "/api/v1/users/bob/presence", "its own user's alone"),
+        (&*app.key, "/api/v1/users/a%20b/presence", "user_id must be"),
+        (&*app.key, "/api/v1/nothing", "no route at this address"),
+    ] {
+        let answer = send(hub.addr, "GET", path, Some(credential), &[], None).await;
+        assert!(answer.body["detail"].as_str().unwrap().contains(part), "{path}: {}", answer.body);
     }
     let expired = app.token_for("alice", 1).await;
     tokio::time::sleep(std::time::Duration::from_millis(2100)).await;

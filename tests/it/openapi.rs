@@ -17,6 +17,7 @@ fn the_document_in_the_repository_is_the_programs() {
     let kept = include_str!("../../docs/openapi.yml");
     let made = openapi::yaml().unwrap();
     assert!(kept == made, "docs/openapi.yml is not up to date: oriva-hub openapi > docs/openapi.yml");
+    assert!(!made.contains("contract"), "its readers have no contract");
 }
 
 /// `{user_id:.*}` and `{user_id}` are one.

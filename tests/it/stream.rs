@@ -164,6 +164,14 @@ async fn mistakes_are_answered_and_survived(backend: Backend) {
     assert_eq!(server.ask(json!({"action": "refresh", "token": foreign})).await["code"], "validation_failed");
     let answer = server.ask(json!({"action": "subscribe", "event_types": ["*"], "after_broadcast": 0})).await;
     assert_eq!(answer["code"], "validation_failed");
+    let both = json!({"action": "subscribe", "event_types": ["*"], "after": 0, "after_broadcast": 7});
+    assert_eq!(server.ask(both).await, json!({"type": "subscribed", "event_types": ["*"]}));
+    let (_, resumed) = server.replayed().await;
+    assert_eq!(resumed["recovered"], true, "{resumed}: an app's stream holds its broadcasts");
+    let futile = socket.ask(json!({"action": "subscribe", "event_types": ["order.*", "notification.*"]})).await;
+    assert_eq!((&futile["type"], &futile["event_types"][0]), (&json!("subscribed"), &json!("order.*")));
+    let warning = futile["warning"].as_str().unwrap();
+    assert!(warning.starts_with("no event can match order.*: "), "{warning}");
     assert_eq!(socket.ask(json!({"action": "ping", "id": "p"})).await, json!({"type": "pong", "id": "p"}));
 }
 

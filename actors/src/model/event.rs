@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 
 use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, TraceParent, UserId};
 
-/// The four categories of contract §4.
+/// What an event is about; the first segment of its full type (contract §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(description = "What an event is about; the first segment of its full type.")]
 pub enum Category {
     Notification,
     User,

@@ -17,6 +17,17 @@ pub fn parse_json(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice::<Plain>(text).map(|Plain(value)| value)
 }
 
+/// A whole number from 0 on, however it is written: JSON knows no integers, and some languages write `60.0`.
+#[must_use]
+pub fn whole(value: &Value) -> Option<u64> {
+    // Beyond it not every whole number is one.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    value.as_u64().or_else(|| {
+        let number = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(number))?;
+        Some(number as u64)
+    })
+}
+
 struct Plain(Value);
 
 impl<'de> Deserialize<'de> for Plain {

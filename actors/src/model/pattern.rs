@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Invalid;
+use super::{Category, Invalid};
 
 /// Patterns one socket or webhook may hold.
 pub const MAX_PATTERNS: usize = 100;
@@ -78,6 +78,29 @@ impl EventPattern {
     }
 }
 
+impl EventPattern {
+    /// Whether any event's full type could match: it has a category, and something after it.
+    #[must_use]
+    pub fn can_match(&self) -> bool {
+        if self.shape == Shape::All {
+            return true;
+        }
+        self.text.split_once('.').is_some_and(|(category, _)| category == "*" || Category::parse(category).is_ok())
+    }
+}
+
+/// What whoever subscribes is told of the patterns among these that no event could match; most often a category is missing.
+pub fn futile_patterns<'a>(patterns: impl IntoIterator<Item = &'a EventPattern>) -> Option<String> {
+    let futile: Vec<&str> =
+        patterns.into_iter().filter(|pattern| !pattern.can_match()).map(EventPattern::as_str).collect();
+    (!futile.is_empty()).then(|| {
+        format!(
+            "no event can match {}: a full type begins with its category, notification, user, session or transaction",
+            futile.join(", ")
+        )
+    })
+}
+
 impl fmt::Display for EventPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -106,6 +129,19 @@ mod tests {
         ] {
             assert_eq!(EventPattern::parse(pattern).unwrap().matches(full_type), expected, "{pattern} {full_type}");
         }
+    }
+
+    #[test]
+    fn what_has_no_category_matches_no_event() {
+        let parse = |text| EventPattern::parse(text).unwrap();
+        for good in ["*", "**", "*.created", "*.*", "*.**", "notification.**", "transaction.order.*", "user.a"] {
+            assert!(parse(good).can_match(), "{good}");
+        }
+        let futile = ["notification", "created", "order.*", "orders.**", "notifications.created"].map(parse);
+        assert!(futile.iter().all(|pattern| !pattern.can_match()));
+        let warning = futile_patterns(futile.iter().chain(&[parse("user.a")])).unwrap();
+        assert!(warning.contains("notification, created, order.*, orders.**, notifications.created: "), "{warning}");
+        assert_eq!(futile_patterns(&[parse("user.a")]), None);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Frames from a client: parsed into types, or into a mistake that is answered and survived.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::model::{EventPattern, MAX_PATTERNS, Offset, parse_json};
+use crate::model::{EventPattern, MAX_PATTERNS, Offset, parse_json, whole};
 
 /// The client's own mark on a frame, echoed in the answer: a string or a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,26 +41,10 @@ pub struct Mistake {
     pub id: Option<FrameId>,
 }
 
-#[derive(Deserialize)]
-#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
-enum Raw {
-    Subscribe {
-        event_types: Vec<String>,
-        #[serde(default)]
-        after: Option<Offset>,
-        #[serde(default)]
-        after_broadcast: Option<Offset>,
-        #[serde(default)]
-        epoch: Option<String>,
-    },
-    Unsubscribe {
-        event_types: Vec<String>,
-    },
-    Refresh {
-        token: String,
-    },
-    Ping {},
-}
+/// What one answer tells of: a frame of nothing but mistakes gets none many times its length.
+const MAX_FAULTS: usize = 10;
+
+const ACTIONS: &str = "action must be subscribe, unsubscribe, refresh or ping";
 
 /// Parses the text of one message.
 ///
@@ -81,31 +65,93 @@ pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, Mistake> {
         Some(id) if id.is_number() || id.as_str().is_some_and(|text| text.len() <= 128) => Some(FrameId(id)),
         Some(_) => return Err(invalid("id must be a number or a string of at most 128 bytes".to_owned(), None)),
     };
-    let raw: Raw = match serde_json::from_value(value) {
-        Ok(raw) => raw,
-        Err(error) => return Err(invalid(error.to_string(), id)),
+    let action = object.remove("action");
+    let mut fields = Fields { map: object, faults: Vec::new() };
+    let frame = match action.as_ref().and_then(Value::as_str) {
+        Some("subscribe") => {
+            let patterns = fields.patterns();
+            let (after, after_broadcast) = (fields.offset("after"), fields.offset("after_broadcast"));
+            let epoch = fields.text("epoch");
+            ClientFrame::Subscribe { patterns, after, after_broadcast, epoch, id: id.clone() }
+        }
+        Some("unsubscribe") => ClientFrame::Unsubscribe { patterns: fields.patterns(), id: id.clone() },
+        Some("refresh") => {
+            if !matches!(fields.map.get("token"), Some(Value::String(_))) {
+                fields.map.remove("token");
+                fields.fault("token must be a string");
+            }
+            ClientFrame::Refresh { token: fields.text("token").unwrap_or_default(), id: id.clone() }
+        }
+        Some("ping") => ClientFrame::Ping { id: id.clone() },
+        _ => return Err(invalid(ACTIONS.to_owned(), id)),
     };
-    let parse_patterns = |event_types: Vec<String>, id: &Option<FrameId>| {
-        if event_types.is_empty() || event_types.len() > MAX_PATTERNS {
-            return Err(invalid(format!("event_types must hold 1 to {MAX_PATTERNS} patterns"), id.clone()));
+    match fields.finish() {
+        Ok(()) => Ok(frame),
+        Err(message) => Err(invalid(message, id)),
+    }
+}
+
+/// A frame being taken apart: what is not taken is unknown, and every fault is told, up to [`MAX_FAULTS`].
+struct Fields<'a> {
+    map: &'a mut Map<String, Value>,
+    faults: Vec<String>,
+}
+
+impl Fields<'_> {
+    fn fault(&mut self, message: impl Into<String>) {
+        if self.faults.len() < MAX_FAULTS {
+            self.faults.push(message.into());
         }
-        event_types
-            .iter()
-            .map(|text| {
-                EventPattern::parse(text).map_err(|rule| invalid(format!("event_types: {text:?} {rule}"), id.clone()))
-            })
-            .collect::<Result<Vec<_>, _>>()
-    };
-    Ok(match raw {
-        Raw::Subscribe { event_types, after, after_broadcast, epoch } => {
-            ClientFrame::Subscribe { patterns: parse_patterns(event_types, &id)?, after, after_broadcast, epoch, id }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.map.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn offset(&mut self, name: &str) -> Option<Offset> {
+        let value = self.take(name)?;
+        let offset = whole(&value);
+        if offset.is_none() {
+            self.fault(format!("{name} must be a whole number from 0 on"));
         }
-        Raw::Unsubscribe { event_types } => {
-            ClientFrame::Unsubscribe { patterns: parse_patterns(event_types, &id)?, id }
+        offset
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) => Some(text),
+            _ => {
+                self.fault(format!("{name} must be a string"));
+                None
+            }
         }
-        Raw::Refresh { token } => ClientFrame::Refresh { token, id },
-        Raw::Ping {} => ClientFrame::Ping { id },
-    })
+    }
+
+    fn patterns(&mut self) -> Vec<EventPattern> {
+        let items = match self.take("event_types") {
+            Some(Value::Array(items)) if (1..=MAX_PATTERNS).contains(&items.len()) => items,
+            _ => {
+                self.fault(format!("event_types must be an array of 1 to {MAX_PATTERNS} patterns"));
+                return Vec::new();
+            }
+        };
+        let mut patterns = Vec::with_capacity(items.len());
+        for item in &items {
+            match item.as_str().map(EventPattern::parse) {
+                Some(Ok(pattern)) => patterns.push(pattern),
+                Some(Err(rule)) => self.fault(format!("event_types: {item} {rule}")),
+                None => self.fault(format!("event_types: {item} must be a string")),
+            }
+        }
+        patterns
+    }
+
+    fn finish(mut self) -> Result<(), String> {
+        for name in std::mem::take(self.map).keys() {
+            self.fault(format!("{name} is not a field of this action"));
+        }
+        if self.faults.is_empty() { Ok(()) } else { Err(self.faults.join("; ")) }
+    }
 }
 
 #[cfg(test)]
@@ -130,13 +176,23 @@ mod tests {
         for (text, code, part) in [
             (&b"{"[..], "malformed_json", "JSON"),
             (b"[]", "validation_failed", "object"),
-            (br#"{"action":"dance","id":7}"#, "validation_failed", "dance"),
+            (br#"{"action":"dance","id":7}"#, "validation_failed", "subscribe, unsubscribe, refresh or ping"),
             (br#"{"event_types":["*"]}"#, "validation_failed", "action"),
-            (br#"{"action":"subscribe","event_types":["*"],"aftr":1}"#, "validation_failed", "aftr"),
-            (br#"{"action":"subscribe","event_types":"*"}"#, "validation_failed", "sequence"),
+            (br#"{"action":"subscribe","event_types":["*"],"aftr":1}"#, "validation_failed", "aftr is not a field"),
+            (br#"{"action":"subscribe","event_types":"*"}"#, "validation_failed", "event_types must be an array"),
             (br#"{"action":"subscribe","event_types":[]}"#, "validation_failed", "1 to 100"),
-            (br#"{"action":"subscribe","event_types":["A"]}"#, "validation_failed", "A"),
-            (br#"{"action":"subscribe","event_types":["*"],"after":-1}"#, "validation_failed", "-1"),
+            (
+                br#"{"action":"subscribe","event_types":["A"]}"#,
+                "validation_failed",
+                r#"event_types: "A" must be a full"#,
+            ),
+            (br#"{"action":"subscribe","event_types":[7]}"#, "validation_failed", "event_types: 7 must be a string"),
+            (br#"{"action":"subscribe","event_types":["*"],"after":-1}"#, "validation_failed", "after must be a whole"),
+            (br#"{"action":"subscribe","after":-1}"#, "validation_failed", "patterns; after must be a whole"),
+            (br#"{"action":"subscribe","event_types":["*"],"epoch":1}"#, "validation_failed", "epoch must be a string"),
+            (br#"{"action":"refresh"}"#, "validation_failed", "token must be a string"),
+            (br#"{"action":"refresh","token":null}"#, "validation_failed", "token must be a string"),
+            (br#"{"action":"ping","token":"x"}"#, "validation_failed", "token is not a field of this action"),
             (br#"{"action":"ping","id":{}}"#, "validation_failed", "id"),
         ] {
             let mistake = parse_client_frame(text).unwrap_err();
@@ -144,5 +200,9 @@ mod tests {
             assert!(mistake.message.contains(part), "{mistake:?}");
         }
         assert!(parse_client_frame(br#"{"action":"dance","id":7}"#).unwrap_err().id.is_some());
+        let many: Map<String, Value> = (0..1000).map(|n| (format!("f{n}"), Value::Null)).collect();
+        let mut many = Value::Object(many);
+        many["action"] = "ping".into();
+        assert!(parse_client_frame(many.to_string().as_bytes()).unwrap_err().message.len() < 500);
     }
 }

@@ -24,6 +24,8 @@ pub enum ServerFrame<'a> {
     Subscribed {
         event_types: Vec<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        warning: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },
     Unsubscribed {

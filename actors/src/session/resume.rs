@@ -8,7 +8,7 @@ use super::{
     state::{Effect, State, push},
 };
 use crate::{
-    model::{EventPattern, Offset, StreamKind},
+    model::{EventPattern, Offset, StreamKind, futile_patterns},
     ports::Page,
     protocol::{FrameId, ServerFrame, pattern_texts},
     pump::SocketKey,
@@ -26,30 +26,31 @@ impl State {
         &mut self,
         socket: SocketKey,
         patterns: Vec<EventPattern>,
-        resume: Resume,
+        mut resume: Resume,
         id: Option<FrameId>,
         effects: &mut Vec<Effect>,
     ) {
         let mut refuse =
             |code, message: &str| push(socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
-        let resumes = resume.after.is_some() || resume.after_broadcast.is_some();
-        if resume.after_broadcast.is_some() && !self.follows_broadcasts() {
+        if !self.follows_broadcasts() && resume.after_broadcast.take().is_some() && resume.after.is_none() {
             return refuse(
                 "validation_failed",
-                "after_broadcast is for users' sockets: an app's stream holds its broadcasts too, so after is enough",
+                "after_broadcast is for users' sockets: an app's stream holds its broadcasts too; send its offset as after",
             );
         }
+        let resumes = resume.after.is_some() || resume.after_broadcast.is_some();
         let (now, epoch, turn) = (self.positions(), self.epoch.clone(), self.turns);
         let Some(member) = self.member(socket) else { return };
         if resumes && member.replay.is_some() {
             return refuse("conflict", "a replay is under way on this socket; wait for its resumed");
         }
+        let warning = futile_patterns(&patterns);
         let previously = member.subscriptions.clone();
         if let Err(TooManyPatterns) = member.subscribe(patterns) {
             return refuse("validation_failed", "event_types: a socket holds at most 100 patterns");
         }
         let event_types = pattern_texts(member.subscriptions.iter().map(|held| &held.pattern));
-        push(socket, &ServerFrame::Subscribed { event_types, id: id.as_ref() }, effects);
+        push(socket, &ServerFrame::Subscribed { event_types, warning, id: id.as_ref() }, effects);
         if !resumes {
             return;
         }

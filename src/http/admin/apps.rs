@@ -4,7 +4,7 @@ use actix_web::{
     HttpResponse,
     web::{Data, Path},
 };
-use oriva_hub_actors::model::{AppId, Timestamp};
+use oriva_hub_actors::model::{AppId, Timestamp, whole};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         Problem,
-        body::{Body, Fields, whole},
+        body::{Body, Fields},
         caller::Admin,
         openapi::{
             answers::{Exclusive, Named, Operator, WithBody},

@@ -211,7 +211,11 @@ fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<Field>>
         _ => Err(Invalid("must be all, or absent".to_owned())),
     });
     let user_id = match audience {
-        None => fields.required("user_id", UserId::parse).map(Some),
+        None if fields.lacks("user_id") => {
+            fields.fault("user_id", "is required, unless audience is all");
+            None
+        }
+        None => fields.optional("user_id", UserId::parse).map(Some),
         Some(()) => {
             if fields.take("user_id").is_some() {
                 fields.fault("user_id", "must be absent where audience is all");

@@ -48,7 +48,7 @@ pub async fn issue(
     path: Path<(String, String)>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let user = UserId::parse(&path.1).map_err(|_| Problem::not_found())?;
+    let user = UserId::parse(&path.1).map_err(|rule| Problem::malformed_id("user_id", &rule))?;
     let mut fields = Fields::new(body.object_or_nothing().await?);
     let ttl = fields.integer("ttl_seconds", 1..=MAX_TTL_SECONDS).unwrap_or(DEFAULT_TTL_SECONDS);
     fields.finish().map_err(Problem::invalid)?;

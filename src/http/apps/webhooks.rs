@@ -42,7 +42,7 @@ struct WebhookView<'a> {
     subscribed_events: &'a [String],
     is_active: bool,
     disabled_reason: Option<&'a str>,
-    /// Where it keeps failing and is going to be disabled.
+    /// Where it keeps failing and is going to be disabled, or a pattern of it can match no event.
     warning: Option<String>,
     description: Option<&'a str>,
     last_delivery_at: Option<Timestamp>,

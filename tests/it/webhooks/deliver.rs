@@ -233,6 +233,9 @@ async fn a_webhook_that_keeps_failing_warns(backend: Backend) {
     let body = json!({"webhook_url": receiver.url("/switch"), "subscribed_events": ["**"], "max_retries": 1});
     let id = app.webhook_with(&body).await["webhook_id"].clone();
     let webhook = async || app.webhook_request("GET", &id, "", None).await.body;
+    let futile = app.webhook(&receiver.url("/ok"), &["notification.*", "order.*"]).await;
+    let warning = futile["warning"].as_str().unwrap();
+    assert!(warning.starts_with("no event can match order.*: "), "{warning}");
     for n in 0..2 {
         app.publish("alice", n).await;
     }

@@ -70,7 +70,9 @@ struct DeliveryView<'a> {
     event_id: EventId,
     event_type: &'a str,
     status: DeliveryStatus,
+    /// All that were made, those before a redelivery too. The answer of a redelivery leaves them out.
     attempts: Vec<AttemptView<'a>>,
+    /// Attempts since it was last made due.
     attempt_count: u16,
     next_attempt_at: Option<Timestamp>,
     created_at: Timestamp,
