@@ -9,7 +9,7 @@ pub mod crypto;
 pub mod http;
 pub mod hub;
 pub mod limits;
-pub mod link;
+pub mod redis_client;
 pub mod metrics;
 pub mod outbound;
 pub mod presence;

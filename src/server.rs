@@ -151,7 +151,7 @@ impl Server {
             places: nodes.parts.presence.clone(),
         };
         let online = Partitions::start(&realtime(config, epoch), outside);
-        let limits = Limits::new(config.rate_limits.clone(), nodes.link.clone());
+        let limits = Limits::new(config.rate_limits.clone(), nodes.client.clone());
         let (nodes, credentials) = nodes.start(&online);
         let webhooks = start_webhooks(config, &secrets, &store, &online).await?;
         let writer = Writer::start(store.clone(), online.clone(), webhooks.actors.clone());

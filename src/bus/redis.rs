@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::keeper::RedisBusParts;
 use super::{BusState, NodeBus, message::Message};
-use crate::link::Link;
+use crate::redis_client::RedisClient;
 
 /// Messages that may wait to be told; past that other nodes are told of a doubt instead.
 const OUTBOX: usize = 16 * 1024;
@@ -81,12 +81,12 @@ impl Status {
 impl RedisBus {
     /// The handle, and what [`RedisBusParts::start`] makes a bus of.
     #[must_use]
-    pub fn new(link: Arc<Link>, node: NodeId) -> (Arc<Self>, RedisBusParts) {
+    pub fn new(client: Arc<RedisClient>, node: NodeId) -> (Arc<Self>, RedisBusParts) {
         let (orders, ordered) = mpsc::unbounded_channel();
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let status = Arc::new(Status::default());
         let bus = Self { orders, outbox, status: status.clone() };
-        (Arc::new(bus), RedisBusParts { link, node, ordered, outgoing, status })
+        (Arc::new(bus), RedisBusParts { client, node, ordered, outgoing, status })
     }
 
     fn send(&self, stream: Option<StreamKey>, message: Message) {

@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, ConfigError, secrets};
-use crate::{archive, link};
+use crate::{archive, redis_client};
 
 /// # Errors
 /// The first setting that breaks its rule, and the rule.
@@ -55,7 +55,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     rule((1..=1000).contains(&config.database.max_connections), "database.max_connections must be between 1 and 1000")?;
     let is_redis = |url: &SecretString| {
         ["redis://", "rediss://"].iter().any(|scheme| url.expose_secret().starts_with(scheme))
-            && link::is_url(url.expose_secret())
+            && redis_client::is_url(url.expose_secret())
     };
     rule(
         config.redis.url.as_ref().is_none_or(is_redis),

@@ -14,7 +14,7 @@ const REMEMBERED: u64 = 1_000_000;
 
 /// One spender's window.
 struct Window {
-    opened: Instant,
+    connections: Instant,
     length: Duration,
     spent: Mutex<u32>,
 }
@@ -31,10 +31,10 @@ impl Default for LocalLimits {
 impl LocalLimits {
     pub(super) fn spend(&self, spender: &Spender, class: Class, quota: Quota, cost: u32) -> Result<Budget, Exhausted> {
         let window = self.0.get_with((spender.clone(), class), || {
-            Arc::new(Window { opened: Instant::now(), length: quota.window, spent: Mutex::new(0) })
+            Arc::new(Window { connections: Instant::now(), length: quota.window, spent: Mutex::new(0) })
         });
         let mut spent = window.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let reset_in = window.length.saturating_sub(window.opened.elapsed());
+        let reset_in = window.length.saturating_sub(window.connections.elapsed());
         let left = quota.limit.saturating_sub(*spent);
         let budget = |remaining| Budget { class, quota, remaining, reset_in };
         if cost > left {

@@ -13,7 +13,7 @@ use oriva_hub_actors::model::{AppId, UserId};
 use self::redis::RedisLimits;
 use local::LocalLimits;
 
-use crate::{config::RateLimits, link::Link};
+use crate::{config::RateLimits, client::RedisClient};
 
 /// A class of routes, with its own budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,11 +78,11 @@ enum Spent {
 }
 
 impl Limits {
-    /// Counted in this process or, over a link, by all nodes together.
+    /// Counted in this process or, in Redis by all nodes together.
     #[must_use]
-    pub fn new(config: RateLimits, link: Option<Arc<Link>>) -> Self {
+    pub fn new(config: RateLimits, client: Option<Arc<RedisClient>>) -> Self {
         let spent =
-            link.map_or_else(|| Spent::Here(LocalLimits::default()), |link| Spent::Shared(RedisLimits::new(link)));
+            client.map_or_else(|| Spent::Here(LocalLimits::default()), |client| Spent::Shared(RedisLimits::new(client)));
         Self { config, spent }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use redis::{RedisResult, Script};
 
 use super::{Budget, Class, Exhausted, LocalLimits, Quota, Spender};
-use crate::link::{Connection, Link};
+use crate::redis_client::{Connection, RedisClient};
 
 /// A Redis that takes longer is as good as away.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -37,7 +37,7 @@ return {1, limit - spent - cost, ends_in}
 
 /// Budgets over all nodes.
 pub struct RedisLimits {
-    link: Arc<Link>,
+    client: Arc<RedisClient>,
     script: Script,
     local: LocalLimits,
     resting_until: Mutex<Option<Instant>>,
@@ -46,9 +46,9 @@ pub struct RedisLimits {
 
 impl RedisLimits {
     #[must_use]
-    pub fn new(link: Arc<Link>) -> Self {
+    pub fn new(client: Arc<RedisClient>) -> Self {
         Self {
-            link,
+            client,
             script: Script::new(SPEND),
             local: LocalLimits::default(),
             resting_until: Mutex::default(),
@@ -84,7 +84,7 @@ impl RedisLimits {
 
     fn connection(&self) -> Option<Connection> {
         let rests = *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if rests.is_some_and(|until| Instant::now() < until) { None } else { self.link.connection() }
+        if rests.is_some_and(|until| Instant::now() < until) { None } else { self.client.connection() }
     }
 
     async fn ask(
@@ -100,7 +100,7 @@ impl RedisLimits {
             Spender::User(app, user) => format!("user:{app}:{user}"),
         };
         self.script
-            .key(self.link.name(&format!("spent:{}:{whose}", class.as_str())))
+            .key(self.client.name(&format!("spent:{}:{whose}", class.as_str())))
             .arg(quota.limit)
             .arg(cost)
             .arg(u64::try_from(quota.window.as_millis()).unwrap_or(u64::MAX))

@@ -24,14 +24,14 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::keeper::RedisPlacesParts;
 use self::keeper::{Names, Order};
 use super::{Presence, Unknown};
-use crate::link::Link;
+use crate::redis_client::RedisClient;
 
 /// Fields of a hash that are read at once.
 const SCANNED: usize = 1000;
 
 /// Places over all nodes.
 pub struct RedisPlaces {
-    link: Arc<Link>,
+    client: Arc<RedisClient>,
     orders: mpsc::UnboundedSender<Order>,
     /// The name under which this node holds places now.
     own: Arc<RwLock<Option<NodeId>>>,
@@ -40,11 +40,11 @@ pub struct RedisPlaces {
 impl RedisPlaces {
     /// The handle, and what [`RedisPlacesParts::start`] makes places of.
     #[must_use]
-    pub fn new(link: Arc<Link>) -> (Arc<Self>, RedisPlacesParts) {
+    pub fn new(client: Arc<RedisClient>) -> (Arc<Self>, RedisPlacesParts) {
         let (orders, ordered) = mpsc::unbounded_channel();
         let own = Arc::new(RwLock::default());
-        let parts = RedisPlacesParts { link: link.clone(), ordered, own: own.clone() };
-        (Arc::new(Self { link, orders, own }), parts)
+        let parts = RedisPlacesParts { client: client.clone(), ordered, own: own.clone() };
+        (Arc::new(Self { client, orders, own }), parts)
     }
 
     fn own(&self) -> Option<NodeId> {
@@ -53,7 +53,7 @@ impl RedisPlaces {
 
     /// The other nodes that live.
     async fn others(&self) -> Result<Vec<String>, Unknown> {
-        let names = Names::of(&self.link);
+        let names = Names::of(&self.client);
         let mut question = Pipeline::new();
         question.cmd("TIME").cmd("ZRANGE").arg(&names.nodes).arg(0).arg(-1).arg("WITHSCORES");
         let ((seconds, micros), nodes): ((i64, i64), Vec<(String, f64)>) = self.ask(&question).await?;
@@ -63,8 +63,8 @@ impl RedisPlaces {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, question: &Pipeline) -> Result<T, Unknown> {
-        let pool = self.link.pool().ok_or(Unknown)?;
-        let answer: RedisResult<T> = pool.ask(question).await;
+        let pool = self.client.pool().ok_or(Unknown)?;
+        let answer: RedisResult<T> = pool.query(question).await;
         answer.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "places of other nodes unknown");
             Unknown
@@ -92,7 +92,7 @@ impl Places for RedisPlaces {
 #[async_trait]
 impl Presence for RedisPlaces {
     async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<Held>, Unknown> {
-        let names = Names::of(&self.link);
+        let names = Names::of(&self.client);
         let others = self.others().await?;
         if others.is_empty() {
             return Ok(Vec::new());
@@ -106,7 +106,7 @@ impl Presence for RedisPlaces {
     }
 
     async fn users_elsewhere(&self, here: &HashSet<String>) -> Result<usize, Unknown> {
-        let names = Names::of(&self.link);
+        let names = Names::of(&self.client);
         let mut users = HashSet::new();
         for node in self.others().await? {
             let mut cursor = 0_u64;

@@ -10,7 +10,7 @@ use crate::{
     bus::{LocalBus, RedisBus, RedisBusParts},
     config::{Config, ConfigError},
     hub::NodeParts,
-    link::Link,
+    client::RedisClient,
     presence::{LocalPlaces, RedisPlaces, RedisPlacesParts},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Nodes {
     pub parts: NodeParts,
     /// Redis, where it is configured.
-    pub link: Option<Arc<Link>>,
+    pub client: Option<Arc<RedisClient>>,
     over_redis: Option<(RedisBusParts, RedisPlacesParts)>,
 }
 
@@ -30,16 +30,16 @@ impl Nodes {
         let Some(url) = &config.redis.url else {
             let bus = Arc::new(LocalBus::new(config.is_embedded()));
             let parts = NodeParts { node, bus, presence: Arc::new(LocalPlaces) };
-            return Ok(Self { parts, link: None, over_redis: None });
+            return Ok(Self { parts, client: None, over_redis: None });
         };
         // The library's words may repeat the URL, and with it a password.
-        let link = Link::new(url.expose_secret(), epoch)
+        let client = RedisClient::new(url.expose_secret(), epoch)
             .map_err(|_| ConfigError("redis.url must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]".to_owned()))?;
-        let link = Arc::new(link);
-        let (bus, bus_parts) = RedisBus::new(link.clone(), node);
-        let (presence, places_parts) = RedisPlaces::new(link.clone());
+        let client = Arc::new(client);
+        let (bus, bus_parts) = RedisBus::new(client.clone(), node);
+        let (presence, places_parts) = RedisPlaces::new(client.clone());
         let parts = NodeParts { node, bus, presence };
-        Ok(Self { parts, link: Some(link), over_redis: Some((bus_parts, places_parts)) })
+        Ok(Self { parts, client: Some(client), over_redis: Some((bus_parts, places_parts)) })
     }
 
     /// Begins to hear and to tell. What is returned wakes whoever looks after credentials.

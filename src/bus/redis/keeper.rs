@@ -22,7 +22,7 @@ use tokio::{
 use super::{Order, Outgoing, Status};
 use crate::{
     bus::message::{Message, Strange, channel_of},
-    link::{Link, Opened, Subscriber},
+    client::{RedisClient, RedisConnections, Subscriber},
 };
 
 /// Messages from Redis that may wait here; past that sessions look into the store.
@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a bus is made of.
 pub struct RedisBusParts {
-    pub(super) link: Arc<Link>,
+    pub(super) client: Arc<RedisClient>,
     pub(super) node: NodeId,
     pub(super) ordered: mpsc::UnboundedReceiver<Order>,
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
@@ -92,14 +92,14 @@ impl Keeper {
         let mut was_told = false;
         loop {
             let (pushes, pushed) = mpsc::channel(INBOX);
-            let link = self.parts.link.clone();
+            let client = self.parts.client.clone();
             let status = self.parts.status.clone();
-            let open = link.open(pushes, move || status.unheard.store(true, Ordering::SeqCst));
+            let open = client.connect(pushes, move || status.unheard.store(true, Ordering::SeqCst));
             let lost = match self.meanwhile(open).await {
-                Some(Ok(opened)) => {
+                Some(Ok(connections)) => {
                     let begun = Instant::now();
-                    let lost = self.serve(opened, pushed).await;
-                    self.parts.link.set(None);
+                    let lost = self.serve(connections, pushed).await;
+                    self.parts.client.set(None);
                     self.parts.status.set_up(false);
                     if begun.elapsed() > SILENCE {
                         (pause, was_told) = (pauses(), false);
@@ -152,11 +152,11 @@ impl Keeper {
     }
 
     /// Serves until the bus is lost.
-    async fn serve(&mut self, opened: Opened, mut pushed: mpsc::Receiver<PushInfo>) -> Lost {
-        let Opened { commands, pool, subscriber } = opened;
+    async fn serve(&mut self, connections: RedisConnections, mut pushed: mpsc::Receiver<PushInfo>) -> Lost {
+        let RedisConnections { commands, pool, subscriber } = connections;
         let Self { parts, online, credentials, followed } = self;
-        let RedisBusParts { link, node, ordered, outgoing, status } = parts;
-        let way = Way { link, node: *node, status, online, followed, is_sharded: subscriber.is_sharded() };
+        let RedisBusParts { client, node, ordered, outgoing, status } = parts;
+        let way = Way { client, node: *node, status, online, followed, is_sharded: subscriber.is_sharded() };
 
         let mut channels = way.beat_channels();
         channels.push(way.channel(&StreamKey::Broadcast));
@@ -167,7 +167,7 @@ impl Keeper {
         if let Err(lost) = way.is_writable(&mut commands.clone()).await {
             return lost;
         }
-        link.set(Some((commands.clone(), pool)));
+        client.set(Some((commands.clone(), pool)));
         status.set_up(true);
         // Whatever was said before this moment nobody here heard.
         online.look();
@@ -222,7 +222,7 @@ impl Drop for Leaving<'_> {
 
 /// The bus while it is connected.
 struct Way<'a> {
-    link: &'a Link,
+    client: &'a RedisClient,
     node: NodeId,
     status: &'a Status,
     online: &'a Partitions,
@@ -232,19 +232,19 @@ struct Way<'a> {
 
 impl Way<'_> {
     fn channel(&self, stream: &StreamKey) -> String {
-        self.link.name(&channel_of(stream))
+        self.client.name(&channel_of(stream))
     }
 
     fn beat_channels(&self) -> Vec<String> {
         match self.is_sharded {
-            false => vec![self.link.name("nodes")],
-            true => (0..SHARDED_BEATS).map(|n| self.link.name(&format!("nodes:{n}"))).collect(),
+            false => vec![self.client.name("nodes")],
+            true => (0..SHARDED_BEATS).map(|n| self.client.name(&format!("nodes:{n}"))).collect(),
         }
     }
 
     /// The stream of a channel; `None` where it is the nodes' own.
     fn stream(&self, channel: &str) -> Option<StreamKey> {
-        let name = channel.strip_prefix(&*self.link.name(""))?;
+        let name = channel.strip_prefix(&*self.client.name(""))?;
         match name.split_once(':') {
             Some(("user", id)) => UserId::parse(id).ok().map(StreamKey::User),
             Some(("app", id)) => AppId::parse(id).ok().map(StreamKey::App),
@@ -354,7 +354,7 @@ impl Way<'_> {
     async fn tell(
         &self,
         outgoing: &mut mpsc::Receiver<Outgoing>,
-        mut commands: crate::link::Connection,
+        mut commands: crate::redis_client::Connection,
     ) -> Result<(), Lost> {
         let mut batch: Vec<Outgoing> = Vec::with_capacity(AT_ONCE);
         loop {
@@ -381,8 +381,8 @@ impl Way<'_> {
     /// Whether this is still the server that takes what is written. One that was made a replica passes messages on to its
     /// own subscribers alone; the name that it was reached by leads to another by now, or soon will. Other refusals (no
     /// memory, no right) do not stand in a message's way.
-    async fn is_writable(&self, commands: &mut crate::link::Connection) -> Result<(), Lost> {
-        let name = self.link.name("written");
+    async fn is_writable(&self, commands: &mut crate::redis_client::Connection) -> Result<(), Lost> {
+        let name = self.client.name("written");
         let written = redis::cmd("SET").arg(name).arg(1).arg("EX").arg(60).query_async::<()>(commands).await;
         match written {
             Err(error) if error.code() == Some("READONLY") => Err(error.into()),
@@ -391,7 +391,7 @@ impl Way<'_> {
     }
 
     /// Says that this node lives, and listens for itself and the others.
-    async fn beat(&self, mut commands: crate::link::Connection, heard: &Heard) -> Result<(), Lost> {
+    async fn beat(&self, mut commands: crate::redis_client::Connection, heard: &Heard) -> Result<(), Lost> {
         let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats: Vec<(String, Vec<u8>)> = self

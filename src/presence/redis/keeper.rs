@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use crate::link::{Connection, Link};
+use crate::redis_client::{Connection, RedisClient};
 
 /// How long what a node holds counts after it was last heard of. A dead node's places are free by then.
 const LEASE: Duration = Duration::from_secs(10);
@@ -92,8 +92,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn of(link: &Link) -> Self {
-        Self { nodes: link.name_together("nodes"), places: link.name_together("places:") }
+    pub(super) fn of(client: &RedisClient) -> Self {
+        Self { nodes: client.name_together("nodes"), places: client.name_together("places:") }
     }
 
     pub(super) fn places_of(&self, node: &str) -> String {
@@ -116,7 +116,7 @@ pub(super) enum Order {
 
 /// What places are made of.
 pub struct RedisPlacesParts {
-    pub(super) link: Arc<Link>,
+    pub(super) client: Arc<RedisClient>,
     pub(super) ordered: mpsc::UnboundedReceiver<Order>,
     pub(super) own: Arc<RwLock<Option<NodeId>>>,
 }
@@ -124,11 +124,11 @@ pub struct RedisPlacesParts {
 impl RedisPlacesParts {
     /// Starts counting; `online` says what this node holds.
     pub fn start(self, online: Partitions) {
-        let Self { link, ordered, own } = self;
-        let names = Names::of(&link);
+        let Self { client, ordered, own } = self;
+        let names = Names::of(&client);
         actix_rt::spawn(
             Keeper {
-                link,
+                client,
                 names,
                 online,
                 own,
@@ -144,7 +144,7 @@ impl RedisPlacesParts {
 }
 
 struct Keeper {
-    link: Arc<Link>,
+    client: Arc<RedisClient>,
     names: Names,
     online: Partitions,
     own: Arc<RwLock<Option<NodeId>>>,
@@ -167,7 +167,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 _ = renewal.tick() => {}
-                () = self.link.changed() => {}
+                () = self.client.changed() => {}
                 count = self.ordered.recv_many(&mut orders, AT_ONCE) => if count == 0 { return },
             }
             let batch = std::mem::take(&mut orders);
@@ -177,7 +177,7 @@ impl Keeper {
             }
             let is_renewal = batch.is_empty();
             let is_last = batch.iter().any(|order| matches!(order, Order::Leave(_)));
-            let outcome = match self.link.connection() {
+            let outcome = match self.client.connection() {
                 Some(mut connection) if self.resting_until.is_none_or(|until| until <= Instant::now()) => {
                     self.work(&mut connection, batch, is_renewal).await
                 }

@@ -1,8 +1,8 @@
-//! The way to Redis: one server or a cluster, found out when it is opened. Commands of the whole node share one pipelined
-//! connection; questions that answer much have a pool of their own.
+//! The Redis client of a node, for one server or a cluster (detected when it connects). All commands share one pipelined
+//! connection. Queries with long answers use a small pool, so that no command waits behind them.
 //!
-//! Names in Redis begin with the store's epoch, so that hubs with different stores never hear of each other, and a store
-//! that was put back from a backup begins anew.
+//! Key and channel names begin with the store's epoch. So hubs with different stores that share a Redis never see each
+//! other's messages, and a store restored from a backup starts with empty counts.
 
 mod connection;
 
@@ -19,97 +19,96 @@ use tokio::sync::{Notify, mpsc};
 
 pub use connection::{Connection, Pool, Subscriber};
 
-/// What a connection may take to be made.
+/// Time limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a command may take.
+/// Time limit for one command.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections for questions.
+/// Connections in the pool for queries with long answers.
 const POOLED: usize = 4;
 
-/// Whether this can be read as the URL of a Redis, and names nothing that this hub does not do.
+/// Whether `url` is a Redis URL that this hub supports. `#insecure` is refused: certificates are always verified.
 #[must_use]
 pub fn is_url(url: &str) -> bool {
     let names_host = url.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']));
-    // Certificates are always verified.
     names_host && !url.ends_with("#insecure") && url.into_connection_info().is_ok()
 }
 
-/// Redis, whether or not it answers now. Cheap to share; [`Link::connection`] is whatever is good at the moment.
-pub struct Link {
+/// Access to Redis, whether or not it is reachable now. The bus task connects and publishes the connections here; the
+/// other users take what [`RedisClient::connection`] has at the moment and do without Redis while it is `None`.
+pub struct RedisClient {
     info: ConnectionInfo,
     epoch: Arc<str>,
     current: RwLock<Option<(Connection, Pool)>>,
     changed: Notify,
 }
 
-/// What was opened: for the keeper of the link (see `bus`).
-pub struct Opened {
+/// All connections to one Redis, opened together by [`RedisClient::connect`].
+pub struct RedisConnections {
     pub commands: Connection,
     pub pool: Pool,
     pub subscriber: Subscriber,
 }
 
-impl Link {
-    /// Reads the URL; opens nothing yet.
+impl RedisClient {
+    /// Parses the URL. Does not connect.
     ///
     /// # Errors
-    /// Where it is no Redis URL.
+    /// `url` is not a Redis URL.
     pub fn new(url: &str, epoch: Arc<str>) -> RedisResult<Self> {
         let info = url.into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         Ok(Self { info: info.set_redis_settings(settings), epoch, current: RwLock::default(), changed: Notify::new() })
     }
 
-    /// A name of this hub's own. In a cluster, names spread over the servers.
+    /// A key or channel name of this hub. In a cluster such names are spread over the servers.
     #[must_use]
     pub fn name(&self, rest: &str) -> String {
         format!("hub:{}:{rest}", self.epoch)
     }
 
-    /// A name that one server keeps together with all others made so: for scripts over several keys.
+    /// A key name with the hub's hash tag: a cluster keeps all of these on one server, as scripts over several keys need.
     #[must_use]
     pub fn name_together(&self, rest: &str) -> String {
         format!("{{hub:{}}}:{rest}", self.epoch)
     }
 
-    /// The connection for commands, while there is one that answers.
+    /// The connection for commands; `None` while Redis is unreachable.
     #[must_use]
     pub fn connection(&self) -> Option<Connection> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map(|(connection, _)| connection.clone())
     }
 
-    /// The connections for questions, while there are any.
+    /// The pool for queries with long answers; `None` while Redis is unreachable.
     #[must_use]
     pub fn pool(&self) -> Option<Pool> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map(|(_, pool)| pool.clone())
     }
 
-    /// From now on everybody uses this, or nothing.
+    /// Publishes new connections to all users, or `None` when Redis was lost.
     pub fn set(&self, now: Option<(Connection, Pool)>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = now;
         self.changed.notify_one();
     }
 
-    /// Returns when the connections became others. For one who waits.
+    /// Completes at the next call of [`RedisClient::set`]. Wakes one waiter only.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Opens all connections anew. What is pushed to the subscriber goes to `pushes`; what does not fit there is counted
-    /// by `lost`.
+    /// Opens new connections. Pub/sub messages go to `pushes`; `dropped` is called for each one that does not fit there.
     ///
     /// # Errors
-    /// Where Redis is away, or refuses.
-    pub async fn open(
+    /// Redis is unreachable or refuses the connection.
+    pub async fn connect(
         &self,
         pushes: mpsc::Sender<PushInfo>,
-        lost: impl Fn() + Send + Sync + 'static,
-    ) -> RedisResult<Opened> {
+        dropped: impl Fn() + Send + Sync + 'static,
+    ) -> RedisResult<RedisConnections> {
         let push = move |push: PushInfo| {
             if let Err(mpsc::error::TrySendError::Full(_)) = pushes.try_send(push) {
-                lost();
+                dropped();
             }
             Ok::<(), std::convert::Infallible>(())
         };
@@ -118,11 +117,11 @@ impl Link {
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
         let mut commands = client.get_multiplexed_async_connection_with_config(&config).await?;
-        // Who may not ask is not refused for it: a user with few rights is told nothing of clusters.
+        // A Redis user without the right to INFO is treated as connected to a single server.
         let about: RedisResult<String> = redis::cmd("INFO").arg("cluster").query_async(&mut commands).await;
         let about = match about {
             Ok(about) => about,
-            // It was not refused: a cluster's server that did not answer must not be taken for one that is alone.
+            // No answer is not a refusal: a cluster's server must not be mistaken for a single one.
             Err(error) if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 return Err(error);
             }
@@ -136,14 +135,14 @@ impl Link {
                     .response_timeout(RESPONSE_TIMEOUT)
                     .retries(1)
             };
-            return Ok(Opened {
+            return Ok(RedisConnections {
                 commands: Connection::Cluster(builder().build()?.get_async_connection().await?),
                 pool: Pool::cluster([self.info.clone()], POOLED)?,
                 subscriber: Subscriber::Cluster(builder().push_sender(push).build()?.get_async_connection().await?),
             });
         }
         let config = config.set_push_sender(push);
-        Ok(Opened {
+        Ok(RedisConnections {
             commands: Connection::Single(commands),
             pool: Pool::single(self.info.clone(), POOLED)?,
             subscriber: Subscriber::Single(client.get_multiplexed_async_connection_with_config(&config).await?),
@@ -151,7 +150,7 @@ impl Link {
     }
 }
 
-/// What a pool's failure says.
+/// A pool's error as a Redis error.
 fn pool_failed(error: impl std::fmt::Display) -> RedisError {
     RedisError::from((redis::ErrorKind::Io, "no pooled connection", error.to_string()))
 }

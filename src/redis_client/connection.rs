@@ -1,4 +1,4 @@
-//! One server or a cluster, behind one face.
+//! Connections to one Redis server or to a cluster, behind the same types.
 
 use futures_util::{StreamExt as _, stream};
 use redis::{
@@ -9,9 +9,9 @@ use redis::{
 
 use super::{RESPONSE_TIMEOUT, pool_failed};
 
-/// Channels that one server is asked for at once.
+/// Channels of one SUBSCRIBE command.
 const CHANNELS: usize = 512;
-/// Channels that a cluster is asked for at once, each by itself: they live on different servers.
+/// Commands in flight to a cluster; each channel needs its own, because channels live on different servers.
 const AT_ONCE: usize = 64;
 
 /// A connection for commands. Clones share it, and what they send is pipelined in the order of sending.
@@ -25,7 +25,7 @@ impl Connection {
     /// Publishes messages in order, each to its channel.
     ///
     /// # Errors
-    /// Where not all were taken.
+    /// Redis did not accept all of them.
     pub async fn publish(&mut self, messages: &[(String, Vec<u8>)]) -> RedisResult<()> {
         match self {
             Self::Single(connection) => {
@@ -81,7 +81,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// The connection on which messages come.
+/// The connection that receives pub/sub messages.
 #[derive(Clone)]
 pub enum Subscriber {
     Single(MultiplexedConnection),
@@ -89,16 +89,16 @@ pub enum Subscriber {
 }
 
 impl Subscriber {
-    /// Whether channels live on different servers (sharded pub/sub).
+    /// Whether this is a cluster, where each channel lives on one server (sharded pub/sub).
     #[must_use]
     pub fn is_sharded(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 
-    /// Returns when the server has confirmed them all.
+    /// Subscribes, and returns when the server has confirmed every channel.
     ///
     /// # Errors
-    /// Where it did not.
+    /// The server did not confirm them.
     pub async fn subscribe(&self, channels: &[String]) -> RedisResult<()> {
         match self {
             Self::Single(connection) => {
@@ -108,17 +108,19 @@ impl Subscriber {
                 Ok(())
             }
             Self::Cluster(connection) => {
-                let asked = stream::iter(channels).map(|channel| {
+                let commands = stream::iter(channels).map(|channel| {
                     let mut connection = connection.clone();
                     async move { connection.ssubscribe(channel).await }
                 });
-                all(asked.buffer_unordered(AT_ONCE)).await
+                complete_all(commands.buffer_unordered(AT_ONCE)).await
             }
         }
     }
 
+    /// Unsubscribes, and returns when the server has confirmed every channel.
+    ///
     /// # Errors
-    /// Where the server did not confirm it.
+    /// The server did not confirm them.
     pub async fn unsubscribe(&self, channels: &[String]) -> RedisResult<()> {
         match self {
             Self::Single(connection) => {
@@ -128,24 +130,24 @@ impl Subscriber {
                 Ok(())
             }
             Self::Cluster(connection) => {
-                let asked = stream::iter(channels).map(|channel| {
+                let commands = stream::iter(channels).map(|channel| {
                     let mut connection = connection.clone();
                     async move { connection.sunsubscribe(channel).await }
                 });
-                all(asked.buffer_unordered(AT_ONCE)).await
+                complete_all(commands.buffer_unordered(AT_ONCE)).await
             }
         }
     }
 }
 
-async fn all(mut outcomes: impl stream::Stream<Item = RedisResult<()>> + Unpin) -> RedisResult<()> {
+async fn complete_all(mut outcomes: impl stream::Stream<Item = RedisResult<()>> + Unpin) -> RedisResult<()> {
     while let Some(outcome) = outcomes.next().await {
         outcome?;
     }
     Ok(())
 }
 
-/// Connections for questions whose answers are long: nothing else waits behind them.
+/// Pooled connections for queries with long answers, so that no command waits behind them.
 #[derive(Clone)]
 pub enum Pool {
     Single(deadpool_redis::Pool),
@@ -182,18 +184,18 @@ impl Pool {
         Ok(Self::Cluster(pool))
     }
 
-    /// Asks with a pipeline.
+    /// Runs a pipeline and returns its answers.
     ///
     /// # Errors
-    /// Where Redis does not answer.
-    pub async fn ask<T: redis::FromRedisValue>(&self, question: &Pipeline) -> RedisResult<T> {
+    /// Redis did not answer within twice the command time limit, or refused.
+    pub async fn query<T: redis::FromRedisValue>(&self, pipeline: &Pipeline) -> RedisResult<T> {
         let answer = async {
             match self {
-                Self::Single(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
-                Self::Cluster(pool) => question.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+                Self::Single(pool) => pipeline.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+                Self::Cluster(pool) => pipeline.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
             }
         };
-        // A cluster's connections have no deadline of their own here.
+        // deadpool's cluster connections have no response timeout of their own.
         match tokio::time::timeout(2 * RESPONSE_TIMEOUT, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
