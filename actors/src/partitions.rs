@@ -17,7 +17,7 @@ use crate::{
     protocol::{Close, ServerFrame},
     pump::{Pump, PumpHandle, SocketBounds},
     registry::{
-        Doubt, Hear, HeldBy, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore, Tally, Tell,
+        Resync, HeldBy, Received, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore, Tally, SendFrame,
     },
     socket::{Handed, Purpose, Transport},
     supervise::keep_running,
@@ -26,7 +26,7 @@ use actix::{Actor, Addr, Arbiter, Handler, Message, dev::SendError};
 use bytes::Bytes;
 
 /// How often a partition looks after its registry.
-const MENDING: Duration = Duration::from_millis(250);
+const RESYNC_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the realtime core is told of the configuration (section `stream`).
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ struct Partition {
     /// Sockets open.
     open: Arc<AtomicUsize>,
     /// Something may not have been routed: the registry has to compare with the store.
-    lost_one: Arc<AtomicBool>,
+    needs_resync: Arc<AtomicBool>,
 }
 
 /// A place that was taken for a socket to be.
@@ -158,7 +158,7 @@ impl Partitions {
     }
 
     /// Passes on what other nodes committed, each event with the one stream that it was heard on. A hint, as `publish`.
-    pub fn hear(&self, events: Vec<(StreamKey, Arc<Published>)>) {
+    pub fn receive(&self, events: Vec<(StreamKey, Arc<Published>)>) {
         let mut by_partition: Vec<Vec<_>> = self.partitions.iter().map(|_| Vec::new()).collect();
         for (stream, event) in events {
             if stream == StreamKey::Broadcast {
@@ -169,37 +169,37 @@ impl Partitions {
         }
         for (partition, events) in self.partitions.iter().zip(by_partition) {
             if !events.is_empty() {
-                partition.hint(Hear { events });
+                partition.hint(Received { events });
             }
         }
     }
 
     /// Passes on what is to be said to everybody of a stream on this node.
-    pub fn tell(&self, stream: StreamKey, frame: Bytes) {
+    pub fn send_frame(&self, stream: StreamKey, frame: Bytes) {
         // A hint that does not fit is not repeated.
-        let _ = self.of(&stream).registry().try_send(Tell { stream, frame });
+        let _ = self.of(&stream).registry().try_send(SendFrame { stream, frame });
     }
 
     /// Tells an app's sockets that one of its webhooks was disabled.
     pub fn tell_webhook_disabled(&self, app: &AppId, webhook: WebhookId, reason: &str) {
         let frame = ServerFrame::WebhookDisabled { webhook_id: webhook, reason }.encode();
         let stream = StreamKey::App(app.clone());
-        self.bus.tell(&stream, &frame);
+        self.bus.send_frame(&stream, &frame);
         // Where it does not fit, the webhook itself says why it is disabled.
-        self.tell(stream, frame);
+        self.send_frame(stream, frame);
     }
 
     /// Has every session, here and on other nodes, compare itself with the store: something may be committed that nobody
     /// was told of.
-    pub fn doubt(&self) {
-        self.look();
-        self.bus.doubt();
+    pub fn resync_all_nodes(&self) {
+        self.resync();
+        self.bus.request_resync();
     }
 
     /// Has every session of this node compare itself with the store, many streams a question.
-    pub fn look(&self) {
+    pub fn resync(&self) {
         for partition in self.partitions.iter() {
-            partition.lost_one.store(true, Ordering::SeqCst);
+            partition.needs_resync.store(true, Ordering::SeqCst);
         }
     }
 
@@ -317,13 +317,13 @@ impl Partition {
             pump: pump.clone(),
             wiring: wiring.clone(),
             open: Arc::new(AtomicUsize::new(0)),
-            lost_one: Arc::new(AtomicBool::new(false)),
+            needs_resync: Arc::new(AtomicBool::new(false)),
         };
         let (registry, open) = (partition.registry.clone(), partition.open.clone());
         let bounds = SocketBounds::of(&wiring.config);
         let handle = pump;
         arbiter.spawn(keep_running("pump", move || Pump::new(&handle, registry.clone(), bounds, open.clone()).run()));
-        arbiter.spawn(partition.mend(wiring));
+        arbiter.spawn(partition.supervise(wiring));
         partition
     }
 
@@ -343,16 +343,16 @@ impl Partition {
         Registry: Handler<M>,
     {
         if let Err(SendError::Full(_)) = self.registry().try_send(message) {
-            self.lost_one.store(true, Ordering::SeqCst);
+            self.needs_resync.store(true, Ordering::SeqCst);
         }
     }
 
     /// Watches over the registry: builds it anew after its end, and has it heal what did not fit its mailbox.
-    fn mend(&self, wiring: Arc<Wiring>) -> impl Future<Output = ()> + use<> {
-        let (slot, lost_one) = (self.registry.clone(), self.lost_one.clone());
+    fn supervise(&self, wiring: Arc<Wiring>) -> impl Future<Output = ()> + use<> {
+        let (slot, needs_resync) = (self.registry.clone(), self.needs_resync.clone());
         async move {
             loop {
-                tokio::time::sleep(MENDING).await;
+                tokio::time::sleep(RESYNC_INTERVAL).await;
                 let registry = slot.read().unwrap_or_else(PoisonError::into_inner).clone();
                 if !registry.connected() {
                     tracing::error!(
@@ -361,8 +361,8 @@ impl Partition {
                     *slot.write().unwrap_or_else(PoisonError::into_inner) = Registry::start(wiring.clone());
                     wiring.pump.close_all(Close::Internal);
                     wiring.others.recount();
-                } else if lost_one.swap(false, Ordering::SeqCst) && registry.try_send(Doubt).is_err() {
-                    lost_one.store(true, Ordering::SeqCst);
+                } else if needs_resync.swap(false, Ordering::SeqCst) && registry.try_send(Resync).is_err() {
+                    needs_resync.store(true, Ordering::SeqCst);
                 }
             }
         }

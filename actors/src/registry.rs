@@ -2,7 +2,7 @@
 
 #[cfg(feature = "testing")]
 pub(crate) mod bench;
-mod ends;
+mod heads;
 mod entry;
 
 use std::{
@@ -20,7 +20,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use self::{
-    ends::Ends,
+    heads::Heads,
     entry::{Entry, Online},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub use self::entry::Place;
 /// Batches that may wait for a registry; past that the handle remembers that something was lost (see `partitions`).
 const MAILBOX: usize = 1024;
 /// How often sessions that lost a message are told to compare themselves with the store.
-const MENDING: Duration = Duration::from_millis(250);
+const RESYNC_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why no place was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -84,14 +84,14 @@ pub(crate) struct Route {
 /// Events that other nodes committed, each with the one stream that it was heard on.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Hear {
+pub(crate) struct Received {
     pub events: Vec<(StreamKey, Arc<Published>)>,
 }
 
 /// Something may have been lost on the way here: compare with the store, now and for a while.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Doubt;
+pub(crate) struct Resync;
 
 /// What every user and app here holds.
 #[derive(Message)]
@@ -101,7 +101,7 @@ pub(crate) struct Tally;
 /// Something to say to everybody of a stream, beside its events.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Tell {
+pub(crate) struct SendFrame {
     pub stream: StreamKey,
     pub frame: Bytes,
 }
@@ -149,7 +149,7 @@ struct Vacate {
 pub(crate) struct Registry {
     wiring: Arc<Wiring>,
     entries: HashMap<StreamKey, Entry>,
-    ends: Ends,
+    heads: Heads,
     waiting: Vec<Join>,
     next_serial: u64,
     closed: bool,
@@ -166,7 +166,7 @@ impl Registry {
         Self {
             wiring,
             entries: HashMap::new(),
-            ends: Ends::default(),
+            heads: Heads::default(),
             waiting: Vec::new(),
             next_serial: 0,
             closed: false,
@@ -180,7 +180,7 @@ impl Registry {
     }
 
     fn join(&mut self, join: Join, ctx: &Context<Self>) {
-        let Some(broadcast) = &self.ends.broadcast else { return self.waiting.push(join) };
+        let Some(broadcast) = &self.heads.broadcast else { return self.waiting.push(join) };
         let stream = join.identity.stream();
         let Some(entry) = self.entries.get_mut(&stream) else {
             // Its place was given back in the meantime: it is gone.
@@ -258,8 +258,8 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.start_looking(ctx);
-        ctx.run_interval(MENDING, |registry, _| registry.entries.values_mut().for_each(Entry::mend));
+        self.start_reconciling(ctx);
+        ctx.run_interval(RESYNC_INTERVAL, |registry, _| registry.entries.values_mut().for_each(Entry::resync_if_needed));
     }
 }
 
@@ -325,19 +325,19 @@ impl Handler<Route> for Registry {
             }
             self.deliver(&StreamKey::App(event.event().app_id.clone()), &event);
             if event.event().offsets.broadcast.is_some() {
-                self.offer_broadcast(event, ctx);
+                self.accept_broadcast(event, ctx);
             }
         }
     }
 }
 
-impl Handler<Hear> for Registry {
+impl Handler<Received> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Hear { events }: Hear, ctx: &mut Self::Context) {
+    fn handle(&mut self, Received { events }: Received, ctx: &mut Self::Context) {
         for (stream, event) in events {
             if stream == StreamKey::Broadcast {
-                self.offer_broadcast(event, ctx);
+                self.accept_broadcast(event, ctx);
             } else if let Some(entry) = self.entries.get_mut(&stream) {
                 entry.deliver(&event, stream.kind());
             } else {
@@ -356,11 +356,11 @@ impl Handler<HeldBy> for Registry {
     }
 }
 
-impl Handler<Doubt> for Registry {
+impl Handler<Resync> for Registry {
     type Result = ();
 
-    fn handle(&mut self, _: Doubt, ctx: &mut Self::Context) {
-        self.doubt(ctx);
+    fn handle(&mut self, _: Resync, ctx: &mut Self::Context) {
+        self.resync(ctx);
     }
 }
 
@@ -375,12 +375,12 @@ impl Handler<Tally> for Registry {
     }
 }
 
-impl Handler<Tell> for Registry {
+impl Handler<SendFrame> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Tell { stream, frame }: Tell, _: &mut Self::Context) {
+    fn handle(&mut self, SendFrame { stream, frame }: SendFrame, _: &mut Self::Context) {
         if let Some(online) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
-            let _ = online.addr.try_send(ToSession::Tell { frame });
+            let _ = online.addr.try_send(ToSession::SendFrame { frame });
         }
     }
 }

@@ -77,7 +77,7 @@ pub(crate) enum ToSession {
     Learn {
         head: Offset,
     },
-    Tell {
+    SendFrame {
         frame: Bytes,
     },
     #[cfg(any(test, feature = "testing"))]
@@ -218,7 +218,7 @@ impl Handler<ToSession> for Session {
             ToSession::Deliver { kind, events } => Input::Deliver { kind, events },
             ToSession::CatchUp => Input::CatchUp,
             ToSession::Learn { head } => Input::Learn { head },
-            ToSession::Tell { frame } => Input::Tell { frame },
+            ToSession::SendFrame { frame } => Input::SendFrame { frame },
             #[cfg(any(test, feature = "testing"))]
             ToSession::Panic => panic!("a session that was told to panic"),
         };

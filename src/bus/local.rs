@@ -32,15 +32,15 @@ impl Bus for LocalBus {
 
     fn unfollow(&self, _: &StreamKey) {}
 
-    fn hears_all(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.alone
     }
 
     fn publish(&self, _: &[Arc<Published>]) {}
 
-    fn tell(&self, _: &StreamKey, _: &Bytes) {}
+    fn send_frame(&self, _: &StreamKey, _: &Bytes) {}
 
-    fn doubt(&self) {}
+    fn request_resync(&self) {}
 }
 
 #[async_trait]
@@ -51,7 +51,7 @@ impl NodeBus for LocalBus {
 
     fn credentials_changed(&self) {}
 
-    fn know(&self, _: &[NodeId]) {}
+    fn set_known_nodes(&self, _: &[NodeId]) {}
 
     async fn flush(&self) {}
 }

@@ -21,7 +21,7 @@ const FROM_PLATFORM: u8 = 1;
 const TRACED: u8 = 2;
 
 const BEAT: u8 = 0;
-const DOUBT: u8 = 1;
+const RESYNC: u8 = 1;
 const CREDENTIALS: u8 = 2;
 const EVENT: u8 = 3;
 const FRAME: u8 = 4;
@@ -32,7 +32,7 @@ pub(super) enum Message {
     /// It lives, and hears and is heard.
     Beat,
     /// Something may be committed that nobody can tell of.
-    Doubt,
+    Resync,
     /// A credential changed.
     Credentials,
     /// A committed event, on the channel of one of its streams.
@@ -43,7 +43,7 @@ pub(super) enum Message {
 
 /// Why a message was not understood.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Strange {
+pub(super) enum DecodeError {
     /// It was this node's own.
     Own,
     /// It is of another form.
@@ -61,7 +61,7 @@ impl Message {
         };
         match self {
             Self::Beat => head(BEAT, 0),
-            Self::Doubt => head(DOUBT, 0),
+            Self::Resync => head(RESYNC, 0),
             Self::Credentials => head(CREDENTIALS, 0),
             Self::Event(event) => {
                 let frame = event.frame(stream);
@@ -88,21 +88,21 @@ impl Message {
     }
 
     /// Reads what came on a channel of a stream of this kind, unless this node sent it.
-    pub(super) fn decode(bytes: Bytes, own: NodeId, stream: StreamKind) -> Result<(NodeId, Self), Strange> {
+    pub(super) fn decode(bytes: Bytes, own: NodeId, stream: StreamKind) -> Result<(NodeId, Self), DecodeError> {
         let (kind, origin) = match bytes.get(..HEAD) {
-            Some([VERSION, kind, origin @ ..]) => (*kind, NodeId(Uuid::from_slice(origin).map_err(|_| Strange::Form)?)),
-            _ => return Err(Strange::Form),
+            Some([VERSION, kind, origin @ ..]) => (*kind, NodeId(Uuid::from_slice(origin).map_err(|_| DecodeError::Form)?)),
+            _ => return Err(DecodeError::Form),
         };
         // Its own beat is what a node judges the way by.
         if origin == own && kind != BEAT {
-            return Err(Strange::Own);
+            return Err(DecodeError::Own);
         }
         let message = match kind {
             BEAT => Self::Beat,
-            DOUBT => Self::Doubt,
+            RESYNC => Self::Resync,
             CREDENTIALS => Self::Credentials,
             EVENT => {
-                let head = bytes.get(HEAD..HEAD + EVENT_HEAD).ok_or(Strange::Form)?;
+                let head = bytes.get(HEAD..HEAD + EVENT_HEAD).ok_or(DecodeError::Form)?;
                 let offset = |index: usize| {
                     head[index * 8..][..8].iter().fold(0_u64, |offset, byte| offset << 8 | u64::from(*byte))
                 };
@@ -113,19 +113,19 @@ impl Message {
                 let (trace, frame) = if flags & TRACED == 0 {
                     (None, rest)
                 } else {
-                    let trace = rest.first_chunk().ok_or(Strange::Form)?;
+                    let trace = rest.first_chunk().ok_or(DecodeError::Form)?;
                     (Some(TraceParent::from_bytes(*trace)), rest.slice(TraceParent::LENGTH..))
                 };
-                let event = Published::heard(stream, frame, offsets, flags & FROM_PLATFORM != 0, trace)
-                    .map_err(|_| Strange::Form)?;
+                let event = Published::beats(stream, frame, offsets, flags & FROM_PLATFORM != 0, trace)
+                    .map_err(|_| DecodeError::Form)?;
                 Self::Event(event)
             }
             FRAME => {
                 let frame = bytes.slice(HEAD..);
-                text_of(&frame).ok_or(Strange::Form)?;
+                text_of(&frame).ok_or(DecodeError::Form)?;
                 Self::Frame(frame)
             }
-            _ => return Err(Strange::Form),
+            _ => return Err(DecodeError::Form),
         };
         Ok((origin, message))
     }
@@ -155,12 +155,12 @@ mod tests {
             [(event("alice", 7, 42), StreamKind::User), (broadcast(3, 43), StreamKind::Broadcast)]
         {
             let bytes: Bytes = Message::Event(published.clone()).encode(other, stream).into();
-            assert_eq!(Message::decode(bytes.clone(), other, stream).unwrap_err(), Strange::Own);
-            let Ok((origin, Message::Event(heard))) = Message::decode(bytes, own, stream) else { panic!("an event") };
+            assert_eq!(Message::decode(bytes.clone(), other, stream).unwrap_err(), DecodeError::Own);
+            let Ok((origin, Message::Event(beats))) = Message::decode(bytes, own, stream) else { panic!("an event") };
             assert_eq!(origin, other);
-            assert_eq!(heard.event().offsets, published.event().offsets);
-            assert_eq!(heard.event().trace, published.event().trace);
-            assert_eq!(heard.frame(stream), published.frame(stream));
+            assert_eq!(beats.event().offsets, published.event().offsets);
+            assert_eq!(beats.event().trace, published.event().trace);
+            assert_eq!(beats.frame(stream), published.frame(stream));
         }
     }
 
@@ -170,9 +170,9 @@ mod tests {
         let traced = Published::new(Event { trace, ..event("alice", 7, 42).event().clone() });
         let bytes: Bytes = Message::Event(traced.clone()).encode(NodeId::generate(), StreamKind::User).into();
         let decoded = Message::decode(bytes.clone(), NodeId::generate(), StreamKind::User);
-        let Ok((_, Message::Event(heard))) = decoded else { panic!("an event") };
-        assert_eq!(heard.event().trace, trace);
-        assert_eq!(heard.frame(StreamKind::User), traced.frame(StreamKind::User));
+        let Ok((_, Message::Event(beats))) = decoded else { panic!("an event") };
+        assert_eq!(beats.event().trace, trace);
+        assert_eq!(beats.frame(StreamKind::User), traced.frame(StreamKind::User));
         for length in 0..bytes.len() {
             let part = Message::decode(bytes.slice(..length), NodeId::generate(), StreamKind::User);
             assert!(part.is_err(), "{length}");
@@ -189,10 +189,10 @@ mod tests {
         // Bytes that are no frame would break the sockets that they are passed on to.
         for frame in [&b""[..], b"hello", b"\x81\x7e\x01", b"\x81\x05hell", b"\x81\x01\xff"] {
             let message = Message::Frame(Bytes::copy_from_slice(frame)).encode(NodeId::generate(), StreamKind::User);
-            assert_eq!(Message::decode(message.into(), own, StreamKind::User).unwrap_err(), Strange::Form);
+            assert_eq!(Message::decode(message.into(), own, StreamKind::User).unwrap_err(), DecodeError::Form);
         }
         let mut newer = whole.to_vec();
         newer[0] = VERSION + 1;
-        assert_eq!(Message::decode(newer.into(), own, StreamKind::User).unwrap_err(), Strange::Form);
+        assert_eq!(Message::decode(newer.into(), own, StreamKind::User).unwrap_err(), DecodeError::Form);
     }
 }

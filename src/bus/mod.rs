@@ -51,7 +51,7 @@ pub trait NodeBus: Bus {
     fn credentials_changed(&self);
 
     /// The nodes that the store knows: those that are not heard may commit what nobody tells of.
-    fn know(&self, others: &[NodeId]);
+    fn set_known_nodes(&self, others: &[NodeId]);
 
     /// Returns when what was to be told is on its way; soon, whatever happens.
     async fn flush(&self);

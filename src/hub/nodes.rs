@@ -133,7 +133,7 @@ impl Hub {
         let on_bus = matches!(self.nodes.bus.state(), BusState::Connected | BusState::Split);
         let own = NodeBeat { node: self.nodes.node, on_bus, connections: state.places, users: state.users };
         let others = store.beat(&own).await?;
-        self.nodes.bus.know(&others.iter().map(|other| other.node).collect::<Vec<_>>());
+        self.nodes.bus.set_known_nodes(&others.iter().map(|other| other.node).collect::<Vec<_>>());
         *self.others.beats.lock().unwrap_or_else(PoisonError::into_inner) = others;
         Ok(())
     }

@@ -114,8 +114,8 @@ async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks
             one_by_one(store, online, &submissions).await
         }
         Err(error) => {
-            if error.is_in_doubt() {
-                online.doubt();
+            if error.is_outcome_unknown() {
+                online.resync_all_nodes();
             }
             let error = HubError::from(error);
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
@@ -155,8 +155,8 @@ async fn one_by_one(
             }
             outcome = append(store, std::slice::from_ref(submission)).await;
         }
-        if outcome.as_ref().is_err_and(StoreError::is_in_doubt) {
-            online.doubt();
+        if outcome.as_ref().is_err_and(StoreError::is_outcome_unknown) {
+            online.resync_all_nodes();
         }
         outcomes.push(outcome.map_err(HubError::from).and_then(|mut all| all.pop().ok_or(HubError::Overloaded)));
     }

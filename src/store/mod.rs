@@ -86,7 +86,7 @@ impl StoreError {
     /// Whether what was to be written may be written all the same: a connection that broke during the commit leaves
     /// that open, one that was never had does not.
     #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
+    pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Unavailable(cause) => !matches!(cause, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed),
             _ => false,

@@ -48,16 +48,16 @@ pub trait Bus: Send + Sync {
     fn unfollow(&self, stream: &StreamKey);
 
     /// Whether everything that other nodes commit is heard of. While not, sessions look for themselves.
-    fn hears_all(&self) -> bool;
+    fn is_complete(&self) -> bool;
 
     /// Tells other nodes of committed events, in the order of commit.
     fn publish(&self, events: &[Arc<Published>]);
 
     /// Has other nodes say something to everybody of a stream, beside its events.
-    fn tell(&self, stream: &StreamKey, frame: &Bytes);
+    fn send_frame(&self, stream: &StreamKey, frame: &Bytes);
 
     /// Has other nodes compare themselves with the store: something may be committed that nobody can tell of.
-    fn doubt(&self);
+    fn request_resync(&self);
 }
 
 /// Connection places, as all nodes count them.

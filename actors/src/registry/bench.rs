@@ -85,15 +85,15 @@ impl Bus for Nobody {
 
     fn unfollow(&self, _: &StreamKey) {}
 
-    fn hears_all(&self) -> bool {
+    fn is_complete(&self) -> bool {
         true
     }
 
     fn publish(&self, _: &[Arc<Published>]) {}
 
-    fn tell(&self, _: &StreamKey, _: &Bytes) {}
+    fn send_frame(&self, _: &StreamKey, _: &Bytes) {}
 
-    fn doubt(&self) {}
+    fn resync(&self) {}
 }
 
 impl Places for Nobody {

@@ -57,15 +57,15 @@ pub(super) struct Online {
     pub(super) addr: Addr<Session>,
     pub(super) serial: u64,
     /// A message did not fit its mailbox.
-    pub(super) lost_one: bool,
+    pub(super) needs_resync: bool,
     /// The highest offset of its stream that it was told of by this node or the store. Not by others: a hint that is wrong
     /// must not keep it from hearing what the store says.
-    told: Offset,
+    last_sent: Offset,
 }
 
 impl Online {
     pub(super) fn new(addr: Addr<Session>, serial: u64) -> Self {
-        Self { addr, serial, lost_one: false, told: 0 }
+        Self { addr, serial, needs_resync: false, last_sent: 0 }
     }
 }
 
@@ -83,7 +83,7 @@ impl Entry {
     /// An event that this node committed, so that its offset is the store's.
     pub(super) fn deliver_own(&mut self, event: &Arc<Published>, kind: StreamKind) {
         if let Some(online) = &mut self.session {
-            online.told = online.told.max(event.offset_in(kind));
+            online.last_sent = online.last_sent.max(event.offset_in(kind));
         }
         self.deliver(event, kind);
     }
@@ -101,26 +101,26 @@ impl Entry {
             && let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, events: events() })
         {
             metrics::counter!(measures::OVERFLOWS).increment(1);
-            online.lost_one = true;
+            online.needs_resync = true;
         }
     }
 
     /// Its stream reaches to here, as the store says.
     pub(super) fn learn(&mut self, head: Offset) {
         if let Some(online) = &mut self.session
-            && online.told < head
+            && online.last_sent < head
             && online.addr.try_send(ToSession::Learn { head }).is_ok()
         {
-            online.told = head;
+            online.last_sent = head;
         }
     }
 
     /// Has the session compare itself with the store, where a message did not fit.
-    pub(super) fn mend(&mut self) {
+    pub(super) fn resync_if_needed(&mut self) {
         if let Some(online) = &mut self.session
-            && online.lost_one
+            && online.needs_resync
         {
-            online.lost_one = online.addr.try_send(ToSession::CatchUp).is_err();
+            online.needs_resync = online.addr.try_send(ToSession::CatchUp).is_err();
         }
     }
 }

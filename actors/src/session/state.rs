@@ -47,7 +47,7 @@ pub(super) enum Input {
     Learn {
         head: Offset,
     },
-    Tell {
+    SendFrame {
         frame: Bytes,
     },
     Join(Join),
@@ -129,10 +129,10 @@ pub(super) struct State {
     /// The stream followed by right; `None` until its end is known.
     own: Option<Follower>,
     /// The highest offset heard of before that. The end that is asked for may have been read just before it.
-    announced: Offset,
+    highest_heard: Offset,
     broadcast: Follower,
-    own_end: HeadQuery,
-    broadcast_end: HeadQuery,
+    own_head_query: HeadQuery,
+    broadcast_head_query: HeadQuery,
     /// Who came before the stream's end was known.
     newcomers: Vec<Join>,
     pub(super) members: Vec<(SocketKey, Member)>,
@@ -150,10 +150,10 @@ impl State {
             replay_burst_bytes: config.max_backlog_bytes / 2,
             compress_from: config.compress_from.unwrap_or(usize::MAX),
             own: None,
-            announced: 0,
+            highest_heard: 0,
             broadcast: Follower::at(StreamKind::Broadcast, broadcast_position),
-            own_end: HeadQuery::default(),
-            broadcast_end: HeadQuery::default(),
+            own_head_query: HeadQuery::default(),
+            broadcast_head_query: HeadQuery::default(),
             newcomers: Vec::new(),
             members: Vec::new(),
             recent: VecDeque::new(),
@@ -171,7 +171,7 @@ impl State {
 
     pub(super) fn on(&mut self, input: Input, effects: &mut Vec<Effect>) {
         match input {
-            Input::Started => self.ask_for_end(self.stream.kind(), effects),
+            Input::Started => self.load_head(self.stream.kind(), effects),
             Input::Head { kind, head } => self.on_head(kind, head, effects),
             Input::Page { kind, page } => {
                 let mut ready = Vec::new();
@@ -186,8 +186,8 @@ impl State {
             Input::Deliver { kind, events } => {
                 let events = events.as_slice();
                 let Some(follower) = self.follower(kind) else {
-                    let announced = events.iter().map(|event| event.offset_in(kind)).max();
-                    self.announced = self.announced.max(announced.unwrap_or(0));
+                    let highest_heard = events.iter().map(|event| event.offset_in(kind)).max();
+                    self.highest_heard = self.highest_heard.max(highest_heard.unwrap_or(0));
                     return;
                 };
                 let mut ready = Vec::with_capacity(events.len());
@@ -203,21 +203,21 @@ impl State {
                 load(kind, need, effects);
             }
             Input::CatchUp => {
-                self.ask_for_end(self.stream.kind(), effects);
+                self.load_head(self.stream.kind(), effects);
                 if self.follows_broadcasts() {
-                    self.ask_for_end(StreamKind::Broadcast, effects);
+                    self.load_head(StreamKind::Broadcast, effects);
                 }
             }
             Input::Learn { head } => {
                 let kind = self.stream.kind();
                 let Some(follower) = self.follower(kind) else {
-                    self.announced = self.announced.max(head);
+                    self.highest_heard = self.highest_heard.max(head);
                     return;
                 };
                 let need = follower.learn(head);
                 load(kind, need, effects);
             }
-            Input::Tell { frame } => {
+            Input::SendFrame { frame } => {
                 for (socket, _) in &self.members {
                     effects.push(Effect::Push { socket: *socket, frame: frame.clone() });
                 }
@@ -277,18 +277,18 @@ impl State {
         self.member(socket)?.replay.as_deref_mut()
     }
 
-    fn end_query(&mut self, kind: StreamKind) -> &mut HeadQuery {
-        if kind == StreamKind::Broadcast { &mut self.broadcast_end } else { &mut self.own_end }
+    fn head_query(&mut self, kind: StreamKind) -> &mut HeadQuery {
+        if kind == StreamKind::Broadcast { &mut self.broadcast_head_query } else { &mut self.own_head_query }
     }
 
-    fn ask_for_end(&mut self, kind: StreamKind, effects: &mut Vec<Effect>) {
-        if self.end_query(kind).ask() {
+    fn load_head(&mut self, kind: StreamKind, effects: &mut Vec<Effect>) {
+        if self.head_query(kind).ask() {
             effects.push(Effect::LoadHead { kind });
         }
     }
 
     fn on_head(&mut self, kind: StreamKind, head: Offset, effects: &mut Vec<Effect>) {
-        if self.end_query(kind).answered() {
+        if self.head_query(kind).answered() {
             effects.push(Effect::LoadHead { kind });
         }
         if let Some(follower) = self.follower(kind) {
@@ -296,7 +296,7 @@ impl State {
             return load(kind, need, effects);
         }
         let mut follower = Follower::at(kind, head);
-        let need = follower.learn(self.announced);
+        let need = follower.learn(self.highest_heard);
         self.own = Some(follower);
         load(kind, need, effects);
         for join in std::mem::take(&mut self.newcomers) {

@@ -16,116 +16,116 @@ use crate::{
 };
 
 /// Streams asked for at once.
-const ASKED: usize = 1000;
+const STREAMS_PER_QUERY: usize = 1000;
 /// Broadcasts that sessions are told of before they get their turn.
-const TOLD_AT_ONCE: usize = 64;
+const BROADCAST_BATCH: usize = 64;
 /// Broadcasts that may wait for that.
-const WAITING: usize = 256;
+const BROADCAST_QUEUE: usize = 256;
 /// How often a registry looks whether it has to look: so late comes an event at most that nobody told of.
-const LOOK: Duration = Duration::from_millis(900);
+const RECONCILE_INTERVAL: Duration = Duration::from_millis(900);
 /// How often it looks all the same. What is lost without anybody's notice comes so late.
-const SAFETY_LOOK: Duration = Duration::from_secs(30);
+const PERIODIC_RESYNC: Duration = Duration::from_secs(30);
 /// How long it goes on looking after a doubt: a commit that nobody knows of may still be on its way.
-const DOUBT: Duration = Duration::from_secs(5);
+const RESYNC_WINDOW: Duration = Duration::from_secs(5);
 
 /// What is known of the streams' ends, and when to ask.
-pub(super) struct Ends {
+pub(super) struct Heads {
     /// `None` until the stream's end is known; who joins before waits.
     pub(super) broadcast: Option<Follower>,
     /// The highest broadcast heard of before that. The end that is asked for may have been read just before it.
-    announced: Offset,
+    highest_heard: Offset,
     query: HeadQuery,
     /// There was no answer, or nobody asked yet.
     unanswered: bool,
     asked: Instant,
     /// Broadcasts whose turn it is, and which sessions were not told of yet.
     ready: VecDeque<Arc<Published>>,
-    is_telling: bool,
+    is_sending: bool,
     /// What the follower wants, once they were told.
     deferred: Need,
-    in_doubt_until: Option<Instant>,
+    resync_until: Option<Instant>,
 }
 
-impl Default for Ends {
+impl Default for Heads {
     fn default() -> Self {
         Self {
             broadcast: None,
-            announced: 0,
+            highest_heard: 0,
             query: HeadQuery::default(),
             unanswered: false,
             asked: Instant::now(),
             ready: VecDeque::new(),
-            is_telling: false,
+            is_sending: false,
             deferred: Need::Nothing,
-            in_doubt_until: None,
+            resync_until: None,
         }
     }
 }
 
 impl Registry {
-    pub(super) fn start_looking(&mut self, ctx: &mut Context<Self>) {
-        self.load_broadcast_end(ctx);
-        ctx.run_interval(LOOK, |registry, ctx| {
-            let ends = &registry.ends;
+    pub(super) fn start_reconciling(&mut self, ctx: &mut Context<Self>) {
+        self.load_broadcast_head(ctx);
+        ctx.run_interval(RECONCILE_INTERVAL, |registry, ctx| {
+            let heads = &registry.heads;
             let now = Instant::now();
-            let must = ends.unanswered
-                || ends.in_doubt_until.is_some_and(|until| now < until)
-                || !registry.wiring.bus.hears_all()
-                || now.duration_since(ends.asked) >= SAFETY_LOOK;
+            let must = heads.unanswered
+                || heads.resync_until.is_some_and(|until| now < until)
+                || !registry.wiring.bus.is_complete()
+                || now.duration_since(heads.asked) >= PERIODIC_RESYNC;
             if must {
-                registry.look(ctx);
+                registry.reconcile(ctx);
             }
         });
     }
 
     /// Looks now, and for a while.
-    pub(super) fn doubt(&mut self, ctx: &mut Context<Self>) {
-        self.ends.in_doubt_until = Some(Instant::now() + DOUBT);
-        self.look(ctx);
+    pub(super) fn resync(&mut self, ctx: &mut Context<Self>) {
+        self.heads.resync_until = Some(Instant::now() + RESYNC_WINDOW);
+        self.reconcile(ctx);
     }
 
     /// Has every session hear how far its stream reaches: many streams a question, and one question at a time.
-    pub(super) fn look(&mut self, ctx: &mut Context<Self>) {
-        if self.ends.query.ask() {
-            self.load_ends(ctx);
+    pub(super) fn reconcile(&mut self, ctx: &mut Context<Self>) {
+        if self.heads.query.ask() {
+            self.load_heads(ctx);
         }
     }
 
-    fn load_ends(&mut self, ctx: &mut Context<Self>) {
-        self.ends.asked = Instant::now();
+    fn load_heads(&mut self, ctx: &mut Context<Self>) {
+        self.heads.asked = Instant::now();
         let online = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
         let streams: Vec<StreamKey> =
             std::iter::once(StreamKey::Broadcast).chain(online.map(|(stream, _)| stream.clone())).collect();
         let history = self.wiring.history.clone();
         async move {
-            let mut ends = Vec::with_capacity(streams.len());
-            for page in streams.chunks(ASKED) {
-                ends.extend(history.heads(page).await?);
+            let mut heads = Vec::with_capacity(streams.len());
+            for page in streams.chunks(STREAMS_PER_QUERY) {
+                heads.extend(history.heads(page).await?);
             }
-            Ok(streams.into_iter().zip(ends).collect())
+            Ok(streams.into_iter().zip(heads).collect())
         }
         .into_actor(self)
-        .map(|ends: Result<Vec<_>, Unavailable>, registry, ctx| registry.on_ends(ends, ctx))
+        .map(|heads: Result<Vec<_>, Unavailable>, registry, ctx| registry.on_heads(heads, ctx))
         .spawn(ctx);
     }
 
-    fn on_ends(&mut self, ends: Result<Vec<(StreamKey, Offset)>, Unavailable>, ctx: &mut Context<Self>) {
-        self.ends.unanswered = ends.is_err();
-        let again = self.ends.query.answered();
-        for (stream, end) in ends.unwrap_or_default() {
+    fn on_heads(&mut self, heads: Result<Vec<(StreamKey, Offset)>, Unavailable>, ctx: &mut Context<Self>) {
+        self.heads.unanswered = heads.is_err();
+        let again = self.heads.query.answered();
+        for (stream, end) in heads.unwrap_or_default() {
             if let Some(entry) = self.entries.get_mut(&stream) {
                 entry.learn(end);
-            } else if let (StreamKey::Broadcast, Some(follower)) = (&stream, &mut self.ends.broadcast) {
+            } else if let (StreamKey::Broadcast, Some(follower)) = (&stream, &mut self.heads.broadcast) {
                 let need = follower.learn(end);
                 self.fulfil(need, ctx);
             }
         }
         if again {
-            self.load_ends(ctx);
+            self.load_heads(ctx);
         }
     }
 
-    fn load_broadcast_end(&self, ctx: &mut Context<Self>) {
+    fn load_broadcast_head(&self, ctx: &mut Context<Self>) {
         let history = self.wiring.history.clone();
         async move {
             loop {
@@ -138,8 +138,8 @@ impl Registry {
         .into_actor(self)
         .map(|head, registry, ctx| {
             let mut follower = Follower::at(StreamKind::Broadcast, head);
-            let need = follower.learn(registry.ends.announced);
-            registry.ends.broadcast = Some(follower);
+            let need = follower.learn(registry.heads.highest_heard);
+            registry.heads.broadcast = Some(follower);
             registry.fulfil(need, ctx);
             for join in std::mem::take(&mut registry.waiting) {
                 registry.join(join, ctx);
@@ -149,13 +149,13 @@ impl Registry {
     }
 
     /// Takes a broadcast from a hint.
-    pub(super) fn offer_broadcast(&mut self, event: Arc<Published>, ctx: &mut Context<Self>) {
-        let Some(follower) = &mut self.ends.broadcast else {
-            self.ends.announced = self.ends.announced.max(event.offset_in(StreamKind::Broadcast));
+    pub(super) fn accept_broadcast(&mut self, event: Arc<Published>, ctx: &mut Context<Self>) {
+        let Some(follower) = &mut self.heads.broadcast else {
+            self.heads.highest_heard = self.heads.highest_heard.max(event.offset_in(StreamKind::Broadcast));
             return;
         };
         let mut ready = Vec::new();
-        let need = if self.ends.ready.len() < WAITING {
+        let need = if self.heads.ready.len() < BROADCAST_QUEUE {
             follower.offer(event, &mut ready)
         } else {
             // More comes than sessions take: the store keeps it, and pages come as fast as they are taken.
@@ -166,16 +166,16 @@ impl Registry {
     }
 
     fn fulfil(&mut self, need: Need, ctx: &mut Context<Self>) {
-        if matches!(need, Need::Page { .. }) && self.ends.ready.len() >= WAITING {
+        if matches!(need, Need::Page { .. }) && self.heads.ready.len() >= BROADCAST_QUEUE {
             // When sessions have taken what there is.
-            self.ends.deferred = need;
+            self.heads.deferred = need;
             return;
         }
         let after = match need {
             Need::Nothing => return,
             Need::Patience => {
                 let patience = tokio::time::sleep(PATIENCE).into_actor(self).map(|(), registry, ctx| {
-                    let need = registry.ends.broadcast.as_mut().map_or(Need::Nothing, Follower::due);
+                    let need = registry.heads.broadcast.as_mut().map_or(Need::Nothing, Follower::due);
                     registry.fulfil(need, ctx);
                 });
                 return patience.spawn(ctx);
@@ -197,7 +197,7 @@ impl Registry {
     }
 
     fn on_broadcast_page(&mut self, page: Result<Page, Unavailable>, ctx: &mut Context<Self>) {
-        let Some(follower) = &mut self.ends.broadcast else { return };
+        let Some(follower) = &mut self.heads.broadcast else { return };
         let mut ready = Vec::new();
         let need = match page {
             Ok(page) => follower.page(page, &mut ready),
@@ -210,28 +210,28 @@ impl Registry {
     /// Hands broadcasts to all sessions, as many at a time as came while they took the last ones: a session wakes once
     /// for all of them. They share this thread, and have to get their turn before there is more.
     fn broadcast(&mut self, ready: Vec<Arc<Published>>, ctx: &mut Context<Self>) {
-        self.ends.ready.extend(ready);
-        if !self.ends.ready.is_empty() && !std::mem::replace(&mut self.ends.is_telling, true) {
+        self.heads.ready.extend(ready);
+        if !self.heads.ready.is_empty() && !std::mem::replace(&mut self.heads.is_sending, true) {
             // After the messages that wait for this registry now, and may bring more.
             let turn = std::future::ready(()).into_actor(self);
-            turn.map(|(), registry, ctx| registry.tell_some(ctx)).spawn(ctx);
+            turn.map(|(), registry, ctx| registry.send_batch(ctx)).spawn(ctx);
         }
     }
 
-    fn tell_some(&mut self, ctx: &mut Context<Self>) {
-        let count = self.ends.ready.len().min(TOLD_AT_ONCE);
-        let some: Arc<[_]> = self.ends.ready.drain(..count).collect();
+    fn send_batch(&mut self, ctx: &mut Context<Self>) {
+        let count = self.heads.ready.len().min(BROADCAST_BATCH);
+        let some: Arc<[_]> = self.heads.ready.drain(..count).collect();
         for (stream, entry) in &mut self.entries {
             if matches!(stream, StreamKey::User(_)) {
                 entry.deliver_broadcasts(&some);
             }
         }
-        self.ends.is_telling = !self.ends.ready.is_empty();
-        if self.ends.is_telling {
+        self.heads.is_sending = !self.heads.ready.is_empty();
+        if self.heads.is_sending {
             let turn = tokio::task::yield_now().into_actor(self);
-            turn.map(|(), registry, ctx| registry.tell_some(ctx)).spawn(ctx);
+            turn.map(|(), registry, ctx| registry.send_batch(ctx)).spawn(ctx);
         } else {
-            let need = std::mem::replace(&mut self.ends.deferred, Need::Nothing);
+            let need = std::mem::replace(&mut self.heads.deferred, Need::Nothing);
             self.fulfil(need, ctx);
         }
     }

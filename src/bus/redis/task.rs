@@ -19,16 +19,16 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Order, Outgoing, Status};
+use super::{Command, Outgoing, BusStatus};
 use crate::{
-    bus::message::{Message, Strange, channel_of},
+    bus::message::{Message, DecodeError, channel_of},
     client::{RedisClient, RedisConnections, Subscriber},
 };
 
 /// Messages from Redis that may wait here; past that sessions look into the store.
-const INBOX: usize = 64 * 1024;
+const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Taken at once, of whatever waits.
-const AT_ONCE: usize = 512;
+const MAX_BATCH: usize = 512;
 /// How often a node says that it lives, through the bus itself.
 const BEAT: Duration = Duration::from_secs(1);
 /// A way on which no beat came for so long is dead, whatever its connections say.
@@ -42,14 +42,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct RedisBusParts {
     pub(super) client: Arc<RedisClient>,
     pub(super) node: NodeId,
-    pub(super) ordered: mpsc::UnboundedReceiver<Order>,
-    pub(super) outgoing: mpsc::Receiver<Outgoing>,
-    pub(super) status: Arc<Status>,
+    pub(super) commands_rx: mpsc::UnboundedReceiver<Command>,
+    pub(super) send_rx: mpsc::Receiver<Outgoing>,
+    pub(super) status: Arc<BusStatus>,
 }
 
 /// Why a bus was given up.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+enum Disconnect {
     #[error("redis failed")]
     Redis(#[from] RedisError),
     #[error("the connection ended")]
@@ -68,13 +68,13 @@ impl RedisBusParts {
     /// elsewhere.
     pub fn start(self, online: Partitions, credentials: Arc<Notify>) {
         Arbiter::new().spawn_fn(move || {
-            let keeper = Keeper { followed: RefCell::default(), parts: self, online, credentials };
-            actix_rt::spawn(keeper.run());
+            let task = RedisBusTask { followed: RefCell::default(), parts: self, online, credentials };
+            actix_rt::spawn(task.run());
         });
     }
 }
 
-struct Keeper {
+struct RedisBusTask {
     parts: RedisBusParts,
     online: Partitions,
     credentials: Arc<Notify>,
@@ -82,42 +82,42 @@ struct Keeper {
     followed: RefCell<HashSet<StreamKey>>,
 }
 
-impl Keeper {
+impl RedisBusTask {
     async fn run(mut self) {
         let pauses = || {
             let builder = backon::ExponentialBuilder::default().with_min_delay(FIRST_PAUSE);
             builder.with_max_delay(LONGEST_PAUSE).with_jitter().without_max_times().build()
         };
         let mut pause = pauses();
-        let mut was_told = false;
+        let mut was_logged = false;
         loop {
-            let (pushes, pushed) = mpsc::channel(INBOX);
+            let (pushes, pushed) = mpsc::channel(RECEIVE_BUFFER);
             let client = self.parts.client.clone();
             let status = self.parts.status.clone();
-            let open = client.connect(pushes, move || status.unheard.store(true, Ordering::SeqCst));
-            let lost = match self.meanwhile(open).await {
+            let open = client.connect(pushes, move || status.receive_dropped.store(true, Ordering::SeqCst));
+            let reason = match self.while_disconnected(open).await {
                 Some(Ok(connections)) => {
                     let begun = Instant::now();
-                    let lost = self.serve(connections, pushed).await;
+                    let reason = self.serve(connections, pushed).await;
                     self.parts.client.set(None);
                     self.parts.status.set_up(false);
                     if begun.elapsed() > SILENCE {
-                        (pause, was_told) = (pauses(), false);
+                        (pause, was_logged) = (pauses(), false);
                     }
-                    lost
+                    reason
                 }
                 Some(Err(error)) => error.into(),
-                None => Lost::Over,
+                None => Disconnect::Over,
             };
-            if matches!(lost, Lost::Over) {
+            if matches!(reason, Disconnect::Over) {
                 return;
             }
-            if !std::mem::replace(&mut was_told, true) {
-                let error = &lost as &dyn std::error::Error;
+            if !std::mem::replace(&mut was_logged, true) {
+                let error = &reason as &dyn std::error::Error;
                 tracing::warn!(error, "bus is away; sessions look into the store until it is back");
             }
             let pause = pause.next().unwrap_or(LONGEST_PAUSE);
-            if self.meanwhile(tokio::time::sleep(pause)).await.is_none() {
+            if self.while_disconnected(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
         }
@@ -125,20 +125,20 @@ impl Keeper {
 
     /// Waits for something while there is no bus: whoever wants to hear is told at once that nobody says anything. `None`
     /// where nobody uses the bus any more.
-    async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
+    async fn while_disconnected<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
         let parts = &mut self.parts;
         let nobody_says_anything = async {
             loop {
                 tokio::select! {
-                    order = parts.ordered.recv() => match order {
-                        Some(Order::Follow(stream, _)) => { self.followed.borrow_mut().insert(stream); }
-                        Some(Order::Unfollow(stream)) => { self.followed.borrow_mut().remove(&stream); }
+                    order = parts.commands_rx.recv() => match order {
+                        Some(Command::Follow(stream, _)) => { self.followed.borrow_mut().insert(stream); }
+                        Some(Command::Unfollow(stream)) => { self.followed.borrow_mut().remove(&stream); }
                         None => return,
                     },
-                    outgoing = parts.outgoing.recv() => match outgoing {
+                    send_rx = parts.send_rx.recv() => match send_rx {
                         Some(_) => {
-                            parts.status.leaving.fetch_sub(1, Ordering::SeqCst);
-                            parts.status.untold.store(true, Ordering::SeqCst);
+                            parts.status.in_flight.fetch_sub(1, Ordering::SeqCst);
+                            parts.status.publish_dropped.store(true, Ordering::SeqCst);
                         }
                         None => return,
                     },
@@ -152,48 +152,48 @@ impl Keeper {
     }
 
     /// Serves until the bus is lost.
-    async fn serve(&mut self, connections: RedisConnections, mut pushed: mpsc::Receiver<PushInfo>) -> Lost {
+    async fn serve(&mut self, connections: RedisConnections, mut pushed: mpsc::Receiver<PushInfo>) -> Disconnect {
         let RedisConnections { commands, pool, subscriber } = connections;
         let Self { parts, online, credentials, followed } = self;
-        let RedisBusParts { client, node, ordered, outgoing, status } = parts;
-        let way = Way { client, node: *node, status, online, followed, is_sharded: subscriber.is_sharded() };
+        let RedisBusParts { client, node, commands_rx, send_rx, status } = parts;
+        let session = BusSession { client, node: *node, status, online, followed, is_sharded: subscriber.is_sharded() };
 
-        let mut channels = way.beat_channels();
-        channels.push(way.channel(&StreamKey::Broadcast));
-        channels.extend(followed.borrow().iter().map(|stream| way.channel(stream)));
+        let mut channels = session.beat_channels();
+        channels.push(session.channel(&StreamKey::Broadcast));
+        channels.extend(followed.borrow().iter().map(|stream| session.channel(stream)));
         if let Err(error) = subscriber.subscribe(&channels).await {
             return error.into();
         }
-        if let Err(lost) = way.is_writable(&mut commands.clone()).await {
-            return lost;
+        if let Err(reason) = session.is_writable(&mut commands.clone()).await {
+            return reason;
         }
         client.set(Some((commands.clone(), pool)));
         status.set_up(true);
         // Whatever was said before this moment nobody here heard.
-        online.look();
-        tracing::info!(channels = channels.len(), sharded = way.is_sharded, "bus connected");
+        online.resync();
+        tracing::info!(channels = channels.len(), sharded = session.is_sharded, "bus connected");
 
-        let heard = Heard::new(way.beat_channels());
-        let outcome: Result<((), (), (), ()), Lost> = tokio::try_join!(
-            way.hear(&mut pushed, &heard, credentials),
-            way.follow(ordered, &subscriber),
-            way.tell(outgoing, commands.clone()),
-            way.beat(commands, &heard),
+        let beats = PeerBeats::new(session.beat_channels());
+        let outcome: Result<((), (), (), ()), Disconnect> = tokio::try_join!(
+            session.receive(&mut pushed, &beats, credentials),
+            session.follow(commands_rx, &subscriber),
+            session.publish_queued(send_rx, commands.clone()),
+            session.beat(commands, &beats),
         );
         // In this order: who publishes in between sees a bus that is away, and notes that nobody was told.
         status.set_up(false);
         status.peers().clear();
-        outcome.err().unwrap_or(Lost::Ended)
+        outcome.err().unwrap_or(Disconnect::Ended)
     }
 }
 
 /// When beats were last heard.
-struct Heard {
+struct PeerBeats {
     own: RefCell<HashMap<String, Instant>>,
     others: RefCell<HashMap<NodeId, Instant>>,
 }
 
-impl Heard {
+impl PeerBeats {
     fn new(channels: Vec<String>) -> Self {
         let now = Instant::now();
         Self {
@@ -205,32 +205,32 @@ impl Heard {
 
 /// Messages on their way to Redis. Where that ends before they are told, by an error or because another part of the bus was
 /// lost meanwhile, the others have to be told to look.
-struct Leaving<'a> {
-    status: &'a Status,
+struct InFlight<'a> {
+    status: &'a BusStatus,
     count: usize,
-    are_told: bool,
+    are_sent: bool,
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.status.leaving.fetch_sub(self.count, Ordering::SeqCst);
-        if !self.are_told {
-            self.status.untold.store(true, Ordering::SeqCst);
+        self.status.in_flight.fetch_sub(self.count, Ordering::SeqCst);
+        if !self.are_sent {
+            self.status.publish_dropped.store(true, Ordering::SeqCst);
         }
     }
 }
 
 /// The bus while it is connected.
-struct Way<'a> {
+struct BusSession<'a> {
     client: &'a RedisClient,
     node: NodeId,
-    status: &'a Status,
+    status: &'a BusStatus,
     online: &'a Partitions,
     followed: &'a RefCell<HashSet<StreamKey>>,
     is_sharded: bool,
 }
 
-impl Way<'_> {
+impl BusSession<'_> {
     fn channel(&self, stream: &StreamKey) -> String {
         self.client.name(&channel_of(stream))
     }
@@ -252,23 +252,23 @@ impl Way<'_> {
         }
     }
 
-    async fn hear(
+    async fn receive(
         &self,
         pushed: &mut mpsc::Receiver<PushInfo>,
-        heard: &Heard,
+        beats: &PeerBeats,
         credentials: &Notify,
-    ) -> Result<(), Lost> {
-        let mut pushes = Vec::with_capacity(AT_ONCE);
+    ) -> Result<(), Disconnect> {
+        let mut pushes = Vec::with_capacity(MAX_BATCH);
         loop {
-            if pushed.recv_many(&mut pushes, AT_ONCE).await == 0 {
-                return Err(Lost::Ended);
+            if pushed.recv_many(&mut pushes, MAX_BATCH).await == 0 {
+                return Err(Disconnect::Ended);
             }
             let mut events = Vec::new();
             for PushInfo { kind, data } in pushes.drain(..) {
                 let mut data = data.into_iter();
                 let Some(Value::BulkString(channel)) = data.next() else {
                     if kind == PushKind::Disconnection {
-                        return Err(Lost::Ended);
+                        return Err(Disconnect::Ended);
                     }
                     continue;
                 };
@@ -279,13 +279,13 @@ impl Way<'_> {
                         let kind = stream.as_ref().map_or(StreamKind::Broadcast, StreamKey::kind);
                         match (Message::decode(bytes.into(), self.node, kind), stream) {
                             (Ok((_, Message::Event(event))), Some(stream)) => events.push((stream, event)),
-                            (Ok((_, Message::Frame(frame))), Some(stream)) => self.online.tell(stream, frame),
-                            (Ok((_, Message::Doubt)), _) => self.online.look(),
+                            (Ok((_, Message::Frame(frame))), Some(stream)) => self.online.publish_queued(stream, frame),
+                            (Ok((_, Message::Resync)), _) => self.online.resync(),
                             (Ok((_, Message::Credentials)), _) => credentials.notify_one(),
-                            (Ok((origin, Message::Beat)), _) => self.heard_beat(heard, origin, &channel),
-                            (Err(Strange::Own), _) => {}
-                            (Ok(_), None) | (Err(Strange::Form), _) => {
-                                self.status.unheard.store(true, Ordering::SeqCst);
+                            (Ok((origin, Message::Beat)), _) => self.record_beat(beats, origin, &channel),
+                            (Err(DecodeError::Own), _) => {}
+                            (Ok(_), None) | (Err(DecodeError::Form), _) => {
+                                self.status.receive_dropped.store(true, Ordering::SeqCst);
                             }
                         }
                     }
@@ -293,48 +293,48 @@ impl Way<'_> {
                     (PushKind::SUnsubscribe, _)
                         if stream.is_some_and(|stream| self.followed.borrow().contains(&stream)) =>
                     {
-                        return Err(Lost::Moved);
+                        return Err(Disconnect::Moved);
                     }
                     _ => {}
                 }
             }
-            self.online.hear(events);
-            if self.status.unheard.swap(false, Ordering::SeqCst) {
-                self.online.look();
+            self.online.receive(events);
+            if self.status.receive_dropped.swap(false, Ordering::SeqCst) {
+                self.online.resync();
             }
         }
     }
 
-    fn heard_beat(&self, heard: &Heard, origin: NodeId, channel: &str) {
+    fn record_beat(&self, beats: &PeerBeats, origin: NodeId, channel: &str) {
         let now = Instant::now();
         if origin != self.node {
-            let mut others = heard.others.borrow_mut();
+            let mut others = beats.others.borrow_mut();
             others.insert(origin, now);
             self.status.peers().insert(origin);
-        } else if let Some(last) = heard.own.borrow_mut().get_mut(channel) {
+        } else if let Some(last) = beats.own.borrow_mut().get_mut(channel) {
             *last = now;
         }
     }
 
     /// Subscribes to what sessions follow. What is wanted while the server confirms goes with the next question.
-    async fn follow(&self, ordered: &mut mpsc::UnboundedReceiver<Order>, subscriber: &Subscriber) -> Result<(), Lost> {
-        let mut orders = Vec::with_capacity(AT_ONCE);
+    async fn follow(&self, commands_rx: &mut mpsc::UnboundedReceiver<Command>, subscriber: &Subscriber) -> Result<(), Disconnect> {
+        let mut commands_tx = Vec::with_capacity(MAX_BATCH);
         loop {
-            if ordered.recv_many(&mut orders, AT_ONCE).await == 0 {
-                return Err(Lost::Over);
+            if commands_rx.recv_many(&mut commands_tx, MAX_BATCH).await == 0 {
+                return Err(Disconnect::Over);
             }
             let (mut wanted, mut unwanted) = (HashSet::new(), HashSet::new());
             let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
-            for order in orders.drain(..) {
+            for order in commands_tx.drain(..) {
                 let mut followed = self.followed.borrow_mut();
                 match order {
-                    Order::Follow(stream, confirm) => {
+                    Command::Follow(stream, confirm) => {
                         waiting.push(confirm);
                         if followed.insert(stream.clone()) && !unwanted.remove(&stream) {
                             wanted.insert(stream);
                         }
                     }
-                    Order::Unfollow(stream) => {
+                    Command::Unfollow(stream) => {
                         if followed.remove(&stream) && !wanted.remove(&stream) {
                             unwanted.insert(stream);
                         }
@@ -351,19 +351,19 @@ impl Way<'_> {
     }
 
     /// Publishes what this node has to tell, everything that waits in one go.
-    async fn tell(
+    async fn publish_queued(
         &self,
-        outgoing: &mut mpsc::Receiver<Outgoing>,
+        send_rx: &mut mpsc::Receiver<Outgoing>,
         mut commands: crate::redis_client::Connection,
-    ) -> Result<(), Lost> {
-        let mut batch: Vec<Outgoing> = Vec::with_capacity(AT_ONCE);
+    ) -> Result<(), Disconnect> {
+        let mut batch: Vec<Outgoing> = Vec::with_capacity(MAX_BATCH);
         loop {
-            if self.status.untold.swap(false, Ordering::SeqCst) {
-                batch.push((None, Message::Doubt));
-                self.status.leaving.fetch_add(1, Ordering::SeqCst);
+            if self.status.publish_dropped.swap(false, Ordering::SeqCst) {
+                batch.push((None, Message::Resync));
+                self.status.in_flight.fetch_add(1, Ordering::SeqCst);
             }
-            if batch.is_empty() && outgoing.recv_many(&mut batch, AT_ONCE).await == 0 {
-                return Err(Lost::Over);
+            if batch.is_empty() && send_rx.recv_many(&mut batch, MAX_BATCH).await == 0 {
+                return Err(Disconnect::Over);
             }
             let messages: Vec<(String, Vec<u8>)> = batch
                 .drain(..)
@@ -372,16 +372,16 @@ impl Way<'_> {
                     None => (self.beat_channels().swap_remove(0), message.encode(self.node, StreamKind::Broadcast)),
                 })
                 .collect();
-            let mut leaving = Leaving { status: self.status, count: messages.len(), are_told: false };
+            let mut in_flight = InFlight { status: self.status, count: messages.len(), are_sent: false };
             commands.publish(&messages).await?;
-            leaving.are_told = true;
+            in_flight.are_sent = true;
         }
     }
 
     /// Whether this is still the server that takes what is written. One that was made a replica passes messages on to its
     /// own subscribers alone; the name that it was reached by leads to another by now, or soon will. Other refusals (no
     /// memory, no right) do not stand in a message's way.
-    async fn is_writable(&self, commands: &mut crate::redis_client::Connection) -> Result<(), Lost> {
+    async fn is_writable(&self, commands: &mut crate::redis_client::Connection) -> Result<(), Disconnect> {
         let name = self.client.name("written");
         let written = redis::cmd("SET").arg(name).arg(1).arg("EX").arg(60).query_async::<()>(commands).await;
         match written {
@@ -391,7 +391,7 @@ impl Way<'_> {
     }
 
     /// Says that this node lives, and listens for itself and the others.
-    async fn beat(&self, mut commands: crate::redis_client::Connection, heard: &Heard) -> Result<(), Lost> {
+    async fn beat(&self, mut commands: crate::redis_client::Connection, beats: &PeerBeats) -> Result<(), Disconnect> {
         let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beats: Vec<(String, Vec<u8>)> = self
@@ -404,28 +404,28 @@ impl Way<'_> {
             tick.tick().await;
             if last.elapsed() > SILENCE {
                 // This node stood still, and the others may have given it up meanwhile and told it nothing.
-                self.online.look();
+                self.online.resync();
             }
             last = Instant::now();
             commands.publish(&beats).await?;
-            if self.status.untold.swap(false, Ordering::SeqCst) {
-                self.status.leaving.fetch_add(1, Ordering::SeqCst);
-                let mut doubt = Leaving { status: self.status, count: 1, are_told: false };
+            if self.status.publish_dropped.swap(false, Ordering::SeqCst) {
+                self.status.in_flight.fetch_add(1, Ordering::SeqCst);
+                let mut resync = InFlight { status: self.status, count: 1, are_sent: false };
                 let channel = self.beat_channels().swap_remove(0);
-                commands.publish(&[(channel, Message::Doubt.encode(self.node, StreamKind::Broadcast))]).await?;
-                doubt.are_told = true;
+                commands.publish(&[(channel, Message::Resync.encode(self.node, StreamKind::Broadcast))]).await?;
+                resync.are_sent = true;
             }
             self.is_writable(&mut commands).await?;
             let now = Instant::now();
-            if heard.own.borrow().values().any(|last| now.duration_since(*last) > SILENCE) {
-                return Err(Lost::Silent);
+            if beats.own.borrow().values().any(|last| now.duration_since(*last) > SILENCE) {
+                return Err(Disconnect::Silent);
             }
-            let mut others = heard.others.borrow_mut();
+            let mut others = beats.others.borrow_mut();
             let before = others.len();
             others.retain(|_, last| now.duration_since(*last) <= SILENCE);
             if others.len() < before {
                 // It may have ended between a commit and telling of it.
-                self.online.look();
+                self.online.resync();
                 self.status.peers().retain(|node| others.contains_key(node));
             }
         }
