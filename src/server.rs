@@ -36,7 +36,7 @@ use crate::{
     config::{Config, ConfigError, Secrets},
     http::{MaxBodyBytes, TrustedProxies, openapi, routes, stream, surround},
     hub::{
-        HandedNotifications, Hub, HubError, OutboxConfig, StoreHistory, StoreOutbox, WebhookParts, Writer,
+        ReceiptBuffer, Hub, HubError, OutboxConfig, StoreHistory, StoreOutbox, WebhookParts, Writer,
         reseal_secrets,
     },
     limits::Limits,
@@ -48,7 +48,7 @@ use crate::{
         sqlite::SqliteStore,
     },
     workers::{
-        self, Archiver, HandedNotes, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry,
+        self, Archiver, DeliveryReceiptWriter, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry,
         OutboxWatch, WebhookRecovery,
     },
 };
@@ -113,7 +113,7 @@ pub struct Server {
     hub: Arc<Hub>,
     store: Arc<dyn Store>,
     auth: Arc<Authenticator>,
-    handed: Arc<HandedNotifications>,
+    receipts: Arc<ReceiptBuffer>,
     http: actix_server::Server,
     addr: SocketAddr,
     window: Duration,
@@ -140,13 +140,13 @@ impl Server {
         }
         store.check_schema().await?;
         let auth = Arc::new(Authenticator::new(store.clone(), &secrets));
-        let handed = Arc::new(HandedNotifications::default());
+        let receipts = Arc::new(ReceiptBuffer::default());
         let epoch = store.epoch().await?;
         let nodes = Nodes::new(config, epoch.clone())?;
         let outside = Outside {
             history: Arc::new(StoreHistory::new(store.clone())),
             credentials: auth.clone(),
-            witness: handed.clone(),
+            receipts: receipts.clone(),
             bus: nodes.parts.bus.clone(),
             places: nodes.parts.presence.clone(),
         };
@@ -167,7 +167,7 @@ impl Server {
         workers::spawn(&store, KeyUsage::new(store.clone(), auth.clone()));
         workers::spawn(&store, IdempotencyPurge::new(store.clone()));
         workers::spawn(&store, NotificationExpiry::new(store.clone(), hub.clone(), &config.expiry));
-        workers::spawn(&store, HandedNotes::new(store.clone(), handed.clone()));
+        workers::spawn(&store, DeliveryReceiptWriter::new(store.clone(), receipts.clone()));
         workers::spawn(&store, WebhookRecovery::new(hub.clone()));
         workers::spawn(&store, OutboxWatch::new(store.clone()));
         workers::spawn(&store, Archiver::new(store.clone(), &config.retention, hub.next_expiry()));
@@ -177,7 +177,7 @@ impl Server {
         }
         tracing::info!(%addr, tls = config.server.tls.cert.is_some(), embedded = config.is_embedded(), "listening");
         let window = Duration::from_secs(config.server.shutdown_timeout_seconds);
-        Ok(Self { hub, store, auth, handed, http, addr, window, _sole: sole })
+        Ok(Self { hub, store, auth, receipts, http, addr, window, _sole: sole })
     }
 
     #[must_use]
@@ -211,7 +211,7 @@ impl Server {
         let _ = serving.await;
         for worker in [
             &mut KeyUsage::new(self.store.clone(), self.auth) as &mut dyn workers::Worker,
-            &mut HandedNotes::new(self.store.clone(), self.handed),
+            &mut DeliveryReceiptWriter::new(self.store.clone(), self.receipts),
         ] {
             if let Err(error) = worker.run_once().await {
                 tracing::warn!(worker = worker.name(), error = &error as &dyn std::error::Error, "not written down");

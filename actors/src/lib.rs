@@ -23,5 +23,5 @@ mod webhooks;
 
 pub use partitions::{Outside, Partitions, RealtimeConfig, Seat};
 pub use registry::{NoPlace, RegistryState};
-pub use socket::{Handed, Transport};
+pub use socket::{NewSocket, Transport};
 pub use webhooks::{WebhookConfig, Webhooks, WebhooksState};

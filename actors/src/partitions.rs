@@ -13,13 +13,13 @@ use std::{
 
 use crate::{
     model::{AppId, Held, Identity, Published, Refused, StreamKey, WebhookId},
-    ports::{Bus, Credentials, EventHistory, Expiry, Places, Witness},
+    ports::{Bus, Credentials, EventHistory, Expiry, Places, DeliveryReceipts},
     protocol::{Close, ServerFrame},
     pump::{Pump, PumpHandle, SocketBounds},
     registry::{
         Resync, HeldBy, Received, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore, Tally, SendFrame,
     },
-    socket::{Handed, Purpose, Transport},
+    socket::{NewSocket, Purpose, Transport},
     supervise::keep_running,
 };
 use actix::{Actor, Addr, Arbiter, Handler, Message, dev::SendError};
@@ -49,7 +49,7 @@ pub struct RealtimeConfig {
 pub struct Outside {
     pub history: Arc<dyn EventHistory>,
     pub credentials: Arc<dyn Credentials>,
-    pub witness: Arc<dyn Witness>,
+    pub receipts: Arc<dyn DeliveryReceipts>,
     pub bus: Arc<dyn Bus>,
     pub places: Arc<dyn Places>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Wiring {
     pub config: RealtimeConfig,
     pub history: Arc<dyn EventHistory>,
     pub credentials: Arc<dyn Credentials>,
-    pub witness: Arc<dyn Witness>,
+    pub receipts: Arc<dyn DeliveryReceipts>,
     pub bus: Arc<dyn Bus>,
     /// Places over all nodes.
     pub others: Arc<dyn Places>,
@@ -103,7 +103,7 @@ impl Partitions {
                 config: config.clone(),
                 history: outside.history.clone(),
                 credentials: outside.credentials.clone(),
-                witness: outside.witness.clone(),
+                receipts: outside.receipts.clone(),
                 bus: outside.bus.clone(),
                 others: outside.places.clone(),
                 pump: pump.clone(),
@@ -255,13 +255,13 @@ impl Partitions {
     /// Closes a socket that was refused, after its upgrade, with the reason as its close code.
     pub fn turn_away(&self, transport: Transport, close: Close) {
         if let Some(partition) = self.partitions.first() {
-            let handed = Handed {
+            let new_socket = NewSocket {
                 transport,
                 read_ahead: bytes::BytesMut::new(),
                 deflate: false,
                 purpose: Purpose::Refuse(close),
             };
-            partition.pump.adopt(handed);
+            partition.pump.adopt(new_socket);
         }
     }
 
@@ -275,7 +275,7 @@ impl Partitions {
     #[cfg(feature = "echo")]
     pub fn echo(&self, transport: Transport, read_ahead: bytes::BytesMut, deflate: bool) {
         if let Some(partition) = self.partitions.first() {
-            partition.pump.adopt(Handed { transport, read_ahead, deflate, purpose: Purpose::Echo });
+            partition.pump.adopt(NewSocket { transport, read_ahead, deflate, purpose: Purpose::Echo });
         }
     }
 
@@ -303,7 +303,7 @@ impl Seat {
         expiry: Option<Expiry>,
     ) {
         let purpose = Purpose::Follow { identity, place: self.place, expiry };
-        self.pump.adopt(Handed { transport, read_ahead, deflate, purpose });
+        self.pump.adopt(NewSocket { transport, read_ahead, deflate, purpose });
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     },
     registry::{Join, Registry},
     session::ToSession,
-    socket::{Handed, Incoming, Phase, Read, Socket},
+    socket::{NewSocket, Incoming, Phase, Read, Socket},
 };
 
 slotmap::new_key_type! {
@@ -150,7 +150,7 @@ impl Pump {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Adopt(handed) => self.adopt(*handed),
+            Command::Adopt(new_socket) => self.adopt(*new_socket),
             Command::Join { key, session } => {
                 if let Some(socket) = self.sockets.get_mut(key)
                     && matches!(socket.phase, Phase::Joining)
@@ -198,13 +198,13 @@ impl Pump {
         }
     }
 
-    fn adopt(&mut self, handed: Handed) {
+    fn adopt(&mut self, new_socket: NewSocket) {
         let now = Instant::now();
         let inbox = &self.inbox;
         let mut refused = None;
-        let shown_expiry = handed.expiry().map(|expiry| expiry.at);
+        let shown_expiry = new_socket.expiry().map(|expiry| expiry.at);
         let inserted = self.sockets.try_insert_with_key(|key| {
-            let (socket, close) = Socket::new(handed, SocketSignal::new(inbox.clone(), key), now)?;
+            let (socket, close) = Socket::new(new_socket, SocketSignal::new(inbox.clone(), key), now)?;
             refused = close;
             Ok::<_, std::io::Error>(socket)
         });

@@ -123,7 +123,7 @@ impl Session {
         match effect {
             Effect::Open { socket } => self.wiring.pump.join(socket, ctx.address()),
             Effect::Push { socket, frame } => self.wiring.pump.push(socket, frame),
-            Effect::Witness { event } => self.wiring.witness.pushed(&event),
+            Effect::Receipt { event } => self.wiring.receipts.pushed(&event),
             Effect::TellWhenDrained { socket } => self.wiring.pump.tell_when_drained(socket),
             Effect::LoadHead { kind } => {
                 let stream = stream_of(kind);

@@ -26,7 +26,7 @@ use crate::{model::Identity, ports::Expiry, protocol::Close, pump::SocketSignal,
 
 /// A socket as the HTTP side hands it over: upgraded, authenticated, with a place taken.
 #[derive(Debug)]
-pub struct Handed {
+pub struct NewSocket {
     pub transport: Transport,
     /// Bytes that came right behind the upgrade request.
     pub read_ahead: BytesMut,
@@ -35,7 +35,7 @@ pub struct Handed {
     pub purpose: Purpose,
 }
 
-impl Handed {
+impl NewSocket {
     /// When the holder's token runs out.
     pub(crate) fn expiry(&self) -> Option<Expiry> {
         match &self.purpose {
@@ -110,9 +110,9 @@ pub(crate) enum Read {
 impl Socket {
     /// # Errors
     /// Where this thread's reactor refuses the connection.
-    pub(crate) fn new(handed: Handed, signal: Arc<SocketSignal>, now: Instant) -> io::Result<(Self, Option<Close>)> {
+    pub(crate) fn new(new_socket: NewSocket, signal: Arc<SocketSignal>, now: Instant) -> io::Result<(Self, Option<Close>)> {
         let mut refused = None;
-        let (phase, identity, place, expires_at) = match handed.purpose {
+        let (phase, identity, place, expires_at) = match new_socket.purpose {
             Purpose::Follow { identity, place, expiry } => {
                 let expires_at = expiry.map(|expiry| now + expiry.remaining);
                 (Phase::Joining, Some(identity), Some(place), expires_at)
@@ -125,10 +125,10 @@ impl Socket {
             Purpose::Echo => (Phase::Echo, None, None, None),
         };
         let socket = Self {
-            wire: handed.transport.settle()?,
+            wire: new_socket.transport.settle()?,
             signal,
-            assembler: Assembler::new(handed.deflate),
-            unparsed: handed.read_ahead,
+            assembler: Assembler::new(new_socket.deflate),
+            unparsed: new_socket.read_ahead,
             backlog: Backlog::default(),
             phase,
             identity,

@@ -13,7 +13,7 @@ mod notifications;
 mod outbox;
 mod plain_text;
 mod webhooks;
-mod witness;
+mod delivery_receipts;
 mod writer;
 
 use std::{
@@ -39,7 +39,7 @@ pub use notifications::{Branded, Counts, Feed};
 pub use outbox::{OutboxConfig, StoreOutbox, warning};
 pub use plain_text::{Lines, plain_text};
 pub use webhooks::{UrlRule, WebhookParts, WebhookShown, WebhookWanted, reseal_secrets};
-pub use witness::HandedNotifications;
+pub use delivery_receipts::ReceiptBuffer;
 pub use writer::Writer;
 
 use crate::{

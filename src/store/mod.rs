@@ -28,7 +28,7 @@ pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, RefusedSince};
 pub use notification::{
-    Change, Content, FeedFilter, FeedPage, FeedPosition, Handed, Look, NewNotification, Notification, Priority, Reach,
+    Change, Content, FeedFilter, FeedPage, FeedPosition, DeliveryReceipt, Look, NewNotification, Notification, Priority, Reach,
     Refusal, Standing, State,
 };
 pub use retention::{Cold, Export, Range, RetentionStore, Retired, Step};
@@ -239,7 +239,7 @@ pub trait NotificationStore: Send + Sync {
     async fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Notes when sockets were handed these, where nothing is noted yet.
-    async fn note_handed(&self, handed: &[Handed]) -> Result<(), StoreError>;
+    async fn record_receipts(&self, receipts: &[DeliveryReceipt]) -> Result<(), StoreError>;
 }
 
 /// Webhooks as their apps see them.

@@ -199,7 +199,7 @@ pub struct FeedPage {
 
 /// A notification that a socket of its user was handed.
 #[derive(Debug, Clone)]
-pub struct Handed {
+pub struct DeliveryReceipt {
     pub id: NotificationId,
     pub app_id: AppId,
     pub user_id: UserId,

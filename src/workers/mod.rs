@@ -1,7 +1,7 @@
 //! Work of the hub's own, on a period. Each worker is idempotent, takes no input and does one bounded run.
 
 mod archiver;
-mod handed_notes;
+mod delivery_receipts;
 mod idempotency_purge;
 mod identity_watch;
 mod key_usage;
@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use archiver::{ArchiveError, Archiver};
 use async_trait::async_trait;
-pub use handed_notes::HandedNotes;
+pub use delivery_receipts::DeliveryReceiptWriter;
 pub use idempotency_purge::IdempotencyPurge;
 pub use identity_watch::IdentityWatch;
 pub use key_usage::KeyUsage;

@@ -105,7 +105,7 @@ pub trait WebhookSender: Send + Sync {
 }
 
 /// Hears which notifications reached their users.
-pub trait Witness: Send + Sync {
+pub trait DeliveryReceipts: Send + Sync {
     /// A socket of the event's user was pushed an event that announces a notification. Must not wait.
     fn pushed(&self, event: &Published);
 }

@@ -15,12 +15,12 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::SocketKey;
-use crate::{model::Refused, protocol::Close, session::Session, socket::Handed};
+use crate::{model::Refused, protocol::Close, session::Session, socket::NewSocket};
 
 /// What a pump is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    Adopt(Box<Handed>),
+    Adopt(Box<NewSocket>),
     Join { key: SocketKey, session: Addr<Session> },
     Push { key: SocketKey, frame: Bytes },
     TellWhenDrained { key: SocketKey },
@@ -41,8 +41,8 @@ impl PumpHandle {
     }
 
     /// Takes over a socket.
-    pub(crate) fn adopt(&self, handed: Handed) {
-        self.0.tell(Command::Adopt(Box::new(handed)));
+    pub(crate) fn adopt(&self, new_socket: NewSocket) {
+        self.0.tell(Command::Adopt(Box::new(new_socket)));
     }
 
     /// Gives a socket its session; from now on it is read.

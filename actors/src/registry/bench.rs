@@ -11,7 +11,7 @@ use super::Join;
 use crate::{
     Outside, Partitions, RealtimeConfig, Seat,
     model::{AppId, Held, Identity, Offset, Published, Scope, StreamKey, UserId},
-    ports::{Bus, Credentials, Expiry, Places, PlacesTaken, RefreshRefused, Witness},
+    ports::{Bus, Credentials, Expiry, Places, PlacesTaken, RefreshRefused, DeliveryReceipts},
     pump::SocketKey,
     testing::{MemoryHistory, event},
 };
@@ -43,7 +43,7 @@ impl Routing {
         let outside = Outside {
             history: Arc::new(MemoryHistory::default()),
             credentials: nobody.clone(),
-            witness: nobody.clone(),
+            receipts: nobody.clone(),
             bus: nobody.clone(),
             places: nobody,
         };
@@ -106,7 +106,7 @@ impl Places for Nobody {
     fn recount(&self) {}
 }
 
-impl Witness for Nobody {
+impl DeliveryReceipts for Nobody {
     fn pushed(&self, _: &Published) {}
 }
 

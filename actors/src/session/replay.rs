@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     member::{Member, Positions, Subscription},
-    state::{Effect, witness},
+    state::{Effect, record_receipt},
 };
 use crate::{
     model::{Offset, Published, StreamKind},
@@ -113,7 +113,7 @@ impl Replay {
             pushed += frame.len();
             self.replayed += 1;
             effects.push(Effect::Push { socket, frame });
-            witness(kind, &event, effects);
+            record_receipt(kind, &event, effects);
             if pushed > burst_bytes {
                 self.waiting = Some(Waiting::Drained);
                 effects.push(Effect::TellWhenDrained { socket });

@@ -86,7 +86,7 @@ pub(super) enum Effect {
         frame: Bytes,
     },
     /// A socket of the user was pushed this.
-    Witness {
+    Receipt {
         event: Arc<Published>,
     },
     TellWhenDrained {
@@ -342,7 +342,7 @@ impl State {
                 }
             }
             if pushed {
-                witness(kind, &event, effects);
+                record_receipt(kind, &event, effects);
             }
             if replaying {
                 if self.recent.len() == RECENT {
@@ -395,9 +395,9 @@ fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
 }
 
 /// Notes that a notification reached its user.
-pub(super) fn witness(kind: StreamKind, event: &Arc<Published>, effects: &mut Vec<Effect>) {
+pub(super) fn record_receipt(kind: StreamKind, event: &Arc<Published>, effects: &mut Vec<Effect>) {
     if kind == StreamKind::User && event.event().announces_notification() {
-        effects.push(Effect::Witness { event: event.clone() });
+        effects.push(Effect::Receipt { event: event.clone() });
     }
 }
 

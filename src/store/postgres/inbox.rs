@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{PostgresStore, damaged, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
-    notification::{Content, FeedFilter, FeedPage, Handed, Look, Notification, Priority, Reach},
+    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Look, Notification, Priority, Reach},
     status::Status,
 };
 
@@ -117,16 +117,16 @@ impl NotificationStore for PostgresStore {
         Ok(next.map(Timestamp::from))
     }
 
-    async fn note_handed(&self, handed: &[Handed]) -> Result<(), StoreError> {
-        let ids: Vec<Uuid> = handed.iter().map(|handed| handed.id.0).collect();
-        let apps: Vec<&str> = handed.iter().map(|handed| handed.app_id.as_str()).collect();
-        let users: Vec<&str> = handed.iter().map(|handed| handed.user_id.as_str()).collect();
-        let moments: Vec<DateTime<Utc>> = handed.iter().map(|handed| handed.at.as_datetime()).collect();
+    async fn record_receipts(&self, receipts: &[DeliveryReceipt]) -> Result<(), StoreError> {
+        let ids: Vec<Uuid> = receipts.iter().map(|receipt| receipt.id.0).collect();
+        let apps: Vec<&str> = receipts.iter().map(|receipt| receipt.app_id.as_str()).collect();
+        let users: Vec<&str> = receipts.iter().map(|receipt| receipt.user_id.as_str()).collect();
+        let moments: Vec<DateTime<Utc>> = receipts.iter().map(|receipt| receipt.at.as_datetime()).collect();
         // Rows that somebody is changing are waited for in the order in which changes lock them.
         sqlx::query(
-            "with seen as (select s.id, handed.at from notification_state s \
-             join unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) as handed (id, app_id, user_id, at) \
-             on s.notification_id = handed.id and s.app_id = handed.app_id and s.user_id = handed.user_id \
+            "with seen as (select s.id, receipt.at from notification_state s \
+             join unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) as receipt (id, app_id, user_id, at) \
+             on s.notification_id = receipt.id and s.app_id = receipt.app_id and s.user_id = receipt.user_id \
              where s.delivered_at is null order by s.notification_id for update of s) \
              update notification_state s set delivered_at = seen.at from seen \
              where s.id = seen.id and s.delivered_at is null",

@@ -7,7 +7,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 use super::{SqliteStore, damaged, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
-    notification::{Content, FeedFilter, FeedPage, Handed, Look, Notification, Priority, Reach},
+    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Look, Notification, Priority, Reach},
     status::Status,
 };
 
@@ -101,10 +101,10 @@ impl NotificationStore for SqliteStore {
         Ok(next.map(Timestamp::from_unix_ms))
     }
 
-    async fn note_handed(&self, handed: &[Handed]) -> Result<(), StoreError> {
+    async fn record_receipts(&self, receipts: &[DeliveryReceipt]) -> Result<(), StoreError> {
         let now = Timestamp::now();
         let mut transaction = self.begin().await?;
-        for Handed { id, app_id, user_id, at } in handed {
+        for DeliveryReceipt { id, app_id, user_id, at } in receipts {
             sqlx::query(
                 "update notification_state set delivered_at = ?4, updated_at = ?5 \
                  where notification_id = ?1 and app_id = ?2 and user_id = ?3 and delivered_at is null",

@@ -5,27 +5,27 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{Progress, Worker, WorkerError};
-use crate::{hub::HandedNotifications, store::Store};
+use crate::{hub::ReceiptBuffer, store::Store};
 
 /// Rows of one run: no long lock.
 const BATCH: usize = 1000;
 
-pub struct HandedNotes {
+pub struct DeliveryReceiptWriter {
     store: Arc<dyn Store>,
-    handed: Arc<HandedNotifications>,
+    receipts: Arc<ReceiptBuffer>,
 }
 
-impl HandedNotes {
+impl DeliveryReceiptWriter {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, handed: Arc<HandedNotifications>) -> Self {
-        Self { store, handed }
+    pub fn new(store: Arc<dyn Store>, receipts: Arc<ReceiptBuffer>) -> Self {
+        Self { store, receipts }
     }
 }
 
 #[async_trait(?Send)]
-impl Worker for HandedNotes {
+impl Worker for DeliveryReceiptWriter {
     fn name(&self) -> &'static str {
-        "handed_notes"
+        "delivery_receipts"
     }
 
     fn period(&self) -> Duration {
@@ -33,14 +33,14 @@ impl Worker for HandedNotes {
     }
 
     async fn run_once(&mut self) -> Result<Progress, WorkerError> {
-        let handed = self.handed.take(BATCH);
-        if handed.is_empty() {
+        let receipts = self.receipts.take(BATCH);
+        if receipts.is_empty() {
             return Ok(Progress::Done);
         }
-        if let Err(error) = self.store.note_handed(&handed).await {
-            self.handed.put_back(handed);
+        if let Err(error) = self.store.record_receipts(&receipts).await {
+            self.receipts.put_back(receipts);
             return Err(error.into());
         }
-        Ok(if handed.len() == BATCH { Progress::More } else { Progress::Done })
+        Ok(if receipts.len() == BATCH { Progress::More } else { Progress::Done })
     }
 }
