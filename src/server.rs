@@ -148,7 +148,7 @@ impl Server {
             credentials: auth.clone(),
             receipts: receipts.clone(),
             bus: nodes.parts.bus.clone(),
-            places: nodes.parts.presence.clone(),
+            limiter: nodes.parts.presence.clone(),
         };
         let online = Partitions::start(&realtime(config, epoch), outside);
         let limits = Limits::new(config.rate_limits.clone(), nodes.client.clone());

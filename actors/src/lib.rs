@@ -21,7 +21,7 @@ pub mod testing;
 pub mod traces;
 mod webhooks;
 
-pub use partitions::{Outside, Partitions, RealtimeConfig, Seat};
-pub use registry::{NoPlace, RegistryState};
+pub use partitions::{Outside, Partitions, RealtimeConfig, ReservedConnection};
+pub use registry::{AcquireError, RegistryState};
 pub use socket::{NewSocket, Transport};
 pub use webhooks::{WebhookConfig, Webhooks, WebhooksState};

@@ -12,12 +12,12 @@ use std::{
 };
 
 use crate::{
-    model::{AppId, Held, Identity, Published, Refused, StreamKey, WebhookId},
-    ports::{Bus, Credentials, EventHistory, Expiry, Places, DeliveryReceipts},
+    model::{AppId, ConnectionCounts, Identity, Published, Refused, StreamKey, WebhookId},
+    ports::{Bus, Credentials, EventHistory, Expiry, ConnectionLimiter, DeliveryReceipts},
     protocol::{Close, ServerFrame},
     pump::{Pump, PumpHandle, SocketBounds},
     registry::{
-        Resync, HeldBy, Received, NoPlace, Observe, Place, Registry, RegistryState, Reserve, Route, TakeNoMore, Tally, SendFrame,
+        Resync, CountsOf, Received, AcquireError, Observe, ConnectionPermit, Registry, RegistryState, Acquire, Route, StopAccepting, ConnectionSnapshot, SendFrame,
     },
     socket::{NewSocket, Purpose, Transport},
     supervise::keep_running,
@@ -35,7 +35,7 @@ pub struct RealtimeConfig {
     pub epoch: Arc<str>,
     /// Threads to spread users and apps over.
     pub partitions: usize,
-    /// Places a user, or an app, may take.
+    /// ConnectionLimiter a user, or an app, may take.
     pub max_connections: usize,
     pub heartbeat: Duration,
     pub max_frame_bytes: usize,
@@ -51,7 +51,7 @@ pub struct Outside {
     pub credentials: Arc<dyn Credentials>,
     pub receipts: Arc<dyn DeliveryReceipts>,
     pub bus: Arc<dyn Bus>,
-    pub places: Arc<dyn Places>,
+    pub limiter: Arc<dyn ConnectionLimiter>,
 }
 
 /// What one partition's actors share.
@@ -61,12 +61,12 @@ pub(crate) struct Wiring {
     pub credentials: Arc<dyn Credentials>,
     pub receipts: Arc<dyn DeliveryReceipts>,
     pub bus: Arc<dyn Bus>,
-    /// Places over all nodes.
-    pub others: Arc<dyn Places>,
+    /// ConnectionLimiter over all nodes.
+    pub limiter: Arc<dyn ConnectionLimiter>,
     pub pump: PumpHandle,
-    /// Places taken here. A session lives as long as one is, longer than its sockets are open: while there are none, nothing
+    /// ConnectionLimiter taken here. A session lives as long as one is, longer than its sockets are open: while there are none, nothing
     /// needs to be routed here.
-    pub places: AtomicUsize,
+    pub connections: AtomicUsize,
 }
 
 /// Everybody who is online, behind one handle: on this node, and over the bus on the others. Cheap to clone.
@@ -88,8 +88,8 @@ struct Partition {
 }
 
 /// A place that was taken for a socket to be.
-pub struct Seat {
-    place: Place,
+pub struct ReservedConnection {
+    permit: ConnectionPermit,
     pump: PumpHandle,
 }
 
@@ -105,9 +105,9 @@ impl Partitions {
                 credentials: outside.credentials.clone(),
                 receipts: outside.receipts.clone(),
                 bus: outside.bus.clone(),
-                others: outside.places.clone(),
+                limiter: outside.limiter.clone(),
                 pump: pump.clone(),
-                places: AtomicUsize::new(0),
+                connections: AtomicUsize::new(0),
             });
             Partition::start(wiring, pump)
         });
@@ -127,20 +127,20 @@ impl Partitions {
     /// Takes a connection place for this identity.
     ///
     /// # Errors
-    /// [`NoPlace`] where all are taken, or this node takes no more.
-    pub async fn reserve(&self, identity: &Identity) -> Result<Seat, NoPlace> {
+    /// [`AcquireError`] where all are taken, or this node takes no more.
+    pub async fn acquire(&self, identity: &Identity) -> Result<ReservedConnection, AcquireError> {
         let stream = identity.stream();
         let partition = self.of(&stream);
         let registry = partition.registry();
-        let place = registry.send(Reserve { stream, scope: identity.scope() }).await.map_err(|_| NoPlace::Closed)??;
-        Ok(Seat { place, pump: partition.pump.clone() })
+        let permit = registry.send(Acquire { stream, scope: identity.scope() }).await.map_err(|_| AcquireError::Draining)??;
+        Ok(ReservedConnection { permit, pump: partition.pump.clone() })
     }
 
     /// Tells everybody concerned of events that are committed, in the order of commit. A hint: never waits, and what
     /// does not fit is healed from the store.
     pub fn publish(&self, events: &[Arc<Published>]) {
         for partition in self.partitions.iter() {
-            let nobody_is_here = partition.wiring.places.load(Ordering::SeqCst) == 0;
+            let nobody_is_here = partition.wiring.connections.load(Ordering::SeqCst) == 0;
             let concerned = events.iter().filter(|event| {
                 let event = event.event();
                 // Every partition keeps its place in the broadcast stream, for whoever comes next.
@@ -204,15 +204,15 @@ impl Partitions {
     }
 
     /// What a user or app holds on this node.
-    pub async fn held(&self, stream: &StreamKey) -> Held {
-        self.of(stream).registry().send(HeldBy { stream: stream.clone() }).await.unwrap_or_default()
+    pub async fn connection_counts(&self, stream: &StreamKey) -> ConnectionCounts {
+        self.of(stream).registry().send(CountsOf { stream: stream.clone() }).await.unwrap_or_default()
     }
 
     /// What every user and app holds on this node.
-    pub async fn tally(&self) -> Vec<(StreamKey, Held)> {
+    pub async fn connection_snapshot(&self) -> Vec<(StreamKey, ConnectionCounts)> {
         let mut all = Vec::new();
         for partition in self.partitions.iter() {
-            all.extend(partition.registry().send(Tally).await.unwrap_or_default());
+            all.extend(partition.registry().send(ConnectionSnapshot).await.unwrap_or_default());
         }
         all
     }
@@ -227,7 +227,7 @@ impl Partitions {
     /// Takes no more places, and closes every socket with 1001 at a random moment within `over`.
     pub fn drain(&self, over: Duration) {
         for partition in self.partitions.iter() {
-            partition.registry().do_send(TakeNoMore);
+            partition.registry().do_send(StopAccepting);
             partition.pump.drain(over);
         }
     }
@@ -245,7 +245,7 @@ impl Partitions {
             let registry = partition.registry();
             if let Ok(state) = registry.send(Observe).await {
                 sum.sessions += state.sessions;
-                sum.places += state.places;
+                sum.connections += state.connections;
                 sum.users += state.users;
             }
         }
@@ -292,9 +292,9 @@ impl Partitions {
     }
 }
 
-impl Seat {
+impl ReservedConnection {
     /// Hands over the socket that the seat was taken for.
-    pub fn sit(
+    pub fn attach(
         self,
         transport: Transport,
         read_ahead: bytes::BytesMut,
@@ -302,7 +302,7 @@ impl Seat {
         identity: Arc<Identity>,
         expiry: Option<Expiry>,
     ) {
-        let purpose = Purpose::Follow { identity, place: self.place, expiry };
+        let purpose = Purpose::Follow { identity, permit: self.permit, expiry };
         self.pump.adopt(NewSocket { transport, read_ahead, deflate, purpose });
     }
 }
@@ -360,7 +360,7 @@ impl Partition {
                     );
                     *slot.write().unwrap_or_else(PoisonError::into_inner) = Registry::start(wiring.clone());
                     wiring.pump.close_all(Close::Internal);
-                    wiring.others.recount();
+                    wiring.limiter.recount();
                 } else if needs_resync.swap(false, Ordering::SeqCst) && registry.try_send(Resync).is_err() {
                     needs_resync.store(true, Ordering::SeqCst);
                 }

@@ -227,8 +227,8 @@ impl Pump {
             self.deadlines.add(at, key, Due::Expiry);
         }
         let deflates = socket.deflates();
-        if let (Some(identity), Some(place)) = (&socket.identity, &mut socket.place) {
-            place.taken_by(key);
+        if let (Some(identity), Some(permit)) = (&socket.identity, &mut socket.permit) {
+            permit.attached_to(key);
             // One message a place, and places are bounded.
             let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
             let join = Join { socket: key, identity: identity.clone(), expires_at: shown_expiry, deflates };

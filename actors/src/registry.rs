@@ -24,13 +24,13 @@ use self::{
     entry::{Entry, Online},
 };
 use crate::{
-    model::{Held, Identity, Published, Scope, StreamKey, StreamKind, Timestamp},
+    model::{ConnectionCounts, Identity, Published, Scope, StreamKey, StreamKind, Timestamp},
     partitions::Wiring,
     pump::SocketKey,
     session::{Session, ToSession},
 };
 
-pub use self::entry::Place;
+pub use self::entry::ConnectionPermit;
 
 /// Batches that may wait for a registry; past that the handle remembers that something was lost (see `partitions`).
 const MAILBOX: usize = 1024;
@@ -39,26 +39,26 @@ const RESYNC_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why no place was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoPlace {
+pub enum AcquireError {
     #[error("{limit} connections are open already")]
-    Full { limit: usize },
+    LimitReached { limit: usize },
     #[error("this node takes no new connections now")]
-    Closed,
+    Draining,
 }
 
 /// What a registry looks like from outside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RegistryState {
     pub sessions: usize,
-    pub places: usize,
+    pub connections: usize,
     /// Users with at least one place, or asking for one.
     pub users: usize,
 }
 
 /// Takes a place for a socket to be.
 #[derive(Message)]
-#[rtype(result = "Result<Place, NoPlace>")]
-pub(crate) struct Reserve {
+#[rtype(result = "Result<ConnectionPermit, AcquireError>")]
+pub(crate) struct Acquire {
     pub stream: StreamKey,
     pub scope: Scope,
 }
@@ -95,8 +95,8 @@ pub(crate) struct Resync;
 
 /// What every user and app here holds.
 #[derive(Message)]
-#[rtype(result = "Vec<(StreamKey, Held)>")]
-pub(crate) struct Tally;
+#[rtype(result = "Vec<(StreamKey, ConnectionCounts)>")]
+pub(crate) struct ConnectionSnapshot;
 
 /// Something to say to everybody of a stream, beside its events.
 #[derive(Message)]
@@ -108,15 +108,15 @@ pub(crate) struct SendFrame {
 
 /// What one user or app here holds.
 #[derive(Message)]
-#[rtype(result = "Held")]
-pub(crate) struct HeldBy {
+#[rtype(result = "ConnectionCounts")]
+pub(crate) struct CountsOf {
     pub stream: StreamKey,
 }
 
 /// No new places from now on.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct TakeNoMore;
+pub(crate) struct StopAccepting;
 
 #[derive(Message)]
 #[rtype(result = "RegistryState")]
@@ -140,7 +140,7 @@ pub(crate) struct PanicSession {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Vacate {
+struct Release {
     stream: StreamKey,
     scope: Scope,
     socket: Option<SocketKey>,
@@ -162,7 +162,7 @@ impl Registry {
 
     pub(crate) fn new(wiring: Arc<Wiring>, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
-        wiring.places.store(0, Ordering::SeqCst);
+        wiring.connections.store(0, Ordering::SeqCst);
         Self {
             wiring,
             entries: HashMap::new(),
@@ -199,54 +199,54 @@ impl Registry {
 
 impl Registry {
     /// Claims places for those who ask, one after the other: a claim says how many this node would then hold.
-    fn ask_for_places(&mut self, stream: &StreamKey, ctx: &mut Context<Self>) {
+    fn acquire_next(&mut self, stream: &StreamKey, ctx: &mut Context<Self>) {
         let limit = self.wiring.config.max_connections;
         let Some(entry) = self.entries.get_mut(stream) else { return };
-        while entry.wanted.is_none()
-            && let Some((scope, answer)) = entry.asking.pop_front()
+        while entry.requested.is_none()
+            && let Some((scope, answer)) = entry.acquiring.pop_front()
         {
-            if entry.held.total() >= limit {
-                let _ = answer.send(Err(NoPlace::Full { limit }));
+            if entry.counts.total() >= limit {
+                let _ = answer.send(Err(AcquireError::LimitReached { limit }));
                 continue;
             }
-            if entry.asking.is_empty() {
+            if entry.acquiring.is_empty() {
                 // A user at rest owns no queue.
-                entry.asking = VecDeque::new();
+                entry.acquiring = VecDeque::new();
             }
-            let mut wanted = entry.held.clone();
-            wanted.add(&scope);
-            entry.wanted = Some(wanted.clone());
+            let mut requested = entry.counts.clone();
+            requested.add(&scope);
+            entry.requested = Some(requested.clone());
             let stream = stream.clone();
-            let claimed = self.wiring.others.claim(&stream, &wanted, limit);
+            let claimed = self.wiring.limiter.acquire(&stream, &requested, limit);
             wrap_future::<_, Self>(claimed)
                 .map(move |claimed, registry, ctx| {
                     let Some(entry) = registry.entries.get_mut(&stream) else { return };
-                    entry.wanted = None;
+                    entry.requested = None;
                     if claimed.is_err() {
                         // A count that was made meanwhile took it for given.
-                        registry.wiring.others.hold(&stream, &entry.held);
+                        registry.wiring.limiter.set_count(&stream, &entry.counts);
                     }
-                    let place = claimed.map_err(|_| NoPlace::Full { limit }).map(|()| {
-                        entry.held.add(&scope);
-                        registry.wiring.places.fetch_add(1, Ordering::SeqCst);
-                        if entry.held != wanted {
+                    let permit = claimed.map_err(|_| AcquireError::LimitReached { limit }).map(|()| {
+                        entry.counts.add(&scope);
+                        registry.wiring.connections.fetch_add(1, Ordering::SeqCst);
+                        if entry.counts != requested {
                             // Somebody went in the meantime.
-                            registry.wiring.others.hold(&stream, &entry.held);
+                            registry.wiring.limiter.set_count(&stream, &entry.counts);
                         }
-                        Place::new(ctx.address(), stream.clone(), scope)
+                        ConnectionPermit::new(ctx.address(), stream.clone(), scope)
                     });
                     // Where nobody waits for it any more, the place is given back by its drop.
-                    let _ = answer.send(place);
-                    registry.ask_for_places(&stream, ctx);
-                    registry.forget_if_gone(&stream);
+                    let _ = answer.send(permit);
+                    registry.acquire_next(&stream, ctx);
+                    registry.remove_if_unused(&stream);
                 })
                 .spawn(ctx);
         }
-        self.forget_if_gone(stream);
+        self.remove_if_unused(stream);
     }
 
-    fn forget_if_gone(&mut self, stream: &StreamKey) {
-        if self.entries.get(stream).is_some_and(Entry::is_gone) {
+    fn remove_if_unused(&mut self, stream: &StreamKey) {
+        if self.entries.get(stream).is_some_and(Entry::is_vacant) {
             // The session's last address goes with the entry, and so it ends.
             self.entries.remove(stream);
             self.wiring.bus.unfollow(stream);
@@ -263,47 +263,47 @@ impl Actor for Registry {
     }
 }
 
-impl Handler<Reserve> for Registry {
-    type Result = ResponseFuture<Result<Place, NoPlace>>;
+impl Handler<Acquire> for Registry {
+    type Result = ResponseFuture<Result<ConnectionPermit, AcquireError>>;
 
-    fn handle(&mut self, Reserve { stream, scope }: Reserve, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Acquire { stream, scope }: Acquire, ctx: &mut Self::Context) -> Self::Result {
         if self.closed {
-            return Box::pin(async { Err(NoPlace::Closed) });
+            return Box::pin(async { Err(AcquireError::Draining) });
         }
         let (answer, answered) = oneshot::channel();
         let entry = self.entries.entry(stream.clone()).or_default();
-        if entry.is_new() {
+        if entry.is_unused() {
             entry.followed = Some(self.wiring.bus.follow(&stream).shared());
         }
-        entry.asking.push_back((scope, answer));
+        entry.acquiring.push_back((scope, answer));
         let followed = entry.followed.clone();
-        self.ask_for_places(&stream, ctx);
+        self.acquire_next(&stream, ctx);
         Box::pin(async move {
-            let place = answered.await.map_err(|_| NoPlace::Closed)??;
+            let permit = answered.await.map_err(|_| AcquireError::Draining)??;
             if let Some(followed) = followed {
                 followed.await;
             }
-            Ok(place)
+            Ok(permit)
         })
     }
 }
 
-impl Handler<Vacate> for Registry {
+impl Handler<Release> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Vacate { stream, scope, socket }: Vacate, _: &mut Self::Context) {
+    fn handle(&mut self, Release { stream, scope, socket }: Release, _: &mut Self::Context) {
         if let Some(socket) = socket {
             self.waiting.retain(|join| join.socket != socket);
         }
         let Some(entry) = self.entries.get_mut(&stream) else { return };
-        entry.held.remove(&scope);
-        self.wiring.places.fetch_sub(1, Ordering::SeqCst);
-        self.wiring.others.hold(&stream, &entry.held);
+        entry.counts.remove(&scope);
+        self.wiring.connections.fetch_sub(1, Ordering::SeqCst);
+        self.wiring.limiter.set_count(&stream, &entry.counts);
         if let (Some(online), Some(socket)) = (&entry.session, socket) {
             // One message a socket, and sockets are bounded.
             online.addr.do_send(ToSession::Left { socket });
         }
-        self.forget_if_gone(&stream);
+        self.remove_if_unused(&stream);
     }
 }
 
@@ -348,11 +348,11 @@ impl Handler<Received> for Registry {
     }
 }
 
-impl Handler<HeldBy> for Registry {
-    type Result = MessageResult<HeldBy>;
+impl Handler<CountsOf> for Registry {
+    type Result = MessageResult<CountsOf>;
 
-    fn handle(&mut self, HeldBy { stream }: HeldBy, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.entries.get(&stream).map(|entry| entry.held.clone()).unwrap_or_default())
+    fn handle(&mut self, CountsOf { stream }: CountsOf, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.entries.get(&stream).map(|entry| entry.counts.clone()).unwrap_or_default())
     }
 }
 
@@ -364,14 +364,14 @@ impl Handler<Resync> for Registry {
     }
 }
 
-impl Handler<Tally> for Registry {
-    type Result = MessageResult<Tally>;
+impl Handler<ConnectionSnapshot> for Registry {
+    type Result = MessageResult<ConnectionSnapshot>;
 
-    fn handle(&mut self, _: Tally, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: ConnectionSnapshot, _: &mut Self::Context) -> Self::Result {
         // What is claimed counts: its answer may be there already, and waits for this registry's turn.
-        let held = |entry: &Entry| entry.wanted.as_ref().unwrap_or(&entry.held).clone();
-        let all = self.entries.iter().map(|(stream, entry)| (stream.clone(), held(entry)));
-        MessageResult(all.filter(|(_, held)| held.total() > 0).collect())
+        let counts = |entry: &Entry| entry.requested.as_ref().unwrap_or(&entry.counts).clone();
+        let all = self.entries.iter().map(|(stream, entry)| (stream.clone(), counts(entry)));
+        MessageResult(all.filter(|(_, counts)| counts.total() > 0).collect())
     }
 }
 
@@ -385,10 +385,10 @@ impl Handler<SendFrame> for Registry {
     }
 }
 
-impl Handler<TakeNoMore> for Registry {
+impl Handler<StopAccepting> for Registry {
     type Result = ();
 
-    fn handle(&mut self, _: TakeNoMore, _: &mut Self::Context) {
+    fn handle(&mut self, _: StopAccepting, _: &mut Self::Context) {
         self.closed = true;
     }
 }
@@ -412,7 +412,7 @@ impl Handler<Observe> for Registry {
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
         MessageResult(RegistryState {
             sessions: self.entries.values().filter(|entry| entry.session.is_some()).count(),
-            places: self.entries.values().map(|entry| entry.held.total()).sum(),
+            connections: self.entries.values().map(|entry| entry.counts.total()).sum(),
             users: self.entries.keys().filter(|stream| stream.kind() == StreamKind::User).count(),
         })
     }

@@ -22,7 +22,7 @@ use backlog::Backlog;
 pub use transport::Transport;
 use transport::Wire;
 
-use crate::{model::Identity, ports::Expiry, protocol::Close, pump::SocketSignal, registry::Place, session::Session};
+use crate::{model::Identity, ports::Expiry, protocol::Close, pump::SocketSignal, registry::ConnectionPermit, session::Session};
 
 /// A socket as the HTTP side hands it over: upgraded, authenticated, with a place taken.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl NewSocket {
 #[derive(Debug)]
 pub enum Purpose {
     /// A stream's follower.
-    Follow { identity: Arc<Identity>, place: Place, expiry: Option<Expiry> },
+    Follow { identity: Arc<Identity>, permit: ConnectionPermit, expiry: Option<Expiry> },
     /// To be told why it is refused: closed as soon as it is open.
     Refuse(Close),
     /// To get back what it sends.
@@ -85,7 +85,7 @@ pub(crate) struct Socket {
     pub(crate) phase: Phase,
     pub(crate) identity: Option<Arc<Identity>>,
     /// Given back when the socket is dropped, whatever the way.
-    pub(crate) place: Option<Place>,
+    pub(crate) permit: Option<ConnectionPermit>,
     /// Its token's end.
     pub(crate) expires_at: Option<Instant>,
     pub(crate) last_heard: Instant,
@@ -112,10 +112,10 @@ impl Socket {
     /// Where this thread's reactor refuses the connection.
     pub(crate) fn new(new_socket: NewSocket, signal: Arc<SocketSignal>, now: Instant) -> io::Result<(Self, Option<Close>)> {
         let mut refused = None;
-        let (phase, identity, place, expires_at) = match new_socket.purpose {
-            Purpose::Follow { identity, place, expiry } => {
+        let (phase, identity, permit, expires_at) = match new_socket.purpose {
+            Purpose::Follow { identity, permit, expiry } => {
                 let expires_at = expiry.map(|expiry| now + expiry.remaining);
-                (Phase::Joining, Some(identity), Some(place), expires_at)
+                (Phase::Joining, Some(identity), Some(permit), expires_at)
             }
             Purpose::Refuse(close) => {
                 refused = Some(close);
@@ -132,7 +132,7 @@ impl Socket {
             backlog: Backlog::default(),
             phase,
             identity,
-            place,
+            permit,
             expires_at,
             last_heard: now,
             tell_when_drained: false,

@@ -48,7 +48,7 @@ enum Command {
 /// A message, and the stream on whose channel it goes; `None`: to the nodes themselves.
 type Outgoing = (Option<StreamKey>, Message);
 
-/// What handle and keeper both know.
+/// What handle and task both know.
 #[derive(Default)]
 struct BusStatus {
     up_since: Mutex<Option<Instant>>,

@@ -17,7 +17,7 @@ use actix_http::{
 use actix_web::http::header::{self, HeaderValue};
 use futures_util::SinkExt as _;
 use oriva_hub_actors::{
-    NoPlace, Transport, measures,
+    AcquireError, Transport, measures,
     model::{AppId, Identity, Refused},
     ports::Expiry,
     protocol::Close,
@@ -126,7 +126,7 @@ async fn serve<T: IntoTransport>(
     let generation = hub.auth().generation();
     let admitted = admit(&hub, &offer).await;
     match admitted {
-        Ok(Admitted { identity, expiry, seat }) => {
+        Ok(Admitted { identity, expiry, reserved }) => {
             let deflate = offer.deflate.filter(|_| hub.online().compresses());
             accept(&mut framed, &request, &id, offer.speaks_v1, deflate).await?;
             tracing::info!(
@@ -138,7 +138,7 @@ async fn serve<T: IntoTransport>(
             metrics::counter!(measures::STREAMS_OPENED).increment(1);
             let parts = framed.into_parts();
             let identity = Arc::new(identity);
-            seat.sit(parts.io.into_transport()?, parts.read_buf, deflate.is_some(), identity.clone(), expiry);
+            reserved.attach(parts.io.into_transport()?, parts.read_buf, deflate.is_some(), identity.clone(), expiry);
             if generation != hub.auth().generation() {
                 look_again(&hub, &offer, &identity).await;
             }
@@ -177,7 +177,7 @@ async fn look_again(hub: &Hub, offer: &Offer, identity: &Identity) {
 struct Admitted {
     identity: Identity,
     expiry: Option<Expiry>,
-    seat: oriva_hub_actors::Seat,
+    reserved: oriva_hub_actors::ReservedConnection,
 }
 
 async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Refusal> {
@@ -209,14 +209,14 @@ async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Refusal> {
     {
         return Err(Refusal::new(Code::Forbidden, "app_id is not the credential's own app", Close::Revoked));
     }
-    let seat = hub.online().reserve(&identity).await.map_err(|no_place| match no_place {
-        NoPlace::Full { limit } => {
+    let reserved = hub.online().acquire(&identity).await.map_err(|error| match error {
+        AcquireError::LimitReached { limit } => {
             let detail = format!("{limit} connections are open already");
             Refusal::new(Code::ConnectionLimit, &detail, Close::TooManyConnections)
         }
-        NoPlace::Closed => Refusal { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway },
+        AcquireError::Draining => Refusal { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway },
     })?;
-    Ok(Admitted { identity, expiry, seat })
+    Ok(Admitted { identity, expiry, reserved })
 }
 
 async fn accept<T: IntoTransport>(

@@ -69,7 +69,7 @@ impl Hub {
     /// How many sockets a user has open over all nodes that are shown what `app` publishes; `None`: all of them.
     pub async fn presence(&self, user: &UserId, app: Option<&AppId>) -> Seen {
         let stream = StreamKey::User(user.clone());
-        let here = self.online.held(&stream).await.seen_by(app);
+        let here = self.online.connection_counts(&stream).await.visible_to(app);
         let elsewhere = self.nodes.presence.elsewhere(&stream).await;
         let partial = elsewhere.is_err()
             || match self.nodes.bus.state() {
@@ -78,7 +78,7 @@ impl Hub {
                 BusState::None => !self.others.now().is_empty(),
                 BusState::Connected | BusState::Away => false,
             };
-        let elsewhere: usize = elsewhere.unwrap_or_default().iter().map(|held| held.seen_by(app)).sum();
+        let elsewhere: usize = elsewhere.unwrap_or_default().iter().map(|held| held.visible_to(app)).sum();
         Seen { online: here + elsewhere > 0, connections: here + elsewhere, partial }
     }
 
@@ -89,9 +89,9 @@ impl Hub {
     pub async fn stats(&self) -> Result<Stats, HubError> {
         let deliveries_pending = self.store.pending_deliveries().await?;
         let others = self.others.now();
-        let tally = self.online.tally().await;
-        let connections_here: usize = tally.iter().map(|(_, held)| held.total()).sum();
-        let users_here: HashSet<String> = tally
+        let snapshot = self.online.connection_snapshot().await;
+        let connections_here: usize = snapshot.iter().map(|(_, held)| held.total()).sum();
+        let users_here: HashSet<String> = snapshot
             .iter()
             .filter_map(|(stream, _)| match stream {
                 StreamKey::User(user) => Some(user.to_string()),
@@ -131,7 +131,7 @@ impl Hub {
         }
         let state = self.online.observe().await;
         let on_bus = matches!(self.nodes.bus.state(), BusState::Connected | BusState::Split);
-        let own = NodeBeat { node: self.nodes.node, on_bus, connections: state.places, users: state.users };
+        let own = NodeBeat { node: self.nodes.node, on_bus, connections: state.connections, users: state.users };
         let others = store.beat(&own).await?;
         self.nodes.bus.set_known_nodes(&others.iter().map(|other| other.node).collect::<Vec<_>>());
         *self.others.beats.lock().unwrap_or_else(PoisonError::into_inner) = others;

@@ -1,34 +1,34 @@
-//! Places of a node that counts for itself.
+//! ConnectionLimiter of a node that counts for itself.
 
 use std::collections::HashSet;
 
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use oriva_hub_actors::{
-    model::{Held, StreamKey},
-    ports::{Places, PlacesTaken},
+    model::{ConnectionCounts, StreamKey},
+    ports::{ConnectionLimiter, LimitReached},
 };
 
 use super::{Presence, Unknown};
 
 /// A node without Redis: the registry's own count is all there is.
 #[derive(Debug, Clone, Copy)]
-pub struct LocalPlaces;
+pub struct LocalConnectionLimiter;
 
-impl Places for LocalPlaces {
-    fn claim(&self, _: &StreamKey, own: &Held, limit: usize) -> BoxFuture<'static, Result<(), PlacesTaken>> {
-        let taken = own.total() > limit;
-        async move { if taken { Err(PlacesTaken) } else { Ok(()) } }.boxed()
+impl ConnectionLimiter for LocalConnectionLimiter {
+    fn acquire(&self, _: &StreamKey, own: &ConnectionCounts, limit: usize) -> BoxFuture<'static, Result<(), LimitReached>> {
+        let previous_names = own.total() > limit;
+        async move { if previous_names { Err(LimitReached) } else { Ok(()) } }.boxed()
     }
 
-    fn hold(&self, _: &StreamKey, _: &Held) {}
+    fn set_count(&self, _: &StreamKey, _: &ConnectionCounts) {}
 
     fn recount(&self) {}
 }
 
 #[async_trait]
-impl Presence for LocalPlaces {
-    async fn elsewhere(&self, _: &StreamKey) -> Result<Vec<Held>, Unknown> {
+impl Presence for LocalConnectionLimiter {
+    async fn elsewhere(&self, _: &StreamKey) -> Result<Vec<ConnectionCounts>, Unknown> {
         Ok(Vec::new())
     }
 

@@ -7,12 +7,12 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{Held, StreamKey},
-    ports::Places,
+    model::{ConnectionCounts, StreamKey},
+    ports::ConnectionLimiter,
 };
 
-pub use self::redis::{RedisPlaces, RedisPlacesParts};
-pub use local::LocalPlaces;
+pub use self::redis::{RedisConnectionLimiter, RedisLimiterParts};
+pub use local::LocalConnectionLimiter;
 
 /// What other nodes hold cannot be said now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,9 +21,9 @@ pub struct Unknown;
 
 /// What the hub asks of places beside what sockets need of them.
 #[async_trait]
-pub trait Presence: Places {
+pub trait Presence: ConnectionLimiter {
     /// What other nodes hold for a stream.
-    async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<Held>, Unknown>;
+    async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<ConnectionCounts>, Unknown>;
 
     /// How many users other nodes hold places who are not among those `here`.
     async fn users_elsewhere(&self, here: &HashSet<String>) -> Result<usize, Unknown>;

@@ -1,11 +1,11 @@
-//! Places in Redis. Each node writes what it holds, as absolute numbers, into a hash of its own, which lives as long as
+//! ConnectionLimiter in Redis. Each node writes what it holds, as absolute numbers, into a hash of its own, which lives as long as
 //! the node's lease; a claim adds up the hashes of the nodes that live. So a dead node's places are free when its lease
 //! ends, nothing has to be swept, and no count can drift.
 //!
 //! One queue keeps what this node writes in order. Where Redis is away, or has lost what it was told, the node takes a new
 //! name and writes down all that it holds.
 
-mod keeper;
+mod task;
 
 use std::{
     collections::HashSet,
@@ -15,36 +15,36 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use oriva_hub_actors::{
-    model::{Held, NodeId, StreamKey},
-    ports::{Places, PlacesTaken},
+    model::{ConnectionCounts, NodeId, StreamKey},
+    ports::{ConnectionLimiter, LimitReached},
 };
 use redis::{Pipeline, RedisResult};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::keeper::RedisPlacesParts;
-use self::keeper::{Names, Order};
+pub use self::task::RedisLimiterParts;
+use self::task::{Names, Command};
 use super::{Presence, Unknown};
 use crate::redis_client::RedisClient;
 
 /// Fields of a hash that are read at once.
-const SCANNED: usize = 1000;
+const SCAN_COUNT: usize = 1000;
 
-/// Places over all nodes.
-pub struct RedisPlaces {
+/// ConnectionLimiter over all nodes.
+pub struct RedisConnectionLimiter {
     client: Arc<RedisClient>,
-    orders: mpsc::UnboundedSender<Order>,
+    commands_tx: mpsc::UnboundedSender<Command>,
     /// The name under which this node holds places now.
     own: Arc<RwLock<Option<NodeId>>>,
 }
 
-impl RedisPlaces {
-    /// The handle, and what [`RedisPlacesParts::start`] makes places of.
+impl RedisConnectionLimiter {
+    /// The handle, and what [`RedisLimiterParts::start`] makes places of.
     #[must_use]
-    pub fn new(client: Arc<RedisClient>) -> (Arc<Self>, RedisPlacesParts) {
-        let (orders, ordered) = mpsc::unbounded_channel();
+    pub fn new(client: Arc<RedisClient>) -> (Arc<Self>, RedisLimiterParts) {
+        let (commands_tx, commands_rx) = mpsc::unbounded_channel();
         let own = Arc::new(RwLock::default());
-        let parts = RedisPlacesParts { client: client.clone(), ordered, own: own.clone() };
-        (Arc::new(Self { client, orders, own }), parts)
+        let parts = RedisLimiterParts { client: client.clone(), commands_rx, own: own.clone() };
+        (Arc::new(Self { client, commands_tx, own }), parts)
     }
 
     fn own(&self) -> Option<NodeId> {
@@ -54,17 +54,17 @@ impl RedisPlaces {
     /// The other nodes that live.
     async fn others(&self) -> Result<Vec<String>, Unknown> {
         let names = Names::of(&self.client);
-        let mut question = Pipeline::new();
-        question.cmd("TIME").cmd("ZRANGE").arg(&names.nodes).arg(0).arg(-1).arg("WITHSCORES");
-        let ((seconds, micros), nodes): ((i64, i64), Vec<(String, f64)>) = self.ask(&question).await?;
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("TIME").cmd("ZRANGE").arg(&names.nodes).arg(0).arg(-1).arg("WITHSCORES");
+        let ((seconds, micros), nodes): ((i64, i64), Vec<(String, f64)>) = self.query(&pipeline).await?;
         let now = (seconds * 1000 + micros / 1000) as f64;
         let own = self.own().ok_or(Unknown)?.to_string();
         Ok(nodes.into_iter().filter(|(node, until)| *until > now && *node != own).map(|(node, _)| node).collect())
     }
 
-    async fn ask<T: redis::FromRedisValue>(&self, question: &Pipeline) -> Result<T, Unknown> {
+    async fn query<T: redis::FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, Unknown> {
         let pool = self.client.pool().ok_or(Unknown)?;
-        let answer: RedisResult<T> = pool.query(question).await;
+        let answer: RedisResult<T> = pool.query(pipeline).await;
         answer.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "places of other nodes unknown");
             Unknown
@@ -72,37 +72,37 @@ impl RedisPlaces {
     }
 }
 
-impl Places for RedisPlaces {
-    fn claim(&self, stream: &StreamKey, own: &Held, limit: usize) -> BoxFuture<'static, Result<(), PlacesTaken>> {
+impl ConnectionLimiter for RedisConnectionLimiter {
+    fn acquire(&self, stream: &StreamKey, own: &ConnectionCounts, limit: usize) -> BoxFuture<'static, Result<(), LimitReached>> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.orders.send(Order::Claim { stream: stream.clone(), own: own.clone(), limit, answer });
+        let _ = self.commands_tx.send(Command::Acquire { stream: stream.clone(), own: own.clone(), limit, answer });
         // Where nobody answers, this node's own count decides, and that was looked at before.
         answered.map(|answer| answer.unwrap_or(Ok(()))).boxed()
     }
 
-    fn hold(&self, stream: &StreamKey, own: &Held) {
-        let _ = self.orders.send(Order::Hold { stream: stream.clone(), own: own.clone() });
+    fn set_count(&self, stream: &StreamKey, own: &ConnectionCounts) {
+        let _ = self.commands_tx.send(Command::SetCount { stream: stream.clone(), own: own.clone() });
     }
 
     fn recount(&self) {
-        let _ = self.orders.send(Order::Recount);
+        let _ = self.commands_tx.send(Command::Recount);
     }
 }
 
 #[async_trait]
-impl Presence for RedisPlaces {
-    async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<Held>, Unknown> {
+impl Presence for RedisConnectionLimiter {
+    async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<ConnectionCounts>, Unknown> {
         let names = Names::of(&self.client);
         let others = self.others().await?;
         if others.is_empty() {
             return Ok(Vec::new());
         }
-        let mut question = Pipeline::new();
+        let mut pipeline = Pipeline::new();
         for node in &others {
-            question.cmd("HGET").arg(names.places_of(node)).arg(keeper::field(stream));
+            pipeline.cmd("HGET").arg(names.counts_key(node)).arg(task::field(stream));
         }
-        let answers: Vec<Option<String>> = self.ask(&question).await?;
-        Ok(answers.into_iter().flatten().filter_map(|text| Held::parse(&text).ok()).collect())
+        let answers: Vec<Option<String>> = self.query(&pipeline).await?;
+        Ok(answers.into_iter().flatten().filter_map(|text| ConnectionCounts::parse(&text).ok()).collect())
     }
 
     async fn users_elsewhere(&self, here: &HashSet<String>) -> Result<usize, Unknown> {
@@ -111,10 +111,10 @@ impl Presence for RedisPlaces {
         for node in self.others().await? {
             let mut cursor = 0_u64;
             loop {
-                let mut question = Pipeline::new();
-                let hash = names.places_of(&node);
-                question.cmd("HSCAN").arg(hash).arg(cursor).arg("MATCH").arg("user:*").arg("COUNT").arg(SCANNED);
-                let ((next, fields),): ((u64, Vec<(String, String)>),) = self.ask(&question).await?;
+                let mut pipeline = Pipeline::new();
+                let hash = names.counts_key(&node);
+                pipeline.cmd("HSCAN").arg(hash).arg(cursor).arg("MATCH").arg("user:*").arg("COUNT").arg(SCAN_COUNT);
+                let ((next, fields),): ((u64, Vec<(String, String)>),) = self.query(&pipeline).await?;
                 for (field, _) in fields {
                     if let Some(id) = field.strip_prefix("user:")
                         && !here.contains(id)
@@ -133,7 +133,7 @@ impl Presence for RedisPlaces {
 
     async fn leave(&self) {
         let (done, is_done) = oneshot::channel();
-        if self.orders.send(Order::Leave(done)).is_ok() {
+        if self.commands_tx.send(Command::Leave(done)).is_ok() {
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), is_done).await;
         }
     }

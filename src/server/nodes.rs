@@ -11,7 +11,7 @@ use crate::{
     config::{Config, ConfigError},
     hub::NodeParts,
     client::RedisClient,
-    presence::{LocalPlaces, RedisPlaces, RedisPlacesParts},
+    presence::{LocalConnectionLimiter, RedisConnectionLimiter, RedisLimiterParts},
 };
 
 /// Built, and not yet started: who is online here has to be known first.
@@ -19,7 +19,7 @@ pub(super) struct Nodes {
     pub parts: NodeParts,
     /// Redis, where it is configured.
     pub client: Option<Arc<RedisClient>>,
-    over_redis: Option<(RedisBusParts, RedisPlacesParts)>,
+    over_redis: Option<(RedisBusParts, RedisLimiterParts)>,
 }
 
 impl Nodes {
@@ -29,7 +29,7 @@ impl Nodes {
         let node = NodeId::generate();
         let Some(url) = &config.redis.url else {
             let bus = Arc::new(LocalBus::new(config.is_embedded()));
-            let parts = NodeParts { node, bus, presence: Arc::new(LocalPlaces) };
+            let parts = NodeParts { node, bus, presence: Arc::new(LocalConnectionLimiter) };
             return Ok(Self { parts, client: None, over_redis: None });
         };
         // The library's words may repeat the URL, and with it a password.
@@ -37,7 +37,7 @@ impl Nodes {
             .map_err(|_| ConfigError("redis.url must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]".to_owned()))?;
         let client = Arc::new(client);
         let (bus, bus_parts) = RedisBus::new(client.clone(), node);
-        let (presence, places_parts) = RedisPlaces::new(client.clone());
+        let (presence, places_parts) = RedisConnectionLimiter::new(client.clone());
         let parts = NodeParts { node, bus, presence };
         Ok(Self { parts, client: Some(client), over_redis: Some((bus_parts, places_parts)) })
     }

@@ -2,7 +2,7 @@
 
 mod delivery;
 mod event;
-mod held;
+mod connection_counts;
 mod identity;
 mod ids;
 mod json;
@@ -14,7 +14,7 @@ mod trace_parent;
 
 pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
 pub use event::{Category, Event, EventType, JsonObject, Offsets};
-pub use held::Held;
+pub use connection_counts::ConnectionCounts;
 pub use identity::{Identity, Refused, Scope};
 pub use ids::{AppId, ConnectionId, DeliveryId, EventId, KeyId, NodeId, NotificationId, UserId, WebhookId};
 pub use json::{parse_json, whole};

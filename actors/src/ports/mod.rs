@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::model::{
-    Attempt, Claim, Delivery, DeliveryId, Held, Identity, Offset, Published, Report, StreamKey, Target, Timestamp,
+    Attempt, Claim, Delivery, DeliveryId, ConnectionCounts, Identity, Offset, Published, Report, StreamKey, Target, Timestamp,
     WebhookId,
 };
 
@@ -61,13 +61,13 @@ pub trait Bus: Send + Sync {
 }
 
 /// Connection places, as all nodes count them.
-pub trait Places: Send + Sync {
+pub trait ConnectionLimiter: Send + Sync {
     /// Claims a place: this node would then hold `own` for the stream, of at most `limit` over all nodes. Ordered before
     /// it returns. Where others cannot be asked, this node's own count decides.
-    fn claim(&self, stream: &StreamKey, own: &Held, limit: usize) -> BoxFuture<'static, Result<(), PlacesTaken>>;
+    fn acquire(&self, stream: &StreamKey, own: &ConnectionCounts, limit: usize) -> BoxFuture<'static, Result<(), LimitReached>>;
 
     /// This node holds `own` for the stream now.
-    fn hold(&self, stream: &StreamKey, own: &Held);
+    fn set_count(&self, stream: &StreamKey, own: &ConnectionCounts);
 
     /// What this node holds has to be counted anew.
     fn recount(&self);
@@ -76,7 +76,7 @@ pub trait Places: Send + Sync {
 /// All places of a user or app are taken, some perhaps on other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("all places are taken")]
-pub struct PlacesTaken;
+pub struct LimitReached;
 
 /// Deliveries as the store keeps them: the queue itself.
 #[async_trait]

@@ -9,9 +9,9 @@ use slotmap::SlotMap;
 
 use super::Join;
 use crate::{
-    Outside, Partitions, RealtimeConfig, Seat,
-    model::{AppId, Held, Identity, Offset, Published, Scope, StreamKey, UserId},
-    ports::{Bus, Credentials, Expiry, Places, PlacesTaken, RefreshRefused, DeliveryReceipts},
+    Outside, Partitions, RealtimeConfig, ReservedConnection,
+    model::{AppId, ConnectionCounts, Identity, Offset, Published, Scope, StreamKey, UserId},
+    ports::{Bus, Credentials, Expiry, ConnectionLimiter, LimitReached, RefreshRefused, DeliveryReceipts},
     pump::SocketKey,
     testing::{MemoryHistory, event},
 };
@@ -21,7 +21,7 @@ pub struct Routing {
     online: Partitions,
     users: usize,
     next: Offset,
-    _seats: Vec<Seat>,
+    _seats: Vec<ReservedConnection>,
 }
 
 impl Routing {
@@ -45,20 +45,20 @@ impl Routing {
             credentials: nobody.clone(),
             receipts: nobody.clone(),
             bus: nobody.clone(),
-            places: nobody,
+            limiter: nobody,
         };
         let online = Partitions::start(&config, outside);
         let mut keys = SlotMap::<SocketKey, ()>::with_key();
-        let mut seats = Vec::with_capacity(users);
+        let mut reserved = Vec::with_capacity(users);
         for n in 0..users {
             let user = UserId::parse(&format!("user{n}")).expect("an id");
             let issuer = AppId::parse("work-buddy").expect("an id");
             let identity = Identity::User { user, issuer, scope: Scope::AllApps };
-            seats.push(online.reserve(&identity).await.expect("a place"));
+            reserved.push(online.acquire(&identity).await.expect("a place"));
             let socket = keys.insert(());
             online.join(Join { socket, identity: Arc::new(identity), expires_at: None, deflates: false });
         }
-        Self { online, users, next: 0, _seats: seats }
+        Self { online, users, next: 0, _seats: reserved }
     }
 
     /// An event for each of the users, as a writer's batch has them.
@@ -96,12 +96,12 @@ impl Bus for Nobody {
     fn resync(&self) {}
 }
 
-impl Places for Nobody {
-    fn claim(&self, _: &StreamKey, _: &Held, _: usize) -> BoxFuture<'static, Result<(), PlacesTaken>> {
+impl ConnectionLimiter for Nobody {
+    fn acquire(&self, _: &StreamKey, _: &ConnectionCounts, _: usize) -> BoxFuture<'static, Result<(), LimitReached>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn hold(&self, _: &StreamKey, _: &Held) {}
+    fn set_count(&self, _: &StreamKey, _: &ConnectionCounts) {}
 
     fn recount(&self) {}
 }

@@ -6,51 +6,51 @@ use actix::{Addr, dev::SendError};
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::oneshot;
 
-use super::{NoPlace, Registry, Vacate};
+use super::{AcquireError, Registry, Release};
 use crate::{
     measures,
-    model::{Held, Offset, Published, Scope, StreamKey, StreamKind},
+    model::{ConnectionCounts, Offset, Published, Scope, StreamKey, StreamKind},
     pump::SocketKey,
     session::{Events, Session, ToSession},
 };
 
 /// A connection place of a user or an app on this node; given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     registry: Addr<Registry>,
     stream: StreamKey,
     scope: Scope,
     socket: Option<SocketKey>,
 }
 
-impl Place {
+impl ConnectionPermit {
     pub(super) fn new(registry: Addr<Registry>, stream: StreamKey, scope: Scope) -> Self {
         Self { registry, stream, scope, socket: None }
     }
 
-    pub(crate) fn taken_by(&mut self, socket: SocketKey) {
+    pub(crate) fn attached_to(&mut self, socket: SocketKey) {
         self.socket = Some(socket);
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         // One message a place, and places are bounded.
-        self.registry.do_send(Vacate { stream: self.stream.clone(), scope: self.scope.clone(), socket: self.socket });
+        self.registry.do_send(Release { stream: self.stream.clone(), scope: self.scope.clone(), socket: self.socket });
     }
 }
 
 /// Somebody with at least one place.
 #[derive(Default)]
 pub(super) struct Entry {
-    pub(super) held: Held,
+    pub(super) counts: ConnectionCounts,
     pub(super) session: Option<Online>,
     /// Until what other nodes publish to the stream is heard. A session that began before could miss something.
     pub(super) followed: Option<Shared<BoxFuture<'static, ()>>>,
     /// Who wants a place, by what it would see.
-    pub(super) asking: VecDeque<(Scope, oneshot::Sender<Result<Place, NoPlace>>)>,
+    pub(super) acquiring: VecDeque<(Scope, oneshot::Sender<Result<ConnectionPermit, AcquireError>>)>,
     /// What would be held with the claim that is under way.
-    pub(super) wanted: Option<Held>,
+    pub(super) requested: Option<ConnectionCounts>,
 }
 
 pub(super) struct Online {
@@ -71,13 +71,13 @@ impl Online {
 
 impl Entry {
     /// Nobody was here before.
-    pub(super) fn is_new(&self) -> bool {
-        self.followed.is_none() && self.is_gone()
+    pub(super) fn is_unused(&self) -> bool {
+        self.followed.is_none() && self.is_vacant()
     }
 
     /// Nobody is here, and nobody comes.
-    pub(super) fn is_gone(&self) -> bool {
-        self.held.total() == 0 && self.asking.is_empty() && self.wanted.is_none()
+    pub(super) fn is_vacant(&self) -> bool {
+        self.counts.total() == 0 && self.acquiring.is_empty() && self.requested.is_none()
     }
 
     /// An event that this node committed, so that its offset is the store's.

@@ -67,7 +67,7 @@ impl Member {
     }
 
     pub(super) fn wants(&self, event: &Published) -> bool {
-        self.subscriptions.iter().any(|held| held.pattern.matches(event.full_type()))
+        self.subscriptions.iter().any(|subscription| subscription.pattern.matches(event.full_type()))
             && self.identity.may_see(event.event())
     }
 
@@ -78,7 +78,7 @@ impl Member {
     pub(super) fn subscribe(&mut self, patterns: Vec<EventPattern>) -> Result<(), TooManyPatterns> {
         let mut added: Vec<Subscription> = Vec::new();
         for pattern in patterns {
-            if !self.subscriptions.iter().chain(&added).any(|held| held.pattern == pattern) {
+            if !self.subscriptions.iter().chain(&added).any(|subscription| subscription.pattern == pattern) {
                 added.push(Subscription { pattern, since: self.positions });
             }
         }
@@ -92,21 +92,21 @@ impl Member {
 
     /// A replay from `after` brings everything that the patterns held now match.
     pub(super) fn served_since(&mut self, after: Positions) {
-        for held in &mut self.subscriptions {
-            held.since =
-                Positions { own: held.since.own.min(after.own), broadcast: held.since.broadcast.min(after.broadcast) };
+        for subscription in &mut self.subscriptions {
+            subscription.since =
+                Positions { own: subscription.since.own.min(after.own), broadcast: subscription.since.broadcast.min(after.broadcast) };
         }
     }
 
     /// What was up to `now` may not have been sent.
     pub(super) fn served_from(&mut self, now: Positions) {
-        for held in &mut self.subscriptions {
-            held.since = now;
+        for subscription in &mut self.subscriptions {
+            subscription.since = now;
         }
     }
 
     pub(super) fn unsubscribe(&mut self, patterns: &[EventPattern]) {
-        self.subscriptions.retain(|held| !patterns.contains(&held.pattern));
+        self.subscriptions.retain(|subscription| !patterns.contains(&subscription.pattern));
     }
 }
 

@@ -137,7 +137,7 @@ impl Replay {
             && self
                 .previously
                 .iter()
-                .any(|held| held.since.of(kind) < offset && held.pattern.matches(event.full_type()))
+                .any(|subscription| subscription.since.of(kind) < offset && subscription.pattern.matches(event.full_type()))
     }
 }
 

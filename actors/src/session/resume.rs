@@ -49,7 +49,7 @@ impl State {
         if let Err(TooManyPatterns) = member.subscribe(patterns) {
             return refuse("validation_failed", "event_types: a socket holds at most 100 patterns");
         }
-        let event_types = pattern_texts(member.subscriptions.iter().map(|held| &held.pattern));
+        let event_types = pattern_texts(member.subscriptions.iter().map(|subscription| &subscription.pattern));
         push(socket, &ServerFrame::Subscribed { event_types, warning, id: id.as_ref() }, effects);
         if !resumes {
             return;

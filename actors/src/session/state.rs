@@ -368,7 +368,7 @@ impl State {
             }
             ClientFrame::Unsubscribe { patterns, id } => {
                 member.unsubscribe(&patterns);
-                let event_types = pattern_texts(member.subscriptions.iter().map(|held| &held.pattern));
+                let event_types = pattern_texts(member.subscriptions.iter().map(|subscription| &subscription.pattern));
                 push(socket, &ServerFrame::Unsubscribed { event_types, id: id.as_ref() }, effects);
             }
             ClientFrame::Refresh { id, .. } if member.refreshing => {

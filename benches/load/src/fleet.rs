@@ -16,7 +16,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{Failure, measure::Tally, socket::Socket, target::Target};
 
 /// Who connects: the credential, and what it has seen.
-pub type Seat = (String, Option<u64>);
+pub type ReservedConnection = (String, Option<u64>);
 
 /// How sockets are opened.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ impl Fleet {
     /// Opens a socket for each seat; how long each took goes to `opened`.
     pub async fn open(
         target: &Target,
-        seats: Vec<Seat>,
+        seats: Vec<ReservedConnection>,
         opening: Opening,
         (tally, connections): (&Arc<Tally>, &Arc<AtomicU64>),
         progress: &ProgressBar,
@@ -90,7 +90,7 @@ impl Fleet {
 async fn one(
     target: &Target,
     n: usize,
-    (token, after): &Seat,
+    (token, after): &ReservedConnection,
     sources: u8,
     finder: &Arc<Finder<'static>>,
 ) -> Result<Socket, Failure> {

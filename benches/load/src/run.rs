@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     Failure, RunArgs,
-    fleet::{Fleet, Opening, Seat},
+    fleet::{Fleet, Opening, ReservedConnection},
     measure::{Cost, Latency, Recorder, Tally, cost, histogram, sum},
     report::{Report, machine},
     target::Target,
@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
     }
 
     /// Opens sockets; how long that took each.
-    pub async fn open(&mut self, seats: Vec<Seat>) -> Result<(Fleet, Histogram<u64>), Failure> {
+    pub async fn open(&mut self, seats: Vec<ReservedConnection>) -> Result<(Fleet, Histogram<u64>), Failure> {
         let took = Arc::new(Mutex::new(histogram()));
         let into = took.clone();
         self.bar.set_prefix("connecting");

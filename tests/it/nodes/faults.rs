@@ -96,7 +96,7 @@ async fn a_node_is_killed_under_load() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ledger = load.stop().await;
     settle(&ledger, &watchers).await;
-    // Places: three user sockets are open now, and seven more fit once the dead node's lease is over.
+    // ConnectionLimiter: three user sockets are open now, and seven more fit once the dead node's lease is over.
     let inbox = hub.app.inbox("alice");
     eventually("its places are free", async || {
         inbox.ask("GET", "/users/alice/presence", None).await.body == json!({"online": true, "connections": 3})

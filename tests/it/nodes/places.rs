@@ -1,4 +1,4 @@
-//! Places, presence, budgets and figures, counted over all nodes.
+//! ConnectionLimiter, presence, budgets and figures, counted over all nodes.
 
 use serde_json::json;
 

@@ -7,8 +7,8 @@ use std::{
 
 use oriva_hub_actors::{
     Partitions,
-    model::{Held, NodeId, StreamKey},
-    ports::PlacesTaken,
+    model::{ConnectionCounts, NodeId, StreamKey},
+    ports::LimitReached,
 };
 use redis::{Pipeline, RedisResult, aio::ConnectionLike as _};
 use tokio::{
@@ -22,9 +22,9 @@ use crate::redis_client::{Connection, RedisClient};
 const LEASE: Duration = Duration::from_secs(10);
 const RENEWAL: Duration = Duration::from_millis(2500);
 /// How long Redis is left alone after it refused.
-const REST: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Orders written at once.
-const AT_ONCE: usize = 256;
+const MAX_BATCH: usize = 256;
 /// What of a whole count is written at once.
 const PAGE: usize = 1000;
 
@@ -32,7 +32,7 @@ const PAGE: usize = 1000;
 ///
 /// Keys: the nodes with the ends of their leases; this node's places. Arguments: the beginning of the names of places,
 /// this node, the stream, the total it would hold, all it would hold, the limit (negative: none), the lease in ms.
-const HOLD: &str = r"
+const SET_COUNT: &str = r"
 local held = tonumber(ARGV[4])
 local limit = tonumber(ARGV[6])
 if limit >= 0 then
@@ -72,7 +72,7 @@ return 1
 /// that nobody holds; and ends those of the names that it had before.
 ///
 /// Keys: the nodes; its places; the places under its earlier names. Arguments: its name, the lease in ms, its earlier names.
-const ENROL: &str = r"
+const REGISTER: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for n = 3, #KEYS do
@@ -96,7 +96,7 @@ impl Names {
         Self { nodes: client.name_together("nodes"), places: client.name_together("places:") }
     }
 
-    pub(super) fn places_of(&self, node: &str) -> String {
+    pub(super) fn counts_key(&self, node: &str) -> String {
         format!("{}{node}", self.places)
     }
 }
@@ -107,35 +107,35 @@ pub(super) fn field(stream: &StreamKey) -> String {
 }
 
 /// What sockets want. One or two a socket, and sockets are bounded.
-pub(super) enum Order {
-    Claim { stream: StreamKey, own: Held, limit: usize, answer: oneshot::Sender<Result<(), PlacesTaken>> },
-    Hold { stream: StreamKey, own: Held },
+pub(super) enum Command {
+    Acquire { stream: StreamKey, own: ConnectionCounts, limit: usize, answer: oneshot::Sender<Result<(), LimitReached>> },
+    SetCount { stream: StreamKey, own: ConnectionCounts },
     Recount,
     Leave(oneshot::Sender<()>),
 }
 
 /// What places are made of.
-pub struct RedisPlacesParts {
+pub struct RedisLimiterParts {
     pub(super) client: Arc<RedisClient>,
-    pub(super) ordered: mpsc::UnboundedReceiver<Order>,
+    pub(super) commands_rx: mpsc::UnboundedReceiver<Command>,
     pub(super) own: Arc<RwLock<Option<NodeId>>>,
 }
 
-impl RedisPlacesParts {
+impl RedisLimiterParts {
     /// Starts counting; `online` says what this node holds.
     pub fn start(self, online: Partitions) {
-        let Self { client, ordered, own } = self;
+        let Self { client, commands_rx, own } = self;
         let names = Names::of(&client);
         actix_rt::spawn(
-            Keeper {
+            RedisLimiterTask {
                 client,
                 names,
                 online,
                 own,
-                ordered,
+                commands_rx,
                 name: None,
-                taken: Vec::new(),
-                resting_until: None,
+                previous_names: Vec::new(),
+                retry_at: None,
                 left: false,
             }
             .run(),
@@ -143,61 +143,61 @@ impl RedisPlacesParts {
     }
 }
 
-struct Keeper {
+struct RedisLimiterTask {
     client: Arc<RedisClient>,
     names: Names,
     online: Partitions,
     own: Arc<RwLock<Option<NodeId>>>,
-    ordered: mpsc::UnboundedReceiver<Order>,
+    commands_rx: mpsc::UnboundedReceiver<Command>,
     /// The name under which all that this node holds is written down; `None` while it is not.
     name: Option<NodeId>,
     /// The names that something may be written under, which counts until its lease ends.
-    taken: Vec<(NodeId, Instant)>,
+    previous_names: Vec<(NodeId, Instant)>,
     /// Redis refused: until then it is not asked to take all of it again.
-    resting_until: Option<Instant>,
+    retry_at: Option<Instant>,
     left: bool,
 }
 
-impl Keeper {
+impl RedisLimiterTask {
     async fn run(mut self) {
         let mut renewal = tokio::time::interval(RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut orders = Vec::with_capacity(AT_ONCE);
+        let mut commands_tx = Vec::with_capacity(MAX_BATCH);
         loop {
             tokio::select! {
                 biased;
                 _ = renewal.tick() => {}
                 () = self.client.changed() => {}
-                count = self.ordered.recv_many(&mut orders, AT_ONCE) => if count == 0 { return },
+                count = self.commands_rx.recv_many(&mut commands_tx, MAX_BATCH) => if count == 0 { return },
             }
-            let batch = std::mem::take(&mut orders);
+            let batch = std::mem::take(&mut commands_tx);
             if self.left {
-                batch.into_iter().for_each(let_pass);
+                batch.into_iter().for_each(grant_locally);
                 continue;
             }
             let is_renewal = batch.is_empty();
-            let is_last = batch.iter().any(|order| matches!(order, Order::Leave(_)));
+            let is_last = batch.iter().any(|order| matches!(order, Command::Leave(_)));
             let outcome = match self.client.connection() {
-                Some(mut connection) if self.resting_until.is_none_or(|until| until <= Instant::now()) => {
+                Some(mut connection) if self.retry_at.is_none_or(|until| until <= Instant::now()) => {
                     self.work(&mut connection, batch, is_renewal).await
                 }
                 _ => {
                     self.set_name(None);
-                    batch.into_iter().for_each(let_pass);
+                    batch.into_iter().for_each(grant_locally);
                     Ok(())
                 }
             };
             // Whether Redis heard of it or not, this node takes no new name.
             self.left |= is_last;
             match outcome {
-                Ok(()) if self.name.is_some() => self.resting_until = None,
+                Ok(()) if self.name.is_some() => self.retry_at = None,
                 Ok(()) => {}
                 Err(error) => {
-                    if self.resting_until.is_none() {
+                    if self.retry_at.is_none() {
                         let error = &error as &dyn std::error::Error;
                         tracing::warn!(error, "places are counted by this node alone until Redis takes them");
                     }
-                    self.resting_until = Some(Instant::now() + REST);
+                    self.retry_at = Some(Instant::now() + RETRY_PAUSE);
                     self.set_name(None);
                 }
             }
@@ -209,25 +209,25 @@ impl Keeper {
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = name;
     }
 
-    async fn work(&mut self, connection: &mut Connection, mut batch: Vec<Order>, renew: bool) -> RedisResult<()> {
-        if let Some(recount) = batch.iter().rposition(|order| matches!(order, Order::Recount)) {
+    async fn work(&mut self, connection: &mut Connection, mut batch: Vec<Command>, renew: bool) -> RedisResult<()> {
+        if let Some(recount) = batch.iter().rposition(|order| matches!(order, Command::Recount)) {
             self.set_name(None);
             // What was asked before it is in the new count, or of a registry that is gone.
             let (leave, before): (Vec<_>, _) =
-                batch.drain(..=recount).partition(|order| matches!(order, Order::Leave(_)));
-            before.into_iter().for_each(let_pass);
+                batch.drain(..=recount).partition(|order| matches!(order, Command::Leave(_)));
+            before.into_iter().for_each(grant_locally);
             batch.extend(leave);
         }
         let result = async {
             match self.name {
-                None => self.enrol(connection).await?,
-                Some(name) if renew && !self.renew(connection, name).await? => self.enrol(connection).await?,
+                None => self.register(connection).await?,
+                Some(name) if renew && !self.renew(connection, name).await? => self.register(connection).await?,
                 Some(_) => {}
             }
             Ok(())
         };
         if let Err(error) = result.await {
-            batch.into_iter().for_each(let_pass);
+            batch.into_iter().for_each(grant_locally);
             return Err(error);
         }
         let Some(name) = self.name else { return Ok(()) };
@@ -236,26 +236,26 @@ impl Keeper {
 
     /// Takes a new name and writes down all that this node holds. What changed in the meantime waits in the queue and is
     /// written after it: the numbers are absolute, so in the end each is the last.
-    async fn enrol(&mut self, connection: &mut Connection) -> RedisResult<()> {
+    async fn register(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let name = NodeId::generate();
         // What was written under a name longer ago than its lease is gone by itself.
-        self.taken.retain(|(_, taken)| taken.elapsed() < 2 * LEASE);
-        let earlier: Vec<String> = self.taken.iter().map(|(name, _)| name.to_string()).collect();
-        self.taken.push((name, Instant::now()));
-        let places = self.names.places_of(&name.to_string());
+        self.previous_names.retain(|(_, previous_names)| previous_names.elapsed() < 2 * LEASE);
+        let earlier: Vec<String> = self.previous_names.iter().map(|(name, _)| name.to_string()).collect();
+        self.previous_names.push((name, Instant::now()));
+        let places = self.names.counts_key(&name.to_string());
         let held = self.online.tally().await;
         redis::cmd("EVAL")
-            .arg(ENROL)
+            .arg(REGISTER)
             .arg(2 + earlier.len())
             .arg(&self.names.nodes)
             .arg(&places)
-            .arg(earlier.iter().map(|name| self.names.places_of(name)).collect::<Vec<_>>())
+            .arg(earlier.iter().map(|name| self.names.counts_key(name)).collect::<Vec<_>>())
             .arg(name.to_string())
             .arg(LEASE.as_millis() as u64)
             .arg(&earlier)
             .query_async::<()>(connection)
             .await?;
-        self.taken = vec![(name, Instant::now())];
+        self.previous_names = vec![(name, Instant::now())];
         for page in held.chunks(PAGE) {
             let fields: Vec<(String, String)> =
                 page.iter().map(|(stream, held)| (field(stream), held.to_string())).collect();
@@ -275,34 +275,34 @@ impl Keeper {
             .arg(RENEW)
             .arg(2)
             .arg(&self.names.nodes)
-            .arg(self.names.places_of(&name))
+            .arg(self.names.counts_key(&name))
             .arg(&name)
             .arg(LEASE.as_millis() as u64)
             .query_async(connection)
             .await
     }
 
-    async fn write(&mut self, connection: &mut Connection, name: NodeId, batch: Vec<Order>) -> RedisResult<()> {
+    async fn write(&mut self, connection: &mut Connection, name: NodeId, batch: Vec<Command>) -> RedisResult<()> {
         let name = name.to_string();
-        let places = self.names.places_of(&name);
+        let places = self.names.counts_key(&name);
         let mut pipeline = Pipeline::with_capacity(batch.len());
         let mut answers = Vec::with_capacity(batch.len());
         let mut leaving = None;
         for order in batch {
             let (stream, own, limit, answer) = match order {
-                Order::Claim { stream, own, limit, answer } => {
+                Command::Acquire { stream, own, limit, answer } => {
                     (stream, own, i64::try_from(limit).unwrap_or(i64::MAX), Some(answer))
                 }
-                Order::Hold { stream, own } => (stream, own, -1, None),
-                Order::Recount => continue,
-                Order::Leave(done) => {
+                Command::SetCount { stream, own } => (stream, own, -1, None),
+                Command::Recount => continue,
+                Command::Leave(done) => {
                     leaving = Some(done);
                     continue;
                 }
             };
             pipeline
                 .cmd("EVAL")
-                .arg(HOLD)
+                .arg(SET_COUNT)
                 .arg(2)
                 .arg(&self.names.nodes)
                 .arg(&places)
@@ -320,7 +320,7 @@ impl Keeper {
             let granted = outcome.as_ref().map_or_else(|_| vec![1; answers.len()], Clone::clone);
             for (answer, granted) in answers.into_iter().zip(granted) {
                 if let Some(answer) = answer {
-                    let _ = answer.send(if granted == 1 { Ok(()) } else { Err(PlacesTaken) });
+                    let _ = answer.send(if granted == 1 { Ok(()) } else { Err(LimitReached) });
                 }
             }
             outcome?;
@@ -337,14 +337,14 @@ impl Keeper {
 }
 
 /// Answers for a Redis that does not: this node's own count decides, and the registry has looked at that.
-fn let_pass(order: Order) {
+fn grant_locally(order: Command) {
     match order {
-        Order::Claim { answer, .. } => {
+        Command::Acquire { answer, .. } => {
             let _ = answer.send(Ok(()));
         }
-        Order::Leave(done) => {
+        Command::Leave(done) => {
             let _ = done.send(());
         }
-        Order::Hold { .. } | Order::Recount => {}
+        Command::SetCount { .. } | Command::Recount => {}
     }
 }

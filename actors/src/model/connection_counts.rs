@@ -4,14 +4,14 @@ use std::fmt;
 
 use super::{AppId, Invalid, Scope};
 
-/// Places of one stream's holder, by scope. An app's own sockets count as seeing all that is theirs.
+/// ConnectionLimiter of one stream's holder, by scope. An app's own sockets count as seeing all that is theirs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct ConnectionCounts {
     all_apps: u32,
     by_app: Vec<(AppId, u32)>,
 }
 
-impl Held {
+impl ConnectionCounts {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> usize {
@@ -20,7 +20,7 @@ impl Held {
 
     /// Those whose holders are shown what `app` publishes; `None`: all.
     #[must_use]
-    pub fn seen_by(&self, app: Option<&AppId>) -> usize {
+    pub fn visible_to(&self, app: Option<&AppId>) -> usize {
         let Some(app) = app else { return self.total() };
         let own = self.by_app.iter().find(|(of, _)| of == app).map_or(0, |(_, count)| *count);
         own as usize + self.all_apps as usize
@@ -48,29 +48,29 @@ impl Held {
         }
     }
 
-    /// Reads what [`Held`]'s `Display` wrote.
+    /// Reads what [`ConnectionCounts`]'s `Display` wrote.
     ///
     /// # Errors
     /// [`Invalid`] for anything else.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let wrong = || Invalid::new("must be a total, then counts by app");
-        let mut held = Self::default();
+        let mut counts = Self::default();
         let mut words = text.split(' ');
         let total: usize = words.next().and_then(|word| word.parse().ok()).ok_or_else(wrong)?;
         for word in words {
             let (app, count) = word.split_once(':').ok_or_else(wrong)?;
             let count: u32 = count.parse().map_err(|_| wrong())?;
             match app {
-                "*" => held.all_apps = count,
-                app => held.by_app.push((AppId::parse(app)?, count)),
+                "*" => counts.all_apps = count,
+                app => counts.by_app.push((AppId::parse(app)?, count)),
             }
         }
-        if held.total() == total { Ok(held) } else { Err(wrong()) }
+        if counts.total() == total { Ok(counts) } else { Err(wrong()) }
     }
 }
 
 /// `3 *:1 work-buddy:2`: the total first, for who reads no further.
-impl fmt::Display for Held {
+impl fmt::Display for ConnectionCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.total())?;
         if self.all_apps > 0 {
@@ -87,26 +87,26 @@ mod tests {
     #[test]
     fn an_app_sees_its_own_and_those_that_see_all_apps() {
         let [a, b] = ["a", "b"].map(|id| AppId::parse(id).unwrap());
-        let mut held = Held::default();
+        let mut counts = ConnectionCounts::default();
         for scope in [Scope::AllApps, Scope::App(a.clone()), Scope::App(a.clone())] {
-            held.add(&scope);
+            counts.add(&scope);
         }
-        assert_eq!((held.total(), held.seen_by(Some(&a)), held.seen_by(Some(&b)), held.seen_by(None)), (3, 3, 1, 3));
-        held.remove(&Scope::App(a.clone()));
-        held.remove(&Scope::App(b));
-        assert_eq!((held.total(), held.seen_by(Some(&a))), (2, 2));
+        assert_eq!((counts.total(), counts.visible_to(Some(&a)), counts.visible_to(Some(&b)), counts.visible_to(None)), (3, 3, 1, 3));
+        counts.remove(&Scope::App(a.clone()));
+        counts.remove(&Scope::App(b));
+        assert_eq!((counts.total(), counts.visible_to(Some(&a))), (2, 2));
     }
 
     #[test]
     fn what_is_written_is_read_again() {
-        let mut held = Held::default();
-        assert_eq!(Held::parse(&held.to_string()), Ok(held.clone()));
-        held.add(&Scope::AllApps);
-        held.add(&Scope::App(AppId::parse("work-buddy").unwrap()));
-        assert_eq!(held.to_string(), "2 *:1 work-buddy:1");
-        assert_eq!(Held::parse(&held.to_string()), Ok(held));
+        let mut counts = ConnectionCounts::default();
+        assert_eq!(ConnectionCounts::parse(&counts.to_string()), Ok(counts.clone()));
+        counts.add(&Scope::AllApps);
+        counts.add(&Scope::App(AppId::parse("work-buddy").unwrap()));
+        assert_eq!(counts.to_string(), "2 *:1 work-buddy:1");
+        assert_eq!(ConnectionCounts::parse(&counts.to_string()), Ok(counts));
         for bad in ["", "x", "2", "1 *:2", "1 a", "1 A:1"] {
-            assert!(Held::parse(bad).is_err(), "{bad}");
+            assert!(ConnectionCounts::parse(bad).is_err(), "{bad}");
         }
     }
 }
