@@ -25,7 +25,7 @@ use actix_web::{
     web::Data,
 };
 use oriva_hub_actors::{
-    Outside, Partitions, RealtimeConfig, WebhookConfig, Webhooks,
+    Ports, Realtime, RealtimeConfig, WebhookConfig, Webhooks,
     ports::{Deliveries, WebhookSender},
 };
 use tokio::time::Instant;
@@ -143,14 +143,14 @@ impl Server {
         let receipts = Arc::new(ReceiptBuffer::default());
         let epoch = store.epoch().await?;
         let nodes = Nodes::new(config, epoch.clone())?;
-        let outside = Outside {
+        let ports = Ports {
             history: Arc::new(StoreHistory::new(store.clone())),
             credentials: auth.clone(),
             receipts: receipts.clone(),
             bus: nodes.parts.bus.clone(),
             limiter: nodes.parts.presence.clone(),
         };
-        let online = Partitions::start(&realtime(config, epoch), outside);
+        let online = Realtime::start(&realtime(config, epoch), ports);
         let limits = Limits::new(config.rate_limits.clone(), nodes.client.clone());
         let (nodes, credentials) = nodes.start(&online);
         let webhooks = start_webhooks(config, &secrets, &store, &online).await?;
@@ -243,7 +243,7 @@ async fn secrets(config: &Config, store: &dyn Store) -> Result<Secrets, ServeErr
 fn realtime(config: &Config, epoch: Arc<str>) -> RealtimeConfig {
     RealtimeConfig {
         epoch,
-        partitions: config.threads(),
+        shards: config.threads(),
         max_connections: config.stream.max_connections,
         heartbeat: Duration::from_secs(config.stream.heartbeat_seconds),
         max_frame_bytes: config.stream.max_frame_bytes,
@@ -257,7 +257,7 @@ async fn start_webhooks(
     config: &Config,
     secrets: &Secrets,
     store: &Arc<dyn Store>,
-    online: &Partitions,
+    online: &Realtime,
 ) -> Result<WebhookParts, ServeError> {
     let settings = &config.webhooks;
     let keys = std::iter::once(&secrets.encryption_key).chain(&secrets.previous_encryption_keys);

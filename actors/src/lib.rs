@@ -1,7 +1,7 @@
 //! The realtime core of oriva-hub: who is online, in which order they are told what, and over which socket.
 //!
 //! It knows no routes, no SQL, no Redis and no HTTP client. What it needs from outside is a trait in [`ports`];
-//! what it offers are two handles, [`Partitions`] and
+//! what it offers are two handles, [`Realtime`] and
 //! [`Webhooks`].
 
 pub mod measures;
@@ -10,8 +10,8 @@ pub mod ports;
 pub mod protocol;
 
 mod follower;
-mod partitions;
-mod pump;
+mod realtime;
+mod socket_loop;
 mod registry;
 mod session;
 mod socket;
@@ -21,7 +21,7 @@ pub mod testing;
 pub mod traces;
 mod webhooks;
 
-pub use partitions::{Outside, Partitions, RealtimeConfig, ReservedConnection};
+pub use realtime::{Ports, Realtime, RealtimeConfig, ReservedConnection};
 pub use registry::{AcquireError, RegistryState};
 pub use socket::{NewSocket, Transport};
 pub use webhooks::{WebhookConfig, Webhooks, WebhooksState};

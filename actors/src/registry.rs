@@ -25,14 +25,14 @@ use self::{
 };
 use crate::{
     model::{ConnectionCounts, Identity, Published, Scope, StreamKey, StreamKind, Timestamp},
-    partitions::Wiring,
-    pump::SocketKey,
+    realtime::ShardContext,
+    socket_loop::SocketKey,
     session::{Session, ToSession},
 };
 
 pub use self::entry::ConnectionPermit;
 
-/// Batches that may wait for a registry; past that the handle remembers that something was lost (see `partitions`).
+/// Batches that may wait for a registry; past that the handle remembers that something was lost (see `shards`).
 const MAILBOX: usize = 1024;
 /// How often sessions that lost a message are told to compare themselves with the store.
 const RESYNC_INTERVAL: Duration = Duration::from_millis(250);
@@ -147,7 +147,7 @@ struct Release {
 }
 
 pub(crate) struct Registry {
-    wiring: Arc<Wiring>,
+    context: Arc<ShardContext>,
     entries: HashMap<StreamKey, Entry>,
     heads: Heads,
     waiting: Vec<Join>,
@@ -156,15 +156,15 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    pub(crate) fn start(wiring: Arc<Wiring>) -> Addr<Self> {
-        Self::create(|ctx| Self::new(wiring, ctx))
+    pub(crate) fn start(context: Arc<ShardContext>) -> Addr<Self> {
+        Self::create(|ctx| Self::new(context, ctx))
     }
 
-    pub(crate) fn new(wiring: Arc<Wiring>, ctx: &mut Context<Self>) -> Self {
+    pub(crate) fn new(context: Arc<ShardContext>, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
-        wiring.connections.store(0, Ordering::SeqCst);
+        context.connections.store(0, Ordering::SeqCst);
         Self {
-            wiring,
+            context,
             entries: HashMap::new(),
             heads: Heads::default(),
             waiting: Vec::new(),
@@ -189,7 +189,7 @@ impl Registry {
         let online = entry.session.get_or_insert_with(|| {
             self.next_serial += 1;
             let serial = self.next_serial;
-            let addr = Session::start(self.wiring.clone(), ctx.address(), stream, serial, broadcast.position());
+            let addr = Session::start(self.context.clone(), ctx.address(), stream, serial, broadcast.position());
             Online::new(addr, serial)
         });
         // One message a socket, and sockets are bounded.
@@ -200,7 +200,7 @@ impl Registry {
 impl Registry {
     /// Claims places for those who ask, one after the other: a claim says how many this node would then hold.
     fn acquire_next(&mut self, stream: &StreamKey, ctx: &mut Context<Self>) {
-        let limit = self.wiring.config.max_connections;
+        let limit = self.context.config.max_connections;
         let Some(entry) = self.entries.get_mut(stream) else { return };
         while entry.requested.is_none()
             && let Some((scope, answer)) = entry.acquiring.pop_front()
@@ -217,21 +217,21 @@ impl Registry {
             requested.add(&scope);
             entry.requested = Some(requested.clone());
             let stream = stream.clone();
-            let claimed = self.wiring.limiter.acquire(&stream, &requested, limit);
+            let claimed = self.context.limiter.acquire(&stream, &requested, limit);
             wrap_future::<_, Self>(claimed)
                 .map(move |claimed, registry, ctx| {
                     let Some(entry) = registry.entries.get_mut(&stream) else { return };
                     entry.requested = None;
                     if claimed.is_err() {
                         // A count that was made meanwhile took it for given.
-                        registry.wiring.limiter.set_count(&stream, &entry.counts);
+                        registry.context.limiter.set_count(&stream, &entry.counts);
                     }
                     let permit = claimed.map_err(|_| AcquireError::LimitReached { limit }).map(|()| {
                         entry.counts.add(&scope);
-                        registry.wiring.connections.fetch_add(1, Ordering::SeqCst);
+                        registry.context.connections.fetch_add(1, Ordering::SeqCst);
                         if entry.counts != requested {
                             // Somebody went in the meantime.
-                            registry.wiring.limiter.set_count(&stream, &entry.counts);
+                            registry.context.limiter.set_count(&stream, &entry.counts);
                         }
                         ConnectionPermit::new(ctx.address(), stream.clone(), scope)
                     });
@@ -249,7 +249,7 @@ impl Registry {
         if self.entries.get(stream).is_some_and(Entry::is_vacant) {
             // The session's last address goes with the entry, and so it ends.
             self.entries.remove(stream);
-            self.wiring.bus.unfollow(stream);
+            self.context.bus.unfollow(stream);
         }
     }
 }
@@ -273,7 +273,7 @@ impl Handler<Acquire> for Registry {
         let (answer, answered) = oneshot::channel();
         let entry = self.entries.entry(stream.clone()).or_default();
         if entry.is_unused() {
-            entry.followed = Some(self.wiring.bus.follow(&stream).shared());
+            entry.followed = Some(self.context.bus.follow(&stream).shared());
         }
         entry.acquiring.push_back((scope, answer));
         let followed = entry.followed.clone();
@@ -297,8 +297,8 @@ impl Handler<Release> for Registry {
         }
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         entry.counts.remove(&scope);
-        self.wiring.connections.fetch_sub(1, Ordering::SeqCst);
-        self.wiring.limiter.set_count(&stream, &entry.counts);
+        self.context.connections.fetch_sub(1, Ordering::SeqCst);
+        self.context.limiter.set_count(&stream, &entry.counts);
         if let (Some(online), Some(socket)) = (&entry.session, socket) {
             // One message a socket, and sockets are bounded.
             online.addr.do_send(ToSession::Left { socket });
@@ -342,7 +342,7 @@ impl Handler<Received> for Registry {
                 entry.deliver(&event, stream.kind());
             } else {
                 // Left over from somebody who is gone.
-                self.wiring.bus.unfollow(&stream);
+                self.context.bus.unfollow(&stream);
             }
         }
     }

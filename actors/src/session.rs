@@ -21,9 +21,9 @@ use crate::{
     follower::PATIENCE,
     measures,
     model::{Offset, Published, StreamKey, StreamKind},
-    partitions::Wiring,
+    realtime::ShardContext,
     protocol::{ClientFrame, Close},
-    pump::SocketKey,
+    socket_loop::SocketKey,
     registry::{Join, Registry, SessionEnded},
     traces,
 };
@@ -86,14 +86,14 @@ pub(crate) enum ToSession {
 
 pub(crate) struct Session {
     state: State,
-    wiring: Arc<Wiring>,
+    context: Arc<ShardContext>,
     registry: Addr<Registry>,
     serial: u64,
 }
 
 impl Session {
     pub(crate) fn start(
-        wiring: Arc<Wiring>,
+        context: Arc<ShardContext>,
         registry: Addr<Registry>,
         stream: StreamKey,
         serial: u64,
@@ -101,8 +101,8 @@ impl Session {
     ) -> Addr<Self> {
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            let state = State::new(stream, broadcast_position, &wiring.config);
-            Self { state, wiring, registry, serial }
+            let state = State::new(stream, broadcast_position, &context.config);
+            Self { state, context, registry, serial }
         })
     }
 
@@ -115,16 +115,16 @@ impl Session {
     }
 
     fn perform(&self, effect: Effect, ctx: &mut Context<Self>) {
-        let history = self.wiring.history.clone();
+        let history = self.context.history.clone();
         let stream_of = |kind| match kind {
             StreamKind::Broadcast => StreamKey::Broadcast,
             StreamKind::User | StreamKind::App => self.state.stream().clone(),
         };
         match effect {
-            Effect::Open { socket } => self.wiring.pump.join(socket, ctx.address()),
-            Effect::Push { socket, frame } => self.wiring.pump.push(socket, frame),
-            Effect::Receipt { event } => self.wiring.receipts.pushed(&event),
-            Effect::TellWhenDrained { socket } => self.wiring.pump.tell_when_drained(socket),
+            Effect::Open { socket } => self.context.socket_loop.join(socket, ctx.address()),
+            Effect::Push { socket, frame } => self.context.socket_loop.push(socket, frame),
+            Effect::Receipt { event } => self.context.receipts.pushed(&event),
+            Effect::TellWhenDrained { socket } => self.context.socket_loop.tell_when_drained(socket),
             Effect::LoadHead { kind } => {
                 let stream = stream_of(kind);
                 async move {
@@ -174,12 +174,12 @@ impl Session {
                 .spawn(ctx);
             }
             Effect::Refresh { socket, identity, token, id } => {
-                let credentials = self.wiring.credentials.clone();
+                let credentials = self.context.credentials.clone();
                 async move { credentials.refresh(&token, &identity).await }
                     .into_actor(self)
                     .map(move |outcome, session, ctx| {
                         if let Ok(expiry) = &outcome {
-                            session.wiring.pump.refreshed(socket, Instant::now() + expiry.remaining);
+                            session.context.socket_loop.refreshed(socket, Instant::now() + expiry.remaining);
                         }
                         session.step(Input::Refreshed { socket, id, outcome }, ctx);
                     })
@@ -234,7 +234,7 @@ impl Drop for Session {
     /// The one place where a session is taken leave of, after its end and after its panic alike.
     fn drop(&mut self) {
         for socket in self.state.sockets() {
-            self.wiring.pump.close(socket, Close::Internal);
+            self.context.socket_loop.close(socket, Close::Internal);
         }
         self.registry.do_send(SessionEnded { stream: self.state.stream().clone(), serial: self.serial });
     }

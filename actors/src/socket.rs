@@ -22,7 +22,7 @@ use backlog::Backlog;
 pub use transport::Transport;
 use transport::Wire;
 
-use crate::{model::Identity, ports::Expiry, protocol::Close, pump::SocketSignal, registry::ConnectionPermit, session::Session};
+use crate::{model::Identity, ports::Expiry, protocol::Close, socket_loop::SocketSignal, registry::ConnectionPermit, session::Session};
 
 /// A socket as the HTTP side hands it over: upgraded, authenticated, with a place taken.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(crate) enum Phase {
     /// A close frame is on its way out; what still comes is looked at for the client's own alone.
     Closing {
         /// After a violation nothing that comes can be understood.
-        deaf: bool,
+        reading_stopped: bool,
         /// The close handshake is complete as soon as all is written.
         finished: bool,
     },
@@ -125,7 +125,7 @@ impl Socket {
             Purpose::Echo => (Phase::Echo, None, None, None),
         };
         let socket = Self {
-            wire: new_socket.transport.settle()?,
+            wire: new_socket.transport.into_wire()?,
             signal,
             assembler: Assembler::new(new_socket.deflate),
             unparsed: new_socket.read_ahead,
@@ -211,15 +211,15 @@ impl Socket {
     /// The same, keeping all that waits: for a close that comes in order behind it.
     pub(crate) fn begin_close_in_order(&mut self, close: Close, frame: Bytes) {
         self.backlog.push(frame);
-        self.phase = Phase::Closing { deaf: false, finished: false };
+        self.phase = Phase::Closing { reading_stopped: false, finished: false };
         self.closed_with = Some(close);
     }
 
     /// What the peer still sends is thrown away.
-    pub(crate) fn deafen(&mut self) {
+    pub(crate) fn stop_reading(&mut self) {
         self.unparsed = BytesMut::new();
-        if let Phase::Closing { deaf, .. } = &mut self.phase {
-            *deaf = true;
+        if let Phase::Closing { reading_stopped, .. } = &mut self.phase {
+            *reading_stopped = true;
         }
     }
 
@@ -234,8 +234,8 @@ impl Socket {
         matches!(self.phase, Phase::Closing { .. })
     }
 
-    pub(crate) fn is_deaf(&self) -> bool {
-        matches!(self.phase, Phase::Closing { deaf: true, .. } | Phase::Closing { finished: true, .. })
+    pub(crate) fn is_reading_stopped(&self) -> bool {
+        matches!(self.phase, Phase::Closing { reading_stopped: true, .. } | Phase::Closing { finished: true, .. })
     }
 
     pub(crate) fn is_finished(&self) -> bool {

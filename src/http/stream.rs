@@ -152,7 +152,7 @@ async fn serve<T: IntoTransport>(
             }
             // A browser shows its page nothing of an answer to an upgrade but that it failed.
             accept(&mut framed, &request, &id, true, None).await?;
-            hub.online().turn_away(framed.into_parts().io.into_transport()?, close);
+            hub.online().close_refused(framed.into_parts().io.into_transport()?, close);
             Ok(())
         }
     }
@@ -170,7 +170,7 @@ async fn look_again(hub: &Hub, offer: &Offer, identity: &Identity) {
             Identity::App { key, .. } => Refused { keys: [*key].into(), ..Refused::default() },
             Identity::User { issuer, .. } => Refused { apps: [issuer.clone()].into(), ..Refused::default() },
         };
-        hub.online().refuse(&Arc::new(refused));
+        hub.online().close_revoked(&Arc::new(refused));
     }
 }
 

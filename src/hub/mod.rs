@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use oriva_hub_actors::{Partitions, model::Refused};
+use oriva_hub_actors::{Realtime, model::Refused};
 use tokio::sync::Notify;
 
 pub use apps::{Apps, NewKeyShown, display_name};
@@ -55,7 +55,7 @@ pub struct Hub {
     auth: Arc<Authenticator>,
     limits: Limits,
     writer: Writer,
-    online: Partitions,
+    online: Realtime,
     in_flight: idempotency::InFlight,
     counts: counts::CountCache,
     next_expiry: Arc<NextExpiry>,
@@ -84,7 +84,7 @@ impl Hub {
         auth: Arc<Authenticator>,
         limits: Limits,
         writer: Writer,
-        online: Partitions,
+        online: Realtime,
         webhooks: WebhookParts,
         nodes: NodeParts,
     ) -> Self {
@@ -125,7 +125,7 @@ impl Hub {
 
     /// Who is online on this node.
     #[must_use]
-    pub fn online(&self) -> &Partitions {
+    pub fn online(&self) -> &Realtime {
         &self.online
     }
 
@@ -133,7 +133,7 @@ impl Hub {
     pub fn credentials_changed(&self, refused: Refused) {
         self.auth.forget();
         if !refused.is_empty() {
-            self.online.refuse(&Arc::new(refused));
+            self.online.close_revoked(&Arc::new(refused));
         }
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    Partitions,
+    Realtime,
     model::{
         Attempt, Backoff, Claim, Delivery, DeliveryId, EventPattern, SigningSecret, Target, Timestamp, WebhookId,
         futile_patterns,
@@ -41,7 +41,7 @@ pub struct OutboxConfig {
 pub struct StoreOutbox {
     store: Arc<dyn Store>,
     sealer: Arc<Sealer>,
-    online: Partitions,
+    online: Realtime,
     config: OutboxConfig,
     node: Uuid,
     turns: Semaphore,
@@ -49,7 +49,7 @@ pub struct StoreOutbox {
 
 impl StoreOutbox {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>, online: Partitions, config: OutboxConfig) -> Self {
+    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>, online: Realtime, config: OutboxConfig) -> Self {
         Self { store, sealer, online, config, node: Uuid::now_v7(), turns: Semaphore::new(AT_ONCE) }
     }
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use oriva_hub_actors::{
-    Partitions, Webhooks, measures,
+    Realtime, Webhooks, measures,
     model::Published,
     traces::{Span, SpanKind},
 };
@@ -39,7 +39,7 @@ impl Writer {
     /// Starts the writer, which ends when its last handle is gone. What is committed is told to
     /// `online`, and `webhooks` are nudged to what they got.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>, online: Partitions, webhooks: Webhooks) -> Self {
+    pub fn start(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks) -> Self {
         let (queue, jobs) = mpsc::unbounded_channel();
         actix_rt::spawn(run(store, online, webhooks, jobs));
         Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)) }
@@ -78,7 +78,7 @@ impl Writer {
     }
 }
 
-async fn run(store: Arc<dyn Store>, online: Partitions, webhooks: Webhooks, mut jobs: mpsc::UnboundedReceiver<Job>) {
+async fn run(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut next = None;
     while let Some(first) = match next.take() {
         Some(job) => Some(job),
@@ -98,7 +98,7 @@ async fn run(store: Arc<dyn Store>, online: Partitions, webhooks: Webhooks, mut 
     }
 }
 
-async fn write_batch(store: &dyn Store, online: &Partitions, webhooks: &Webhooks, batch: Vec<Job>) {
+async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, batch: Vec<Job>) {
     let (submissions, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
     let began = Instant::now();
@@ -143,7 +143,7 @@ async fn append(store: &dyn Store, submissions: &[Submission]) -> Result<Vec<App
 
 async fn one_by_one(
     store: &dyn Store,
-    online: &Partitions,
+    online: &Realtime,
     submissions: &[Submission],
 ) -> Vec<Result<Appended, HubError>> {
     let mut outcomes = Vec::with_capacity(submissions.len());

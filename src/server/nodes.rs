@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oriva_hub_actors::{Partitions, model::NodeId};
+use oriva_hub_actors::{Realtime, model::NodeId};
 use secrecy::ExposeSecret as _;
 use tokio::sync::Notify;
 
@@ -43,7 +43,7 @@ impl Nodes {
     }
 
     /// Begins to hear and to tell. What is returned wakes whoever looks after credentials.
-    pub fn start(self, online: &Partitions) -> (NodeParts, Arc<Notify>) {
+    pub fn start(self, online: &Realtime) -> (NodeParts, Arc<Notify>) {
         let credentials = Arc::new(Notify::new());
         if let Some((bus, places)) = self.over_redis {
             bus.start(online.clone(), credentials.clone());

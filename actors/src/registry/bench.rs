@@ -9,16 +9,16 @@ use slotmap::SlotMap;
 
 use super::Join;
 use crate::{
-    Outside, Partitions, RealtimeConfig, ReservedConnection,
+    Ports, Realtime, RealtimeConfig, ReservedConnection,
     model::{AppId, ConnectionCounts, Identity, Offset, Published, Scope, StreamKey, UserId},
     ports::{Bus, Credentials, Expiry, ConnectionLimiter, LimitReached, RefreshRefused, DeliveryReceipts},
-    pump::SocketKey,
+    socket_loop::SocketKey,
     testing::{MemoryHistory, event},
 };
 
 /// A thread with so many users online.
 pub struct Routing {
-    online: Partitions,
+    online: Realtime,
     users: usize,
     next: Offset,
     _seats: Vec<ReservedConnection>,
@@ -32,7 +32,7 @@ impl Routing {
     pub async fn start(users: usize) -> Self {
         let config = RealtimeConfig {
             epoch: "e1".into(),
-            partitions: 1,
+            shards: 1,
             max_connections: 10,
             heartbeat: std::time::Duration::from_secs(30),
             max_frame_bytes: 65_536,
@@ -40,14 +40,14 @@ impl Routing {
             compress_from: None,
         };
         let nobody = Arc::new(Nobody);
-        let outside = Outside {
+        let ports = Ports {
             history: Arc::new(MemoryHistory::default()),
             credentials: nobody.clone(),
             receipts: nobody.clone(),
             bus: nobody.clone(),
             limiter: nobody,
         };
-        let online = Partitions::start(&config, outside);
+        let online = Realtime::start(&config, ports);
         let mut keys = SlotMap::<SocketKey, ()>::with_key();
         let mut reserved = Vec::with_capacity(users);
         for n in 0..users {

@@ -10,7 +10,7 @@ use super::{AcquireError, Registry, Release};
 use crate::{
     measures,
     model::{ConnectionCounts, Offset, Published, Scope, StreamKey, StreamKind},
-    pump::SocketKey,
+    socket_loop::SocketKey,
     session::{Events, Session, ToSession},
 };
 

@@ -70,7 +70,7 @@ impl Registry {
             let now = Instant::now();
             let must = heads.unanswered
                 || heads.resync_until.is_some_and(|until| now < until)
-                || !registry.wiring.bus.is_complete()
+                || !registry.context.bus.is_complete()
                 || now.duration_since(heads.asked) >= PERIODIC_RESYNC;
             if must {
                 registry.reconcile(ctx);
@@ -96,7 +96,7 @@ impl Registry {
         let online = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
         let streams: Vec<StreamKey> =
             std::iter::once(StreamKey::Broadcast).chain(online.map(|(stream, _)| stream.clone())).collect();
-        let history = self.wiring.history.clone();
+        let history = self.context.history.clone();
         async move {
             let mut heads = Vec::with_capacity(streams.len());
             for page in streams.chunks(STREAMS_PER_QUERY) {
@@ -126,7 +126,7 @@ impl Registry {
     }
 
     fn load_broadcast_head(&self, ctx: &mut Context<Self>) {
-        let history = self.wiring.history.clone();
+        let history = self.context.history.clone();
         async move {
             loop {
                 if let Ok(head) = history.head(&StreamKey::Broadcast).await {
@@ -183,7 +183,7 @@ impl Registry {
             Need::Page { after } => after,
         };
         metrics::counter!(measures::GAP_PAGES, "stream" => StreamKind::Broadcast.as_str()).increment(1);
-        let history = self.wiring.history.clone();
+        let history = self.context.history.clone();
         async move {
             let page = history.page(&StreamKey::Broadcast, after, PAGE).await;
             if page.is_err() {

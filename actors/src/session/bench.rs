@@ -8,9 +8,9 @@ use super::Events;
 use super::state::{Effect, Input, State};
 use crate::{
     model::{AppId, Identity, Offset, Scope, StreamKey, StreamKind, UserId},
-    partitions::RealtimeConfig,
+    realtime::RealtimeConfig,
     protocol::parse_client_frame,
-    pump::SocketKey,
+    socket_loop::SocketKey,
     registry::Join,
     testing::event,
 };
@@ -30,7 +30,7 @@ impl FanOut {
         let (user, app) = (UserId::parse("alice").expect("an id"), AppId::parse("work-buddy").expect("an id"));
         let config = RealtimeConfig {
             epoch: "e1".into(),
-            partitions: 1,
+            shards: 1,
             max_connections: sockets,
             heartbeat: std::time::Duration::from_secs(30),
             max_frame_bytes: 65_536,

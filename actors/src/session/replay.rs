@@ -11,7 +11,7 @@ use crate::{
     model::{Offset, Published, StreamKind},
     ports::Page,
     protocol::FrameId,
-    pump::SocketKey,
+    socket_loop::SocketKey,
 };
 
 /// A replay under way.

@@ -11,7 +11,7 @@ use crate::{
     model::{EventPattern, Offset, StreamKind, futile_patterns},
     ports::Page,
     protocol::{FrameId, ServerFrame, pattern_texts},
-    pump::SocketKey,
+    socket_loop::SocketKey,
 };
 
 /// What a `subscribe` says of where the client was.
@@ -30,10 +30,10 @@ impl State {
         id: Option<FrameId>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut refuse =
+        let mut close_revoked =
             |code, message: &str| push(socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
         if !self.follows_broadcasts() && resume.after_broadcast.take().is_some() && resume.after.is_none() {
-            return refuse(
+            return close_revoked(
                 "validation_failed",
                 "after_broadcast is for users' sockets: an app's stream holds its broadcasts too; send its offset as after",
             );
@@ -42,12 +42,12 @@ impl State {
         let (now, epoch, turn) = (self.positions(), self.epoch.clone(), self.turns);
         let Some(member) = self.member(socket) else { return };
         if resumes && member.replay.is_some() {
-            return refuse("conflict", "a replay is under way on this socket; wait for its resumed");
+            return close_revoked("conflict", "a replay is under way on this socket; wait for its resumed");
         }
         let warning = futile_patterns(&patterns);
         let previously = member.subscriptions.clone();
         if let Err(TooManyPatterns) = member.subscribe(patterns) {
-            return refuse("validation_failed", "event_types: a socket holds at most 100 patterns");
+            return close_revoked("validation_failed", "event_types: a socket holds at most 100 patterns");
         }
         let event_types = pattern_texts(member.subscriptions.iter().map(|subscription| &subscription.pattern));
         push(socket, &ServerFrame::Subscribed { event_types, warning, id: id.as_ref() }, effects);

@@ -13,10 +13,10 @@ use super::{
 use crate::{
     follower::{Follower, HeadQuery, Need},
     model::{ConnectionId, Identity, Offset, Published, Scope, StreamKey, StreamKind},
-    partitions::RealtimeConfig,
+    realtime::RealtimeConfig,
     ports::{Expiry, Page, RefreshRefused, Unavailable},
     protocol::{ClientFrame, FrameId, ServerFrame, pattern_texts},
-    pump::SocketKey,
+    socket_loop::SocketKey,
     registry::Join,
 };
 

@@ -26,7 +26,7 @@ impl Bench {
         let stream = StreamKey::User(UserId::parse("alice").unwrap());
         let config = RealtimeConfig {
             epoch: "e1".into(),
-            partitions: 1,
+            shards: 1,
             max_connections: 10,
             heartbeat: std::time::Duration::from_secs(30),
             max_frame_bytes: 65_536,

@@ -48,7 +48,7 @@ impl Transport {
     }
 
     /// Puts it on this thread's reactor.
-    pub(super) fn settle(self) -> io::Result<Wire> {
+    pub(super) fn into_wire(self) -> io::Result<Wire> {
         Ok(match self {
             Self::Plain(stream) => Wire::Plain(TcpStream::from_std(stream)?),
             Self::Tls(stream) => Wire::Tls(stream),

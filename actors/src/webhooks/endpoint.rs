@@ -11,7 +11,7 @@ use actix::{
 use tokio::time::Instant;
 
 use super::{
-    Wiring,
+    WebhookContext,
     breaker::{Breaker, Leave},
     pace::Pace,
     supervisor::{EndpointEnded, Idle, Supervisor},
@@ -55,7 +55,7 @@ pub(super) struct Observe;
 pub(super) struct Endpoint {
     webhook: WebhookId,
     serial: u64,
-    wiring: Arc<Wiring>,
+    context: Arc<WebhookContext>,
     supervisor: Addr<Supervisor>,
     breaker: Breaker,
     /// Claimed, waiting for their turn, with the moment of the claim.
@@ -83,13 +83,13 @@ impl Endpoint {
     pub(super) fn start(
         webhook: WebhookId,
         serial: u64,
-        wiring: Arc<Wiring>,
+        context: Arc<WebhookContext>,
         supervisor: Addr<Supervisor>,
     ) -> Addr<Self> {
         Self::create(|_| Self {
             webhook,
             serial,
-            wiring,
+            context,
             supervisor,
             breaker: Breaker::default(),
             waiting: VecDeque::new(),
@@ -113,7 +113,7 @@ impl Endpoint {
 
     /// How many to claim now.
     fn room(&mut self, now: Instant) -> usize {
-        let concurrency = self.wiring.config.concurrency;
+        let concurrency = self.context.config.concurrency;
         let wanted = concurrency + self.pace.ahead(now);
         let room = wanted.saturating_sub(self.sending + self.waiting.len());
         room.min((concurrency * MOST_UNDER_WAY).saturating_sub(self.under_way()))
@@ -144,7 +144,7 @@ impl Endpoint {
         }
         self.claiming = true;
         let began = Instant::now();
-        let (deliveries, webhook) = (self.wiring.deliveries.clone(), self.webhook);
+        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
         async move { deliveries.claim(webhook, room).await }
             .into_actor(self)
             .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, room, began, ctx))
@@ -185,7 +185,7 @@ impl Endpoint {
         if self.draining || is_stale || matches!(self.breaker.leave(now), Leave::NotBefore(_)) {
             return self.release(ctx);
         }
-        while self.sending < self.wiring.config.concurrency
+        while self.sending < self.context.config.concurrency
             && let Some((target, delivery, _)) = self.waiting.pop_front()
         {
             self.send(target, delivery, ctx);
@@ -200,7 +200,7 @@ impl Endpoint {
         let count = ids.len();
         self.releasing += count;
         self.has_more = true;
-        let (deliveries, webhook) = (self.wiring.deliveries.clone(), self.webhook);
+        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
         // Where the store does not answer their lease runs out.
         async move { deliveries.release(webhook, &ids).await }
             .into_actor(self)
@@ -213,7 +213,7 @@ impl Endpoint {
 
     fn send(&mut self, target: Arc<Target>, delivery: Delivery, ctx: &mut Context<Self>) {
         self.sending += 1;
-        let sender = self.wiring.sender.clone();
+        let sender = self.context.sender.clone();
         async move {
             let report = sender.send(&target, &delivery).await;
             Attempt::judge(delivery, report, target.backoff, rand::random())
@@ -255,7 +255,7 @@ impl Endpoint {
         }
         let attempts = std::mem::take(&mut self.finished);
         self.recording = attempts.len();
-        let (deliveries, webhook) = (self.wiring.deliveries.clone(), self.webhook);
+        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
         async move {
             for _ in 0..RECORD_TRIES {
                 if deliveries.record(webhook, &attempts).await.is_ok() {

@@ -28,7 +28,7 @@ pub struct WebhookConfig {
 }
 
 /// What supervisor and endpoints share.
-struct Wiring {
+struct WebhookContext {
     config: WebhookConfig,
     deliveries: Arc<dyn Deliveries>,
     sender: Arc<dyn WebhookSender>,

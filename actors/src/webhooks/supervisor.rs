@@ -8,7 +8,7 @@ use actix::{
 };
 
 use super::{
-    WebhookConfig, Wiring,
+    WebhookConfig, WebhookContext,
     endpoint::{self, Endpoint},
 };
 use crate::{
@@ -35,9 +35,9 @@ impl Webhooks {
     /// Starts the supervisor on a thread of its own. Must be called within a running actix `System`.
     #[must_use]
     pub fn start(config: WebhookConfig, deliveries: Arc<dyn Deliveries>, sender: Arc<dyn WebhookSender>) -> Self {
-        let wiring = Arc::new(Wiring { config, deliveries, sender });
+        let context = Arc::new(WebhookContext { config, deliveries, sender });
         let arbiter = Arbiter::new().handle();
-        Self(Supervisor::start_in_arbiter(&arbiter, move |ctx| Supervisor::new(wiring, ctx)))
+        Self(Supervisor::start_in_arbiter(&arbiter, move |ctx| Supervisor::new(context, ctx)))
     }
 
     /// The same on the caller's thread, whose clock a test may have paused.
@@ -47,8 +47,8 @@ impl Webhooks {
         deliveries: Arc<dyn Deliveries>,
         sender: Arc<dyn WebhookSender>,
     ) -> Self {
-        let wiring = Arc::new(Wiring { config, deliveries, sender });
-        Self(Supervisor::create(|ctx| Supervisor::new(wiring, ctx)))
+        let context = Arc::new(WebhookContext { config, deliveries, sender });
+        Self(Supervisor::create(|ctx| Supervisor::new(context, ctx)))
     }
 
     /// These have something due. A hint: never waits.
@@ -106,7 +106,7 @@ struct Child {
 }
 
 pub(super) struct Supervisor {
-    wiring: Arc<Wiring>,
+    context: Arc<WebhookContext>,
     endpoints: HashMap<WebhookId, Child>,
     next_serial: u64,
     draining: bool,
@@ -115,9 +115,9 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(wiring: Arc<Wiring>, ctx: &mut Context<Self>) -> Self {
+    fn new(context: Arc<WebhookContext>, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
-        Self { wiring, endpoints: HashMap::new(), next_serial: 0, draining: false, looking: false }
+        Self { context, endpoints: HashMap::new(), next_serial: 0, draining: false, looking: false }
     }
 
     fn nudge(&mut self, webhook: WebhookId, ctx: &Context<Self>) {
@@ -126,7 +126,7 @@ impl Supervisor {
         }
         let child = self.endpoints.entry(webhook).or_insert_with(|| {
             self.next_serial += 1;
-            let addr = Endpoint::start(webhook, self.next_serial, self.wiring.clone(), ctx.address());
+            let addr = Endpoint::start(webhook, self.next_serial, self.context.clone(), ctx.address());
             Child { addr, serial: self.next_serial, nudges: 0 }
         });
         // One that does not fit is no loss: what waits in that mailbox is nudges.
@@ -141,7 +141,7 @@ impl Supervisor {
             return;
         }
         self.looking = true;
-        let deliveries = self.wiring.deliveries.clone();
+        let deliveries = self.context.deliveries.clone();
         async move {
             let mut webhooks = deliveries.free_leases().await?;
             if all {
@@ -165,8 +165,8 @@ impl Actor for Supervisor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.look(true, ctx);
-        ctx.run_interval(self.wiring.config.lease_check, |supervisor, ctx| supervisor.look(false, ctx));
-        ctx.run_interval(self.wiring.config.sweep, |supervisor, ctx| supervisor.look(true, ctx));
+        ctx.run_interval(self.context.config.lease_check, |supervisor, ctx| supervisor.look(false, ctx));
+        ctx.run_interval(self.context.config.sweep, |supervisor, ctx| supervisor.look(true, ctx));
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use actix_rt::Arbiter;
 use backon::BackoffBuilder as _;
 use oriva_hub_actors::{
-    Partitions,
+    Realtime,
     model::{AppId, NodeId, StreamKey, StreamKind, UserId},
 };
 use redis::{PushInfo, PushKind, RedisError, Value};
@@ -66,7 +66,7 @@ enum Disconnect {
 impl RedisBusParts {
     /// Starts the bus on a thread of its own. What is heard goes to `online`; `credentials` is woken when one changed
     /// elsewhere.
-    pub fn start(self, online: Partitions, credentials: Arc<Notify>) {
+    pub fn start(self, online: Realtime, credentials: Arc<Notify>) {
         Arbiter::new().spawn_fn(move || {
             let task = RedisBusTask { followed: RefCell::default(), parts: self, online, credentials };
             actix_rt::spawn(task.run());
@@ -76,7 +76,7 @@ impl RedisBusParts {
 
 struct RedisBusTask {
     parts: RedisBusParts,
-    online: Partitions,
+    online: Realtime,
     credentials: Arc<Notify>,
     /// What sessions here want to hear.
     followed: RefCell<HashSet<StreamKey>>,
@@ -225,7 +225,7 @@ struct BusSession<'a> {
     client: &'a RedisClient,
     node: NodeId,
     status: &'a BusStatus,
-    online: &'a Partitions,
+    online: &'a Realtime,
     followed: &'a RefCell<HashSet<StreamKey>>,
     is_sharded: bool,
 }

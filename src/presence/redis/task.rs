@@ -6,7 +6,7 @@ use std::{
 };
 
 use oriva_hub_actors::{
-    Partitions,
+    Realtime,
     model::{ConnectionCounts, NodeId, StreamKey},
     ports::LimitReached,
 };
@@ -123,7 +123,7 @@ pub struct RedisLimiterParts {
 
 impl RedisLimiterParts {
     /// Starts counting; `online` says what this node holds.
-    pub fn start(self, online: Partitions) {
+    pub fn start(self, online: Realtime) {
         let Self { client, commands_rx, own } = self;
         let names = Names::of(&client);
         actix_rt::spawn(
@@ -146,7 +146,7 @@ impl RedisLimiterParts {
 struct RedisLimiterTask {
     client: Arc<RedisClient>,
     names: Names,
-    online: Partitions,
+    online: Realtime,
     own: Arc<RwLock<Option<NodeId>>>,
     commands_rx: mpsc::UnboundedReceiver<Command>,
     /// The name under which all that this node holds is written down; `None` while it is not.

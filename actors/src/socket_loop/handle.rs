@@ -33,10 +33,10 @@ pub(super) enum Command {
 
 /// A pump's handle: cheap to clone, good on every thread.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PumpHandle(Arc<Inbox>);
+pub(crate) struct SocketLoopHandle(Arc<CommandQueue>);
 
-impl PumpHandle {
-    pub(super) fn inbox(&self) -> Arc<Inbox> {
+impl SocketLoopHandle {
+    pub(super) fn handle(&self) -> Arc<CommandQueue> {
         self.0.clone()
     }
 
@@ -74,7 +74,7 @@ impl PumpHandle {
     }
 
     /// Closes with 4003 whoever holds a credential that stopped being good.
-    pub(crate) fn refuse(&self, refused: Arc<Refused>) {
+    pub(crate) fn close_revoked(&self, refused: Arc<Refused>) {
         self.0.tell(Command::Refuse(refused));
     }
 
@@ -85,7 +85,7 @@ impl PumpHandle {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
+pub(super) struct CommandQueue {
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
@@ -98,7 +98,7 @@ struct Queue {
     woken: bool,
 }
 
-impl Inbox {
+impl CommandQueue {
     pub(super) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
@@ -128,14 +128,14 @@ impl Inbox {
 /// A socket's waker: puts its key on the pump's list, once until the pump looked.
 #[derive(Debug)]
 pub(crate) struct SocketSignal {
-    inbox: Arc<Inbox>,
+    handle: Arc<CommandQueue>,
     key: SocketKey,
     raised: AtomicBool,
 }
 
 impl SocketSignal {
-    pub(super) fn new(inbox: Arc<Inbox>, key: SocketKey) -> Arc<Self> {
-        Arc::new(Self { inbox, key, raised: AtomicBool::new(false) })
+    pub(super) fn new(handle: Arc<CommandQueue>, key: SocketKey) -> Arc<Self> {
+        Arc::new(Self { handle, key, raised: AtomicBool::new(false) })
     }
 
     pub(crate) fn clear(&self) {
@@ -144,7 +144,7 @@ impl SocketSignal {
 
     pub(crate) fn raise(&self) {
         if !self.raised.swap(true, Ordering::AcqRel) {
-            self.inbox.add(|queue| queue.ready.push(self.key));
+            self.handle.add(|queue| queue.ready.push(self.key));
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     model::{AppId, ConnectionCounts, Identity, Published, Refused, StreamKey, WebhookId},
     ports::{Bus, Credentials, EventHistory, Expiry, ConnectionLimiter, DeliveryReceipts},
     protocol::{Close, ServerFrame},
-    pump::{Pump, PumpHandle, SocketBounds},
+    socket_loop::{SocketLoop, SocketLoopHandle, SocketBounds},
     registry::{
         Resync, CountsOf, Received, AcquireError, Observe, ConnectionPermit, Registry, RegistryState, Acquire, Route, StopAccepting, ConnectionSnapshot, SendFrame,
     },
@@ -34,7 +34,7 @@ pub struct RealtimeConfig {
     /// The store's own id.
     pub epoch: Arc<str>,
     /// Threads to spread users and apps over.
-    pub partitions: usize,
+    pub shards: usize,
     /// ConnectionLimiter a user, or an app, may take.
     pub max_connections: usize,
     pub heartbeat: Duration,
@@ -46,7 +46,7 @@ pub struct RealtimeConfig {
 
 /// What the realtime core needs from outside.
 #[derive(Clone)]
-pub struct Outside {
+pub struct Ports {
     pub history: Arc<dyn EventHistory>,
     pub credentials: Arc<dyn Credentials>,
     pub receipts: Arc<dyn DeliveryReceipts>,
@@ -55,7 +55,7 @@ pub struct Outside {
 }
 
 /// What one partition's actors share.
-pub(crate) struct Wiring {
+pub(crate) struct ShardContext {
     pub config: RealtimeConfig,
     pub history: Arc<dyn EventHistory>,
     pub credentials: Arc<dyn Credentials>,
@@ -63,7 +63,7 @@ pub(crate) struct Wiring {
     pub bus: Arc<dyn Bus>,
     /// ConnectionLimiter over all nodes.
     pub limiter: Arc<dyn ConnectionLimiter>,
-    pub pump: PumpHandle,
+    pub socket_loop: SocketLoopHandle,
     /// ConnectionLimiter taken here. A session lives as long as one is, longer than its sockets are open: while there are none, nothing
     /// needs to be routed here.
     pub connections: AtomicUsize,
@@ -71,16 +71,16 @@ pub(crate) struct Wiring {
 
 /// Everybody who is online, behind one handle: on this node, and over the bus on the others. Cheap to clone.
 #[derive(Clone)]
-pub struct Partitions {
-    partitions: Arc<Vec<Partition>>,
+pub struct Realtime {
+    shards: Arc<Vec<Shard>>,
     bus: Arc<dyn Bus>,
 }
 
-struct Partition {
+struct Shard {
     /// Replaced when the registry had to be built anew.
     registry: Arc<RwLock<Addr<Registry>>>,
-    pump: PumpHandle,
-    wiring: Arc<Wiring>,
+    socket_loop: SocketLoopHandle,
+    context: Arc<ShardContext>,
     /// Sockets open.
     open: Arc<AtomicUsize>,
     /// Something may not have been routed: the registry has to compare with the store.
@@ -90,38 +90,38 @@ struct Partition {
 /// A place that was taken for a socket to be.
 pub struct ReservedConnection {
     permit: ConnectionPermit,
-    pump: PumpHandle,
+    socket_loop: SocketLoopHandle,
 }
 
-impl Partitions {
+impl Realtime {
     /// Starts the threads. Must be called within a running actix `System`.
     #[must_use]
-    pub fn start(config: &RealtimeConfig, outside: Outside) -> Self {
-        let partitions = (0..config.partitions.max(1)).map(|_| {
-            let pump = PumpHandle::default();
-            let wiring = Arc::new(Wiring {
+    pub fn start(config: &RealtimeConfig, ports: Ports) -> Self {
+        let shards = (0..config.shards.max(1)).map(|_| {
+            let socket_loop = SocketLoopHandle::default();
+            let context = Arc::new(ShardContext {
                 config: config.clone(),
-                history: outside.history.clone(),
-                credentials: outside.credentials.clone(),
-                receipts: outside.receipts.clone(),
-                bus: outside.bus.clone(),
-                limiter: outside.limiter.clone(),
-                pump: pump.clone(),
+                history: ports.history.clone(),
+                credentials: ports.credentials.clone(),
+                receipts: ports.receipts.clone(),
+                bus: ports.bus.clone(),
+                limiter: ports.limiter.clone(),
+                socket_loop: socket_loop.clone(),
                 connections: AtomicUsize::new(0),
             });
-            Partition::start(wiring, pump)
+            Shard::start(context, socket_loop)
         });
-        Self { partitions: Arc::new(partitions.collect()), bus: outside.bus }
+        Self { shards: Arc::new(shards.collect()), bus: ports.bus }
     }
 
     fn index_of(&self, stream: &StreamKey) -> usize {
         let mut hasher = DefaultHasher::new();
         stream.hash(&mut hasher);
-        (hasher.finish() % self.partitions.len() as u64) as usize
+        (hasher.finish() % self.shards.len() as u64) as usize
     }
 
-    fn of(&self, stream: &StreamKey) -> &Partition {
-        &self.partitions[self.index_of(stream)]
+    fn of(&self, stream: &StreamKey) -> &Shard {
+        &self.shards[self.index_of(stream)]
     }
 
     /// Takes a connection place for this identity.
@@ -130,36 +130,36 @@ impl Partitions {
     /// [`AcquireError`] where all are taken, or this node takes no more.
     pub async fn acquire(&self, identity: &Identity) -> Result<ReservedConnection, AcquireError> {
         let stream = identity.stream();
-        let partition = self.of(&stream);
-        let registry = partition.registry();
+        let shard = self.of(&stream);
+        let registry = shard.registry();
         let permit = registry.send(Acquire { stream, scope: identity.scope() }).await.map_err(|_| AcquireError::Draining)??;
-        Ok(ReservedConnection { permit, pump: partition.pump.clone() })
+        Ok(ReservedConnection { permit, socket_loop: shard.socket_loop.clone() })
     }
 
     /// Tells everybody concerned of events that are committed, in the order of commit. A hint: never waits, and what
     /// does not fit is healed from the store.
     pub fn publish(&self, events: &[Arc<Published>]) {
-        for partition in self.partitions.iter() {
-            let nobody_is_here = partition.wiring.connections.load(Ordering::SeqCst) == 0;
+        for shard in self.shards.iter() {
+            let nobody_is_here = shard.context.connections.load(Ordering::SeqCst) == 0;
             let concerned = events.iter().filter(|event| {
                 let event = event.event();
                 // Every partition keeps its place in the broadcast stream, for whoever comes next.
                 event.offsets.broadcast.is_some()
                     || !nobody_is_here
-                        && (std::ptr::eq(self.of(&StreamKey::App(event.app_id.clone())), partition)
+                        && (std::ptr::eq(self.of(&StreamKey::App(event.app_id.clone())), shard)
                             || event
                                 .user_id
                                 .clone()
-                                .is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), partition)))
+                                .is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), shard)))
             });
-            partition.route(concerned.cloned().collect());
+            shard.route(concerned.cloned().collect());
         }
         self.bus.publish(events);
     }
 
     /// Passes on what other nodes committed, each event with the one stream that it was heard on. A hint, as `publish`.
     pub fn receive(&self, events: Vec<(StreamKey, Arc<Published>)>) {
-        let mut by_partition: Vec<Vec<_>> = self.partitions.iter().map(|_| Vec::new()).collect();
+        let mut by_partition: Vec<Vec<_>> = self.shards.iter().map(|_| Vec::new()).collect();
         for (stream, event) in events {
             if stream == StreamKey::Broadcast {
                 by_partition.iter_mut().for_each(|heard| heard.push((StreamKey::Broadcast, event.clone())));
@@ -167,9 +167,9 @@ impl Partitions {
                 by_partition[self.index_of(&stream)].push((stream, event));
             }
         }
-        for (partition, events) in self.partitions.iter().zip(by_partition) {
+        for (shard, events) in self.shards.iter().zip(by_partition) {
             if !events.is_empty() {
-                partition.hint(Received { events });
+                shard.hint(Received { events });
             }
         }
     }
@@ -198,8 +198,8 @@ impl Partitions {
 
     /// Has every session of this node compare itself with the store, many streams a question.
     pub fn resync(&self) {
-        for partition in self.partitions.iter() {
-            partition.needs_resync.store(true, Ordering::SeqCst);
+        for shard in self.shards.iter() {
+            shard.needs_resync.store(true, Ordering::SeqCst);
         }
     }
 
@@ -211,38 +211,38 @@ impl Partitions {
     /// What every user and app holds on this node.
     pub async fn connection_snapshot(&self) -> Vec<(StreamKey, ConnectionCounts)> {
         let mut all = Vec::new();
-        for partition in self.partitions.iter() {
-            all.extend(partition.registry().send(ConnectionSnapshot).await.unwrap_or_default());
+        for shard in self.shards.iter() {
+            all.extend(shard.registry().send(ConnectionSnapshot).await.unwrap_or_default());
         }
         all
     }
 
     /// Closes with 4003 the sockets of credentials that stopped being good.
-    pub fn refuse(&self, refused: &Arc<Refused>) {
-        for partition in self.partitions.iter() {
-            partition.pump.refuse(refused.clone());
+    pub fn close_revoked(&self, refused: &Arc<Refused>) {
+        for shard in self.shards.iter() {
+            shard.socket_loop.close_revoked(refused.clone());
         }
     }
 
     /// Takes no more places, and closes every socket with 1001 at a random moment within `over`.
     pub fn drain(&self, over: Duration) {
-        for partition in self.partitions.iter() {
-            partition.registry().do_send(StopAccepting);
-            partition.pump.drain(over);
+        for shard in self.shards.iter() {
+            shard.registry().do_send(StopAccepting);
+            shard.socket_loop.drain(over);
         }
     }
 
     /// Sockets open now.
     #[must_use]
     pub fn open_sockets(&self) -> usize {
-        self.partitions.iter().map(|partition| partition.open.load(Ordering::Relaxed)).sum()
+        self.shards.iter().map(|shard| shard.open.load(Ordering::Relaxed)).sum()
     }
 
     /// What the registries say of themselves, added up.
     pub async fn observe(&self) -> RegistryState {
         let mut sum = RegistryState::default();
-        for partition in self.partitions.iter() {
-            let registry = partition.registry();
+        for shard in self.shards.iter() {
+            let registry = shard.registry();
             if let Ok(state) = registry.send(Observe).await {
                 sum.sessions += state.sessions;
                 sum.connections += state.connections;
@@ -253,29 +253,29 @@ impl Partitions {
     }
 
     /// Closes a socket that was refused, after its upgrade, with the reason as its close code.
-    pub fn turn_away(&self, transport: Transport, close: Close) {
-        if let Some(partition) = self.partitions.first() {
+    pub fn close_refused(&self, transport: Transport, close: Close) {
+        if let Some(shard) = self.shards.first() {
             let new_socket = NewSocket {
                 transport,
                 read_ahead: bytes::BytesMut::new(),
                 deflate: false,
                 purpose: Purpose::Refuse(close),
             };
-            partition.pump.adopt(new_socket);
+            shard.socket_loop.adopt(new_socket);
         }
     }
 
     /// Whether compressed messages are offered.
     #[must_use]
     pub fn compresses(&self) -> bool {
-        self.partitions.first().is_some_and(|partition| partition.wiring.config.compress_from.is_some())
+        self.shards.first().is_some_and(|shard| shard.context.config.compress_from.is_some())
     }
 
     /// Gives a socket back what it sends.
     #[cfg(feature = "echo")]
     pub fn echo(&self, transport: Transport, read_ahead: bytes::BytesMut, deflate: bool) {
-        if let Some(partition) = self.partitions.first() {
-            partition.pump.adopt(NewSocket { transport, read_ahead, deflate, purpose: Purpose::Echo });
+        if let Some(shard) = self.shards.first() {
+            shard.socket_loop.adopt(NewSocket { transport, read_ahead, deflate, purpose: Purpose::Echo });
         }
     }
 
@@ -303,28 +303,28 @@ impl ReservedConnection {
         expiry: Option<Expiry>,
     ) {
         let purpose = Purpose::Follow { identity, permit: self.permit, expiry };
-        self.pump.adopt(NewSocket { transport, read_ahead, deflate, purpose });
+        self.socket_loop.adopt(NewSocket { transport, read_ahead, deflate, purpose });
     }
 }
 
-impl Partition {
-    fn start(wiring: Arc<Wiring>, pump: PumpHandle) -> Self {
+impl Shard {
+    fn start(context: Arc<ShardContext>, socket_loop: SocketLoopHandle) -> Self {
         let arbiter = Arbiter::new().handle();
-        let started = wiring.clone();
+        let started = context.clone();
         let registry = Registry::start_in_arbiter(&arbiter, move |ctx| Registry::new(started, ctx));
-        let partition = Self {
+        let shard = Self {
             registry: Arc::new(RwLock::new(registry)),
-            pump: pump.clone(),
-            wiring: wiring.clone(),
+            socket_loop: socket_loop.clone(),
+            context: context.clone(),
             open: Arc::new(AtomicUsize::new(0)),
             needs_resync: Arc::new(AtomicBool::new(false)),
         };
-        let (registry, open) = (partition.registry.clone(), partition.open.clone());
-        let bounds = SocketBounds::of(&wiring.config);
-        let handle = pump;
-        arbiter.spawn(keep_running("pump", move || Pump::new(&handle, registry.clone(), bounds, open.clone()).run()));
-        arbiter.spawn(partition.supervise(wiring));
-        partition
+        let (registry, open) = (shard.registry.clone(), shard.open.clone());
+        let bounds = SocketBounds::of(&context.config);
+        let handle = socket_loop;
+        arbiter.spawn(keep_running("pump", move || SocketLoop::new(&handle, registry.clone(), bounds, open.clone()).run()));
+        arbiter.spawn(shard.supervise(context));
+        shard
     }
 
     fn registry(&self) -> Addr<Registry> {
@@ -348,7 +348,7 @@ impl Partition {
     }
 
     /// Watches over the registry: builds it anew after its end, and has it heal what did not fit its mailbox.
-    fn supervise(&self, wiring: Arc<Wiring>) -> impl Future<Output = ()> + use<> {
+    fn supervise(&self, context: Arc<ShardContext>) -> impl Future<Output = ()> + use<> {
         let (slot, needs_resync) = (self.registry.clone(), self.needs_resync.clone());
         async move {
             loop {
@@ -358,9 +358,9 @@ impl Partition {
                     tracing::error!(
                         "registry ended; building it anew and closing its sockets: report it with the panic above"
                     );
-                    *slot.write().unwrap_or_else(PoisonError::into_inner) = Registry::start(wiring.clone());
-                    wiring.pump.close_all(Close::Internal);
-                    wiring.limiter.recount();
+                    *slot.write().unwrap_or_else(PoisonError::into_inner) = Registry::start(context.clone());
+                    context.socket_loop.close_all(Close::Internal);
+                    context.limiter.recount();
                 } else if needs_resync.swap(false, Ordering::SeqCst) && registry.try_send(Resync).is_err() {
                     needs_resync.store(true, Ordering::SeqCst);
                 }

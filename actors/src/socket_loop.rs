@@ -1,7 +1,7 @@
 //! One thread's sockets: reads them, answers what concerns the connection alone, and writes what sessions pushed
 //! within one tick with one `writev` a socket. One task, one timer and one read buffer, however many sockets.
 
-mod inbox;
+mod handle;
 mod wheel;
 
 use std::{
@@ -17,16 +17,16 @@ use std::{
 
 use actix::{Addr, dev::SendError};
 use bytes::Bytes;
-pub(crate) use inbox::PumpHandle;
-pub(crate) use inbox::SocketSignal;
-use inbox::{Command, Inbox};
+pub(crate) use handle::SocketLoopHandle;
+pub(crate) use handle::SocketSignal;
+use handle::{Command, CommandQueue};
 use slotmap::SlotMap;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use wheel::{Deadlines, Due, Heartbeats};
 
 use crate::{
     measures,
-    partitions::RealtimeConfig,
+    realtime::RealtimeConfig,
     protocol::{
         ClientFrame, Close, ServerFrame, bare_close_frame, close_frame, parse_client_frame, ping_frame, pong_frame,
     },
@@ -68,8 +68,8 @@ impl SocketBounds {
     }
 }
 
-pub(crate) struct Pump {
-    inbox: Arc<Inbox>,
+pub(crate) struct SocketLoop {
+    handle: Arc<CommandQueue>,
     sockets: SlotMap<SocketKey, Socket>,
     bounds: SocketBounds,
     registry: Arc<RwLock<Addr<Registry>>>,
@@ -85,9 +85,9 @@ pub(crate) struct Pump {
     queued: (u64, u64),
 }
 
-impl Pump {
+impl SocketLoop {
     pub(crate) fn new(
-        handle: &PumpHandle,
+        handle: &SocketLoopHandle,
         registry: Arc<RwLock<Addr<Registry>>>,
         bounds: SocketBounds,
         open: Arc<AtomicUsize>,
@@ -96,7 +96,7 @@ impl Pump {
         open.store(0, Ordering::SeqCst);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            inbox: handle.inbox(),
+            handle: handle.handle(),
             sockets: SlotMap::with_key(),
             bounds,
             registry,
@@ -118,10 +118,10 @@ impl Pump {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.inbox.register(cx.waker());
-        let (commands, ready) = self.inbox.take();
+        self.handle.register(cx.waker());
+        let (commands, ready) = self.handle.take();
         for command in commands {
-            self.obey(command);
+            self.apply(command);
         }
         for key in ready {
             self.guarded(key, Self::on_ready);
@@ -148,7 +148,7 @@ impl Pump {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn apply(&mut self, command: Command) {
         match command {
             Command::Adopt(new_socket) => self.adopt(*new_socket),
             Command::Join { key, session } => {
@@ -200,11 +200,11 @@ impl Pump {
 
     fn adopt(&mut self, new_socket: NewSocket) {
         let now = Instant::now();
-        let inbox = &self.inbox;
+        let handle = &self.handle;
         let mut refused = None;
         let shown_expiry = new_socket.expiry().map(|expiry| expiry.at);
         let inserted = self.sockets.try_insert_with_key(|key| {
-            let (socket, close) = Socket::new(new_socket, SocketSignal::new(inbox.clone(), key), now)?;
+            let (socket, close) = Socket::new(new_socket, SocketSignal::new(handle.clone(), key), now)?;
             refused = close;
             Ok::<_, std::io::Error>(socket)
         });
@@ -261,7 +261,7 @@ impl Pump {
             match socket.read(&mut self.buffer) {
                 Read::Some(count) => {
                     socket.last_heard = Instant::now();
-                    if !socket.is_deaf() {
+                    if !socket.is_reading_stopped() {
                         socket.feed(&self.buffer[..count]);
                         if !is_joining {
                             self.take_messages(key);
@@ -280,13 +280,13 @@ impl Pump {
     fn take_messages(&mut self, key: SocketKey) {
         let max = self.bounds.max_frame_bytes;
         while let Some(socket) = self.sockets.get_mut(key) {
-            if socket.is_deaf() {
+            if socket.is_reading_stopped() {
                 return;
             }
             match socket.next_incoming(max) {
                 Ok(Some(incoming)) => self.on_incoming(key, incoming),
                 Ok(None) => return,
-                Err(close) => return self.close_deaf(key, close),
+                Err(close) => return self.close_violation(key, close),
             }
         }
     }
@@ -317,7 +317,7 @@ impl Pump {
             }
             #[cfg(feature = "echo")]
             (Incoming::Binary(data), Phase::Echo) => self.queue(key, crate::protocol::binary_frame(&data)),
-            (Incoming::Binary(_), _) => self.close_deaf(key, Close::Unsupported),
+            (Incoming::Binary(_), _) => self.close_violation(key, Close::Unsupported),
             (Incoming::Text(text), Phase::Open(session)) => match parse_client_frame(&text) {
                 Ok(ClientFrame::Ping { id }) => self.queue(key, ServerFrame::Pong { id: id.as_ref() }.encode()),
                 Ok(frame) => match session.try_send(ToSession::Frame { socket: key, frame }) {
@@ -389,13 +389,13 @@ impl Pump {
     }
 
     /// The same after a violation: what the peer still sends cannot be understood.
-    fn close_deaf(&mut self, key: SocketKey, close: Close) {
+    fn close_violation(&mut self, key: SocketKey, close: Close) {
         self.begin_close(key, close, true);
     }
 
-    fn begin_close(&mut self, key: SocketKey, close: Close, deaf: bool) {
+    fn begin_close(&mut self, key: SocketKey, close: Close, reading_stopped: bool) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
-        if socket.is_closing() && !deaf {
+        if socket.is_closing() && !reading_stopped {
             return;
         }
         metrics::counter!(measures::SOCKET_CLOSES, "code" => close.code().to_string()).increment(1);
@@ -404,8 +404,8 @@ impl Pump {
         } else {
             socket.begin_close(close, close_frame(close));
         }
-        if deaf {
-            socket.deafen();
+        if reading_stopped {
+            socket.stop_reading();
         }
         self.deadlines.add(Instant::now() + LINGER, key, Due::Linger);
         self.mark_dirty(key);
