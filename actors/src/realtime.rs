@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    model::{AppId, ConnectionCounts, Identity, Published, Refused, StreamKey, WebhookId},
+    model::{AppId, ConnectionCounts, Identity, Published, RevokedCredentials, StreamKey, WebhookId},
     ports::{Bus, Credentials, EventHistory, Expiry, ConnectionLimiter, DeliveryReceipts},
     protocol::{Close, ServerFrame},
     socket_loop::{SocketLoop, SocketLoopHandle, SocketBounds},
@@ -218,7 +218,7 @@ impl Realtime {
     }
 
     /// Closes with 4003 the sockets of credentials that stopped being good.
-    pub fn close_revoked(&self, refused: &Arc<Refused>) {
+    pub fn close_revoked(&self, refused: &Arc<RevokedCredentials>) {
         for shard in self.shards.iter() {
             shard.socket_loop.close_revoked(refused.clone());
         }
@@ -259,7 +259,7 @@ impl Realtime {
                 transport,
                 read_ahead: bytes::BytesMut::new(),
                 deflate: false,
-                purpose: Purpose::Refuse(close),
+                purpose: Purpose::Reject(close),
             };
             shard.socket_loop.adopt(new_socket);
         }

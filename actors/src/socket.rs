@@ -51,7 +51,7 @@ pub enum Purpose {
     /// A stream's follower.
     Follow { identity: Arc<Identity>, permit: ConnectionPermit, expiry: Option<Expiry> },
     /// To be told why it is refused: closed as soon as it is open.
-    Refuse(Close),
+    Reject(Close),
     /// To get back what it sends.
     #[cfg(feature = "echo")]
     Echo,
@@ -117,7 +117,7 @@ impl Socket {
                 let expires_at = expiry.map(|expiry| now + expiry.remaining);
                 (Phase::Joining, Some(identity), Some(permit), expires_at)
             }
-            Purpose::Refuse(close) => {
+            Purpose::Reject(close) => {
                 refused = Some(close);
                 (Phase::Joining, None, None, None)
             }

@@ -179,7 +179,7 @@ impl SocketLoop {
                     self.close(key, close);
                 }
             }
-            Command::Refuse(refused) => {
+            Command::CloseRevoked(refused) => {
                 let covered =
                     |socket: &Socket| socket.identity.as_deref().is_some_and(|identity| refused.covers(identity));
                 let keys: Vec<_> =

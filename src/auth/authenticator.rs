@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use moka::sync::Cache;
 use oriva_hub_actors::{
     model::{AppId, Identity, KeyId, Scope, Timestamp, UserId},
-    ports::{Credentials, Expiry, RefreshRefused},
+    ports::{Credentials, Expiry, RefreshError},
 };
 use secrecy::SecretString;
 
@@ -219,8 +219,8 @@ impl TokenHolder {
 
 #[async_trait]
 impl Credentials for Authenticator {
-    async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshRefused> {
-        let refused = |code, message: &str| RefreshRefused { code, message: message.to_owned() };
+    async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshError> {
+        let refused = |code, message: &str| RefreshError { code, message: message.to_owned() };
         if matches!(holder, Identity::App { .. }) {
             return Err(refused("validation_failed", "an app's key does not run out: there is nothing to refresh"));
         }

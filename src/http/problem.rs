@@ -148,7 +148,7 @@ impl Problem {
     #[must_use]
     pub fn item(&self) -> String {
         let (error, code, notification_id) = (&*self.detail, self.code, self.owner);
-        let item = RefusedItem { error, code, details: self.details(), notification_id };
+        let item = ItemError { error, code, details: self.details(), notification_id };
         serde_json::to_string(&item).unwrap_or_default()
     }
 
@@ -197,7 +197,7 @@ pub struct ProblemBody<'a> {
 
 /// An item of a batch that was refused.
 #[derive(Serialize, ToSchema)]
-pub struct RefusedItem<'a> {
+pub struct ItemError<'a> {
     error: &'a str,
     code: Code,
     details: Vec<Detail<'a>>,

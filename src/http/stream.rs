@@ -18,7 +18,7 @@ use actix_web::http::header::{self, HeaderValue};
 use futures_util::SinkExt as _;
 use oriva_hub_actors::{
     AcquireError, Transport, measures,
-    model::{AppId, Identity, Refused},
+    model::{AppId, Identity, RevokedCredentials},
     ports::Expiry,
     protocol::Close,
 };
@@ -59,12 +59,12 @@ impl IntoTransport for actix_tls::accept::rustls_0_23::TlsStream<actix_rt::net::
 }
 
 /// Why a request does not become a stream: as HTTP, and as the close code for who cannot read HTTP.
-struct Refusal {
+struct Rejection {
     problem: Problem,
     close: Close,
 }
 
-impl Refusal {
+impl Rejection {
     fn new(code: Code, detail: &str, close: Close) -> Self {
         Self { problem: Problem::new(code, detail), close }
     }
@@ -117,10 +117,10 @@ async fn serve<T: IntoTransport>(
         return Ok(());
     }
     if request.path() != PATH {
-        return refuse(&mut framed, &id, &Problem::no_route()).await;
+        return reject(&mut framed, &id, &Problem::no_route()).await;
     }
     if let Err(error) = ws::verify_handshake(request.head()) {
-        return refuse(&mut framed, &id, &Problem::new(Code::ValidationFailed, error.to_string())).await;
+        return reject(&mut framed, &id, &Problem::new(Code::ValidationFailed, error.to_string())).await;
     }
     let offer = Offer::read(&request);
     let generation = hub.auth().generation();
@@ -140,15 +140,15 @@ async fn serve<T: IntoTransport>(
             let identity = Arc::new(identity);
             reserved.attach(parts.io.into_transport()?, parts.read_buf, deflate.is_some(), identity.clone(), expiry);
             if generation != hub.auth().generation() {
-                look_again(&hub, &offer, &identity).await;
+                recheck_revocation(&hub, &offer, &identity).await;
             }
             Ok(())
         }
-        Err(Refusal { problem, close }) => {
+        Err(Rejection { problem, close }) => {
             metrics::counter!(measures::STREAMS_REFUSED, "code" => problem.code.slug()).increment(1);
             tracing::info!(request_id = id, code = problem.code.slug(), "stream refused");
             if !offer.speaks_v1 {
-                return refuse(&mut framed, &id, &problem).await;
+                return reject(&mut framed, &id, &problem).await;
             }
             // A browser shows its page nothing of an answer to an upgrade but that it failed.
             accept(&mut framed, &request, &id, true, None).await?;
@@ -160,17 +160,17 @@ async fn serve<T: IntoTransport>(
 
 /// A credential that was taken away while its socket was being opened passed by the closing of sockets: it is refused
 /// here. Where it is taken away from now on, its socket is among those that are closed.
-async fn look_again(hub: &Hub, offer: &Offer, identity: &Identity) {
+async fn recheck_revocation(hub: &Hub, offer: &Offer, identity: &Identity) {
     let Some(credential) = &offer.credential else { return };
     if matches!(
         hub.auth().authenticate(credential).await,
         Err(AuthError::Revoked | AuthError::Inactive | AuthError::Unknown)
     ) {
-        let refused = match identity {
-            Identity::App { key, .. } => Refused { keys: [*key].into(), ..Refused::default() },
-            Identity::User { issuer, .. } => Refused { apps: [issuer.clone()].into(), ..Refused::default() },
+        let revoked = match identity {
+            Identity::App { key, .. } => RevokedCredentials { keys: [*key].into(), ..RevokedCredentials::default() },
+            Identity::User { issuer, .. } => RevokedCredentials { apps: [issuer.clone()].into(), ..RevokedCredentials::default() },
         };
-        hub.online().close_revoked(&Arc::new(refused));
+        hub.online().close_revoked(&Arc::new(revoked));
     }
 }
 
@@ -180,41 +180,41 @@ struct Admitted {
     reserved: oriva_hub_actors::ReservedConnection,
 }
 
-async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Refusal> {
+async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Rejection> {
     if hub.is_draining() {
-        return Err(Refusal {
+        return Err(Rejection {
             problem: Problem::overloaded("the hub is stopping; ask again"),
             close: Close::GoingAway,
         });
     }
     let Some(credential) = &offer.credential else {
         let detail = "send a credential: ?token=, Authorization: Bearer, or the subprotocols oriva.v1, bearer.TOKEN";
-        return Err(Refusal::new(Code::Unauthenticated, detail, Close::TokenExpired));
+        return Err(Rejection::new(Code::Unauthenticated, detail, Close::TokenExpired));
     };
     let caller = hub.auth().authenticate(credential).await.map_err(|error| match error {
-        AuthError::Inactive => Refusal::new(Code::Forbidden, "the app is not active", Close::Revoked),
-        AuthError::Revoked => Refusal { problem: error.into(), close: Close::Revoked },
-        AuthError::Store(_) => Refusal { problem: error.into(), close: Close::Internal },
-        AuthError::Unknown | AuthError::Expired => Refusal { problem: error.into(), close: Close::TokenExpired },
+        AuthError::Inactive => Rejection::new(Code::Forbidden, "the app is not active", Close::Revoked),
+        AuthError::Revoked => Rejection { problem: error.into(), close: Close::Revoked },
+        AuthError::Store(_) => Rejection { problem: error.into(), close: Close::Internal },
+        AuthError::Unknown | AuthError::Expired => Rejection { problem: error.into(), close: Close::TokenExpired },
     })?;
     let (identity, expiry) = match caller {
         Caller::App(holder) => (holder.identity(), None),
         Caller::User(holder) => (holder.identity(), Some(holder.expiry())),
         Caller::Admin => {
-            return Err(Refusal::new(Code::Forbidden, "the admin key opens no stream", Close::Revoked));
+            return Err(Rejection::new(Code::Forbidden, "the admin key opens no stream", Close::Revoked));
         }
     };
     if let Some(asked) = &offer.app_id
         && AppId::parse(asked).as_ref() != Ok(identity.app())
     {
-        return Err(Refusal::new(Code::Forbidden, "app_id is not the credential's own app", Close::Revoked));
+        return Err(Rejection::new(Code::Forbidden, "app_id is not the credential's own app", Close::Revoked));
     }
     let reserved = hub.online().acquire(&identity).await.map_err(|error| match error {
         AcquireError::LimitReached { limit } => {
             let detail = format!("{limit} connections are open already");
-            Refusal::new(Code::ConnectionLimit, &detail, Close::TooManyConnections)
+            Rejection::new(Code::ConnectionLimit, &detail, Close::TooManyConnections)
         }
-        AcquireError::Draining => Refusal { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway },
+        AcquireError::Draining => Rejection { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway },
     })?;
     Ok(Admitted { identity, expiry, reserved })
 }
@@ -238,7 +238,7 @@ async fn accept<T: IntoTransport>(
     framed.send(Message::Item((response, BodySize::None))).await
 }
 
-async fn refuse<T: IntoTransport>(
+async fn reject<T: IntoTransport>(
     framed: &mut Framed<T, Codec>,
     id: &str,
     problem: &Problem,

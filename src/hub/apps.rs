@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use oriva_hub_actors::model::{AppId, Invalid, KeyId, Refused, Timestamp, UserId};
+use oriva_hub_actors::model::{AppId, Invalid, KeyId, RevokedCredentials, Timestamp, UserId};
 
 use super::{Hub, HubError};
 use crate::{
@@ -141,7 +141,7 @@ impl Hub {
     pub async fn update_app(&self, id: &AppId, change: &AppChange, audit: &Audit) -> Result<App, HubError> {
         let app = self.apps.update(id, change, audit).await?;
         let apps = if app.is_active { HashSet::new() } else { [app.id.clone()].into() };
-        self.changed_here(Refused { apps, ..Refused::default() });
+        self.changed_here(RevokedCredentials { apps, ..RevokedCredentials::default() });
         Ok(app)
     }
 
@@ -151,7 +151,7 @@ impl Hub {
     /// As there.
     pub async fn delete_app(&self, id: &AppId, audit: &Audit) -> Result<(), HubError> {
         self.apps.delete(id, audit).await?;
-        self.changed_here(Refused { apps: [id.clone()].into(), ..Refused::default() });
+        self.changed_here(RevokedCredentials { apps: [id.clone()].into(), ..RevokedCredentials::default() });
         Ok(())
     }
 
@@ -161,12 +161,12 @@ impl Hub {
     /// As there.
     pub async fn revoke_key(&self, key: KeyId, audit: &Audit) -> Result<ApiKey, HubError> {
         let revoked = self.apps.revoke_key(key, audit).await?;
-        self.changed_here(Refused { keys: [key].into(), ..Refused::default() });
+        self.changed_here(RevokedCredentials { keys: [key].into(), ..RevokedCredentials::default() });
         Ok(revoked)
     }
 
     /// Here it is felt at once; other nodes are told, and find out within a second where they do not hear of it.
-    fn changed_here(&self, refused: Refused) {
+    fn changed_here(&self, refused: RevokedCredentials) {
         self.credentials_changed(refused);
         self.nodes.bus.credentials_changed();
     }

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use oriva_hub_actors::{Realtime, model::Refused};
+use oriva_hub_actors::{Realtime, model::RevokedCredentials};
 use tokio::sync::Notify;
 
 pub use apps::{Apps, NewKeyShown, display_name};
@@ -130,7 +130,7 @@ impl Hub {
     }
 
     /// Forgets what was cached of credentials, and closes the sockets of those that are not good any more.
-    pub fn credentials_changed(&self, refused: Refused) {
+    pub fn credentials_changed(&self, refused: RevokedCredentials) {
         self.auth.forget();
         if !refused.is_empty() {
             self.online.close_revoked(&Arc::new(refused));

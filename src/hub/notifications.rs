@@ -9,7 +9,7 @@ use crate::{
     auth::KeyHolder,
     store::{
         App, Appended, Change, Creation, FeedFilter, Look, NewNotification, Notification, Origin, Outcome, Reach,
-        ReadAll, Refusal, Standing, Status, Submission, TOTAL_CAP, Work,
+        ReadAll, ChangeError, Standing, Status, Submission, TOTAL_CAP, Work,
     },
 };
 
@@ -192,8 +192,8 @@ impl Hub {
 
 fn refused(outcome: &Outcome) -> HubError {
     match outcome {
-        Outcome::Refused(Refusal::NotYours) => HubError::Forbidden,
-        Outcome::Refused(Refusal::Invalid(error)) => HubError::InvalidTransition(*error),
+        Outcome::Rejected(ChangeError::NotYours) => HubError::Forbidden,
+        Outcome::Rejected(ChangeError::Invalid(error)) => HubError::InvalidTransition(*error),
         _ => HubError::NotFound,
     }
 }

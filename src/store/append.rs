@@ -7,7 +7,7 @@ use oriva_hub_actors::model::{
     WebhookId,
 };
 
-use super::notification::{Change, NewNotification, Refusal, Standing};
+use super::notification::{Change, NewNotification, ChangeError, Standing};
 
 /// A validated event that is not yet stored.
 #[derive(Debug, Clone)]
@@ -134,7 +134,7 @@ pub enum Outcome {
     Stands(Box<Standing>),
     /// So many were changed, or deleted.
     Done(u64),
-    Refused(Refusal),
+    Rejected(ChangeError),
 }
 
 impl Submission {

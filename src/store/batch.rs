@@ -15,7 +15,7 @@ use oriva_hub_actors::model::{
 
 use super::{
     append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work},
-    notification::{Change, NewNotification, Refusal, Standing},
+    notification::{Change, NewNotification, ChangeError, Standing},
     status::Status,
     webhook::Owed,
 };
@@ -159,7 +159,7 @@ impl<'a> Batch<'a> {
             standings.into_iter().map(|standing| (standing.id, (standing, false))).collect();
         for (index, change) in self.changes().collect::<Vec<_>>() {
             let Some((standing, touched)) = standings.get_mut(&change.id) else {
-                self.settle(index, Outcome::Refused(Refusal::NotFound));
+                self.settle(index, Outcome::Rejected(ChangeError::NotFound));
                 continue;
             };
             match standing.change(change, self.now) {
@@ -168,7 +168,7 @@ impl<'a> Batch<'a> {
                     self.settle(index, Outcome::Stands(Box::new(standing.clone())));
                     self.items[index].events = Cow::Owned(event.into_iter().collect());
                 }
-                Err(refusal) => self.settle(index, Outcome::Refused(refusal)),
+                Err(refusal) => self.settle(index, Outcome::Rejected(refusal)),
             }
         }
         standings.into_values().filter(|(_, touched)| *touched).map(|(standing, _)| standing).collect()
@@ -191,8 +191,8 @@ impl<'a> Batch<'a> {
     pub(super) fn delete(&mut self, item: usize, standing: Option<&Standing>) -> bool {
         let Work::Delete { owner, .. } = &self.items[item].submission.work else { return false };
         match standing {
-            None => self.settle(item, Outcome::Refused(Refusal::NotFound)),
-            Some(standing) if standing.app_id != *owner => self.settle(item, Outcome::Refused(Refusal::NotYours)),
+            None => self.settle(item, Outcome::Rejected(ChangeError::NotFound)),
+            Some(standing) if standing.app_id != *owner => self.settle(item, Outcome::Rejected(ChangeError::NotYours)),
             Some(standing) => {
                 self.settle(item, Outcome::Done(1));
                 self.items[item].events = Cow::Owned(vec![standing.deleted_event(self.now)]);

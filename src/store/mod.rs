@@ -17,7 +17,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::{
     model::{
-        AppId, Attempt, DeliveryId, KeyId, NodeId, NotificationId, Offset, StreamKey, Timestamp, UserId, WebhookId,
+        AppId, Attempt, DeliveryId, KeyId, NodeId, NotificationId, Offset, RevokedCredentials, StreamKey, Timestamp, UserId, WebhookId,
     },
     ports::Page,
 };
@@ -26,10 +26,10 @@ use uuid::Uuid;
 
 pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work};
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
-pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, RefusedSince};
+pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey};
 pub use notification::{
     Change, Content, FeedFilter, FeedPage, FeedPosition, DeliveryReceipt, Look, NewNotification, Notification, Priority, Reach,
-    Refusal, Standing, State,
+    ChangeError, Standing, State,
 };
 pub use retention::{Cold, Export, Range, RetentionStore, Retired, Step};
 pub use status::{InvalidTransition, Status};
@@ -202,7 +202,7 @@ pub trait AppStore: Send + Sync {
     async fn identity_revision(&self) -> Result<u64, StoreError>;
 
     /// Apps that are not active, and keys revoked since a moment.
-    async fn refused(&self, since: Timestamp) -> Result<RefusedSince, StoreError>;
+    async fn revoked_credentials(&self, since: Timestamp) -> Result<RevokedCredentials, StoreError>;
 }
 
 /// How many of an app's notifications stand so with a user.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use oriva_hub_actors::model::{AppId, Category, KeyId, Offset, Published, Refused, Timestamp};
+use oriva_hub_actors::model::{AppId, Category, KeyId, Offset, Published, Timestamp};
 
 /// Requests a window, by rate-limit class, where an app's differ from the configuration.
 pub type LimitOverrides = BTreeMap<String, u32>;
@@ -67,8 +67,6 @@ pub struct Audit {
     pub ip: Option<IpAddr>,
 }
 
-/// Credentials that are not good, for closing their sockets.
-pub type RefusedSince = Refused;
 
 /// Which of an app's events are asked for.
 #[derive(Debug, Clone, Default)]

@@ -153,7 +153,7 @@ pub struct Change {
 
 /// Why a notification was not touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ChangeError {
     NotFound,
     /// It is out of the caller's reach.
     NotYours,
@@ -291,13 +291,13 @@ impl Standing {
     /// Makes the change; the event that tells of it, or `None` where nothing changed.
     ///
     /// # Errors
-    /// [`Refusal`], with everything as it was.
-    pub(super) fn change(&mut self, change: &Change, now: Timestamp) -> Result<Option<NewEvent>, Refusal> {
+    /// [`ChangeError`], with everything as it was.
+    pub(super) fn change(&mut self, change: &Change, now: Timestamp) -> Result<Option<NewEvent>, ChangeError> {
         if !change.reach.covers(&self.app_id, &self.user_id) {
-            return Err(Refusal::NotYours);
+            return Err(ChangeError::NotYours);
         }
         let (from, action) = (change.dismissed_from.as_deref(), change.click_action.as_deref());
-        let changed = self.state.go(change.to, from, action, now).map_err(Refusal::Invalid)?;
+        let changed = self.state.go(change.to, from, action, now).map_err(ChangeError::Invalid)?;
         Ok(changed.then(|| self.told(change.to.as_str(), change.metadata.clone(), now)))
     }
 
@@ -413,9 +413,9 @@ mod tests {
         let mut standing = standing();
         let mut change = change(Status::Read, serde_json::json!({}));
         change.reach.app = Some(AppId::parse("other").unwrap());
-        assert_eq!(standing.change(&change, at(1)).unwrap_err(), Refusal::NotYours);
+        assert_eq!(standing.change(&change, at(1)).unwrap_err(), ChangeError::NotYours);
         change.reach = Reach { user: Some(UserId::parse("bob").unwrap()), app: None };
-        assert_eq!(standing.change(&change, at(1)).unwrap_err(), Refusal::NotYours);
+        assert_eq!(standing.change(&change, at(1)).unwrap_err(), ChangeError::NotYours);
         assert_eq!(standing.state.status, Status::Unread);
     }
 

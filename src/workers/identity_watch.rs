@@ -45,7 +45,7 @@ impl Worker for IdentityWatch {
         let changed = self.seen != Some(revision);
         if changed || self.look_again {
             let since = Timestamp::from(Timestamp::now().as_datetime() - LOOK_BACK);
-            self.hub.credentials_changed(self.store.refused(since).await?);
+            self.hub.credentials_changed(self.store.revoked_credentials(since).await?);
             self.look_again = changed;
             self.seen = Some(revision);
         }

@@ -281,7 +281,7 @@ async fn apps_and_keys_live_and_die(backend: Backend) {
     assert_eq!(store.update_app(&app_id("a"), &back, &audit()).await.unwrap().unwrap().icon_url, None);
     assert!(store.update_app(&app_id("none"), &back, &audit()).await.unwrap().is_none());
 
-    let refused = store.refused(Timestamp::parse("2020-01-01T00:00:00Z").unwrap()).await.unwrap();
+    let refused = store.revoked_credentials(Timestamp::parse("2020-01-01T00:00:00Z").unwrap()).await.unwrap();
     assert!(refused.apps.contains(&app_id("a")) && refused.keys.contains(&key.id));
     assert!(store.identity_revision().await.unwrap() > revision, "other nodes must notice");
 }

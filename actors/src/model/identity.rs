@@ -71,12 +71,12 @@ impl Identity {
 
 /// Credentials that stopped being good: their sockets are closed with 4003.
 #[derive(Debug, Clone, Default)]
-pub struct Refused {
+pub struct RevokedCredentials {
     pub apps: HashSet<AppId>,
     pub keys: HashSet<KeyId>,
 }
 
-impl Refused {
+impl RevokedCredentials {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.apps.is_empty() && self.keys.is_empty()

@@ -15,7 +15,7 @@ mod trace_parent;
 pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
 pub use event::{Category, Event, EventType, JsonObject, Offsets};
 pub use connection_counts::ConnectionCounts;
-pub use identity::{Identity, Refused, Scope};
+pub use identity::{Identity, RevokedCredentials, Scope};
 pub use ids::{AppId, ConnectionId, DeliveryId, EventId, KeyId, NodeId, NotificationId, UserId, WebhookId};
 pub use json::{parse_json, whole};
 pub use pattern::{EventPattern, MAX_PATTERNS, futile_patterns};

@@ -119,7 +119,7 @@ pub struct Expiry {
 
 /// Why a refresh was refused: a code of contract §2 and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefreshRefused {
+pub struct RefreshError {
     pub code: &'static str,
     pub message: String,
 }
@@ -128,5 +128,5 @@ pub struct RefreshRefused {
 #[async_trait]
 pub trait Credentials: Send + Sync {
     /// Checks that `token` is good and gives `holder` exactly what it had.
-    async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshRefused>;
+    async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshError>;
 }

@@ -11,7 +11,7 @@ use super::Join;
 use crate::{
     Ports, Realtime, RealtimeConfig, ReservedConnection,
     model::{AppId, ConnectionCounts, Identity, Offset, Published, Scope, StreamKey, UserId},
-    ports::{Bus, Credentials, Expiry, ConnectionLimiter, LimitReached, RefreshRefused, DeliveryReceipts},
+    ports::{Bus, Credentials, Expiry, ConnectionLimiter, LimitReached, RefreshError, DeliveryReceipts},
     socket_loop::SocketKey,
     testing::{MemoryHistory, event},
 };
@@ -112,7 +112,7 @@ impl DeliveryReceipts for Nobody {
 
 #[async_trait]
 impl Credentials for Nobody {
-    async fn refresh(&self, _: &str, _: &Identity) -> Result<Expiry, RefreshRefused> {
-        Err(RefreshRefused { code: "unauthenticated", message: String::new() })
+    async fn refresh(&self, _: &str, _: &Identity) -> Result<Expiry, RefreshError> {
+        Err(RefreshError { code: "unauthenticated", message: String::new() })
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     follower::{Follower, HeadQuery, Need},
     model::{ConnectionId, Identity, Offset, Published, Scope, StreamKey, StreamKind},
     realtime::RealtimeConfig,
-    ports::{Expiry, Page, RefreshRefused, Unavailable},
+    ports::{Expiry, Page, RefreshError, Unavailable},
     protocol::{ClientFrame, FrameId, ServerFrame, pattern_texts},
     socket_loop::SocketKey,
     registry::Join,
@@ -70,7 +70,7 @@ pub(super) enum Input {
     Refreshed {
         socket: SocketKey,
         id: Option<FrameId>,
-        outcome: Result<Expiry, RefreshRefused>,
+        outcome: Result<Expiry, RefreshError>,
     },
 }
 

@@ -294,7 +294,7 @@ fn one_refresh_at_a_time() {
     bench.say(socket, refresh()).say(socket, refresh());
     assert_eq!(bench.effects.iter().filter(|effect| matches!(effect, Effect::Refresh { .. })).count(), 1);
     assert_eq!(bench.said(socket), ["welcome", "error"]);
-    let outcome = Err(RefreshRefused { code: "unauthenticated", message: String::new() });
+    let outcome = Err(RefreshError { code: "unauthenticated", message: String::new() });
     bench.input(Input::Refreshed { socket, id: None, outcome }).say(socket, refresh());
     assert_eq!(bench.effects.iter().filter(|effect| matches!(effect, Effect::Refresh { .. })).count(), 2);
 }

@@ -15,7 +15,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::SocketKey;
-use crate::{model::Refused, protocol::Close, session::Session, socket::NewSocket};
+use crate::{model::RevokedCredentials, protocol::Close, session::Session, socket::NewSocket};
 
 /// What a pump is told.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) enum Command {
     Refreshed { key: SocketKey, at: Instant },
     Close { key: SocketKey, close: Close },
     CloseAll(Close),
-    Refuse(Arc<Refused>),
+    CloseRevoked(Arc<RevokedCredentials>),
     Drain { over: Duration },
 }
 
@@ -74,8 +74,8 @@ impl SocketLoopHandle {
     }
 
     /// Closes with 4003 whoever holds a credential that stopped being good.
-    pub(crate) fn close_revoked(&self, refused: Arc<Refused>) {
-        self.0.tell(Command::Refuse(refused));
+    pub(crate) fn close_revoked(&self, refused: Arc<RevokedCredentials>) {
+        self.0.tell(Command::CloseRevoked(refused));
     }
 
     /// Closes everybody with 1001, each at a random moment within `over`, and newcomers at once.

@@ -19,7 +19,7 @@ use crate::{
             parameters::{IdempotencyKey, OfApp},
             requests::{self, EventBatch, EventQuery},
         },
-        problem::RefusedItem,
+        problem::ItemError,
         query::{self, Parameters},
     },
     hub::{BatchItem, Field, Hub, MAX_BATCH},
@@ -150,7 +150,7 @@ struct PublishedEvents {
 #[expect(dead_code, reason = "a shape for the document")]
 enum PublishedOrRefused {
     Published(PublishedEvent),
-    Refused(RefusedItem<'static>),
+    Refused(ItemError<'static>),
 }
 
 /// A page of events.

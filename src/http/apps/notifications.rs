@@ -22,7 +22,7 @@ use crate::{
             parameters::{IdempotencyKey, OfApp},
             requests::{self, NotificationBatch},
         },
-        problem::RefusedItem,
+        problem::ItemError,
     },
     hub::{Field, Hub, Lines, MAX_BATCH, action_url, image_url, plain_text},
     store::{Content, Creation, NewNotification, Priority},
@@ -132,7 +132,7 @@ struct CreatedNotifications {
 #[expect(dead_code, reason = "a shape for the document")]
 enum CreatedOrRefused {
     Created(CreatedNotification),
-    Refused(RefusedItem<'static>),
+    Refused(ItemError<'static>),
 }
 
 /// What a batch asks for, before it costs anything.

@@ -1,13 +1,13 @@
 //! Apps and keys in SQLite.
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{AppId, Invalid, KeyId, Timestamp};
+use oriva_hub_actors::model::{AppId, Invalid, KeyId, RevokedCredentials, Timestamp};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow, types::Json};
 use uuid::Uuid;
 
 use super::SqliteStore;
 use crate::store::{
-    ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, RefusedSince, StoreError, ip_text,
+    ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError, ip_text,
 };
 
 const APP: &str = "a.app_id, a.name, a.icon_url, a.is_active, a.is_platform, a.limits, a.created_at, a.updated_at";
@@ -160,14 +160,14 @@ impl AppStore for SqliteStore {
         Ok(revision.unsigned_abs())
     }
 
-    async fn refused(&self, since: Timestamp) -> Result<RefusedSince, StoreError> {
+    async fn revoked_credentials(&self, since: Timestamp) -> Result<RevokedCredentials, StoreError> {
         let apps: Vec<String> =
             sqlx::query_scalar("select app_id from apps where not is_active").fetch_all(&self.readers).await?;
         let keys: Vec<Uuid> = sqlx::query_scalar("select key_id from app_api_keys where revoked_at >= ?1")
             .bind(since.unix_ms())
             .fetch_all(&self.readers)
             .await?;
-        Ok(RefusedSince {
+        Ok(RevokedCredentials {
             apps: apps.iter().filter_map(|app| AppId::parse(app).ok()).collect(),
             keys: keys.into_iter().map(KeyId).collect(),
         })
