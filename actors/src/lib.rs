@@ -9,7 +9,7 @@ pub mod model;
 pub mod ports;
 pub mod protocol;
 
-mod follower;
+mod stream_cursor;
 mod realtime;
 mod socket_loop;
 mod registry;

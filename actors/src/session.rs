@@ -18,7 +18,7 @@ use state::{Effect, Input, State};
 use tokio::time::Instant;
 
 use crate::{
-    follower::PATIENCE,
+    stream_cursor::REORDER_WINDOW,
     measures,
     model::{Offset, Published, StreamKey, StreamKind},
     realtime::ShardContext,
@@ -74,7 +74,7 @@ pub(crate) enum ToSession {
         events: Events,
     },
     CatchUp,
-    Learn {
+    ObserveHead {
         head: Offset,
     },
     SendFrame {
@@ -139,10 +139,10 @@ impl Session {
                 .map(move |head, session, ctx| session.step(Input::Head { kind, head }, ctx))
                 .spawn(ctx);
             }
-            Effect::WaitForGap { kind } => {
-                tokio::time::sleep(PATIENCE)
+            Effect::WaitForReorder { kind } => {
+                tokio::time::sleep(REORDER_WINDOW)
                     .into_actor(self)
-                    .map(move |(), session, ctx| session.step(Input::GapDue { kind }, ctx))
+                    .map(move |(), session, ctx| session.step(Input::ReorderTimeout { kind }, ctx))
                     .spawn(ctx);
             }
             Effect::LoadPage { kind, after } => {
@@ -217,7 +217,7 @@ impl Handler<ToSession> for Session {
             ToSession::Drained { socket } => Input::Drained { socket },
             ToSession::Deliver { kind, events } => Input::Deliver { kind, events },
             ToSession::CatchUp => Input::CatchUp,
-            ToSession::Learn { head } => Input::Learn { head },
+            ToSession::ObserveHead { head } => Input::ObserveHead { head },
             ToSession::SendFrame { frame } => Input::SendFrame { frame },
             #[cfg(any(test, feature = "testing"))]
             ToSession::Panic => panic!("a session that was told to panic"),

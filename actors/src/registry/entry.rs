@@ -106,10 +106,10 @@ impl Entry {
     }
 
     /// Its stream reaches to here, as the store says.
-    pub(super) fn learn(&mut self, head: Offset) {
+    pub(super) fn observe_head(&mut self, head: Offset) {
         if let Some(online) = &mut self.session
             && online.last_sent < head
-            && online.addr.try_send(ToSession::Learn { head }).is_ok()
+            && online.addr.try_send(ToSession::ObserveHead { head }).is_ok()
         {
             online.last_sent = head;
         }

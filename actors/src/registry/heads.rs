@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Registry;
 use crate::{
-    follower::{Follower, HeadQuery, Need, PATIENCE},
+    stream_cursor::{StreamCursor, HeadQuery, Need, REORDER_WINDOW},
     measures,
     model::{Offset, Published, StreamKey, StreamKind},
     ports::{Page, Unavailable},
@@ -31,7 +31,7 @@ const RESYNC_WINDOW: Duration = Duration::from_secs(5);
 /// What is known of the streams' ends, and when to ask.
 pub(super) struct Heads {
     /// `None` until the stream's end is known; who joins before waits.
-    pub(super) broadcast: Option<Follower>,
+    pub(super) broadcast: Option<StreamCursor>,
     /// The highest broadcast heard of before that. The end that is asked for may have been read just before it.
     highest_heard: Offset,
     query: HeadQuery,
@@ -114,9 +114,9 @@ impl Registry {
         let again = self.heads.query.answered();
         for (stream, end) in heads.unwrap_or_default() {
             if let Some(entry) = self.entries.get_mut(&stream) {
-                entry.learn(end);
-            } else if let (StreamKey::Broadcast, Some(follower)) = (&stream, &mut self.heads.broadcast) {
-                let need = follower.learn(end);
+                entry.observe_head(end);
+            } else if let (StreamKey::Broadcast, Some(cursor)) = (&stream, &mut self.heads.broadcast) {
+                let need = cursor.observe_head(end);
                 self.fulfil(need, ctx);
             }
         }
@@ -137,9 +137,9 @@ impl Registry {
         }
         .into_actor(self)
         .map(|head, registry, ctx| {
-            let mut follower = Follower::at(StreamKind::Broadcast, head);
-            let need = follower.learn(registry.heads.highest_heard);
-            registry.heads.broadcast = Some(follower);
+            let mut cursor = StreamCursor::at(StreamKind::Broadcast, head);
+            let need = cursor.observe_head(registry.heads.highest_heard);
+            registry.heads.broadcast = Some(cursor);
             registry.fulfil(need, ctx);
             for join in std::mem::take(&mut registry.waiting) {
                 registry.join(join, ctx);
@@ -150,16 +150,16 @@ impl Registry {
 
     /// Takes a broadcast from a hint.
     pub(super) fn accept_broadcast(&mut self, event: Arc<Published>, ctx: &mut Context<Self>) {
-        let Some(follower) = &mut self.heads.broadcast else {
+        let Some(cursor) = &mut self.heads.broadcast else {
             self.heads.highest_heard = self.heads.highest_heard.max(event.offset_in(StreamKind::Broadcast));
             return;
         };
         let mut ready = Vec::new();
         let need = if self.heads.ready.len() < BROADCAST_QUEUE {
-            follower.offer(event, &mut ready)
+            cursor.accept(event, &mut ready)
         } else {
             // More comes than sessions take: the store keeps it, and pages come as fast as they are taken.
-            follower.learn(event.offset_in(StreamKind::Broadcast))
+            cursor.observe_head(event.offset_in(StreamKind::Broadcast))
         };
         self.broadcast(ready, ctx);
         self.fulfil(need, ctx);
@@ -173,12 +173,12 @@ impl Registry {
         }
         let after = match need {
             Need::Nothing => return,
-            Need::Patience => {
-                let patience = tokio::time::sleep(PATIENCE).into_actor(self).map(|(), registry, ctx| {
-                    let need = registry.heads.broadcast.as_mut().map_or(Need::Nothing, Follower::due);
+            Need::WaitForReorder => {
+                let window = tokio::time::sleep(REORDER_WINDOW).into_actor(self).map(|(), registry, ctx| {
+                    let need = registry.heads.broadcast.as_mut().map_or(Need::Nothing, StreamCursor::reorder_timeout);
                     registry.fulfil(need, ctx);
                 });
-                return patience.spawn(ctx);
+                return window.spawn(ctx);
             }
             Need::Page { after } => after,
         };
@@ -197,11 +197,11 @@ impl Registry {
     }
 
     fn on_broadcast_page(&mut self, page: Result<Page, Unavailable>, ctx: &mut Context<Self>) {
-        let Some(follower) = &mut self.heads.broadcast else { return };
+        let Some(cursor) = &mut self.heads.broadcast else { return };
         let mut ready = Vec::new();
         let need = match page {
-            Ok(page) => follower.page(page, &mut ready),
-            Err(Unavailable) => follower.failed(),
+            Ok(page) => cursor.page(page, &mut ready),
+            Err(Unavailable) => cursor.page_failed(),
         };
         self.broadcast(ready, ctx);
         self.fulfil(need, ctx);

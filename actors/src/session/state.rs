@@ -11,7 +11,7 @@ use super::{
     resume::Resume,
 };
 use crate::{
-    follower::{Follower, HeadQuery, Need},
+    stream_cursor::{StreamCursor, HeadQuery, Need},
     model::{ConnectionId, Identity, Offset, Published, Scope, StreamKey, StreamKind},
     realtime::RealtimeConfig,
     ports::{Expiry, Page, RefreshError, Unavailable},
@@ -39,12 +39,12 @@ pub(super) enum Input {
         events: Events,
     },
     /// An event that was overtaken was waited for long enough.
-    GapDue {
+    ReorderTimeout {
         kind: StreamKind,
     },
     CatchUp,
     /// The stream reaches to here.
-    Learn {
+    ObserveHead {
         head: Offset,
     },
     SendFrame {
@@ -95,8 +95,8 @@ pub(super) enum Effect {
     LoadHead {
         kind: StreamKind,
     },
-    /// Says [`Input::GapDue`] after a moment.
-    WaitForGap {
+    /// Says [`Input::ReorderTimeout`] after a moment.
+    WaitForReorder {
         kind: StreamKind,
     },
     LoadPage {
@@ -127,10 +127,10 @@ pub(super) struct State {
     /// Bytes from which an event is compressed for sockets that agreed on it.
     compress_from: usize,
     /// The stream followed by right; `None` until its end is known.
-    own: Option<Follower>,
+    own: Option<StreamCursor>,
     /// The highest offset heard of before that. The end that is asked for may have been read just before it.
     highest_heard: Offset,
-    broadcast: Follower,
+    broadcast: StreamCursor,
     own_head_query: HeadQuery,
     broadcast_head_query: HeadQuery,
     /// Who came before the stream's end was known.
@@ -151,7 +151,7 @@ impl State {
             compress_from: config.compress_from.unwrap_or(usize::MAX),
             own: None,
             highest_heard: 0,
-            broadcast: Follower::at(StreamKind::Broadcast, broadcast_position),
+            broadcast: StreamCursor::at(StreamKind::Broadcast, broadcast_position),
             own_head_query: HeadQuery::default(),
             broadcast_head_query: HeadQuery::default(),
             newcomers: Vec::new(),
@@ -175,31 +175,31 @@ impl State {
             Input::Head { kind, head } => self.on_head(kind, head, effects),
             Input::Page { kind, page } => {
                 let mut ready = Vec::new();
-                let Some(follower) = self.follower(kind) else { return };
+                let Some(cursor) = self.cursor(kind) else { return };
                 let need = match page {
-                    Ok(page) => follower.page(page, &mut ready),
-                    Err(Unavailable) => follower.failed(),
+                    Ok(page) => cursor.page(page, &mut ready),
+                    Err(Unavailable) => cursor.page_failed(),
                 };
                 self.deliver(kind, ready, effects);
                 load(kind, need, effects);
             }
             Input::Deliver { kind, events } => {
                 let events = events.as_slice();
-                let Some(follower) = self.follower(kind) else {
+                let Some(cursor) = self.cursor(kind) else {
                     let highest_heard = events.iter().map(|event| event.offset_in(kind)).max();
                     self.highest_heard = self.highest_heard.max(highest_heard.unwrap_or(0));
                     return;
                 };
                 let mut ready = Vec::with_capacity(events.len());
                 for event in events {
-                    let need = follower.offer(event.clone(), &mut ready);
+                    let need = cursor.accept(event.clone(), &mut ready);
                     load(kind, need, effects);
                 }
                 self.deliver(kind, ready, effects);
             }
-            Input::GapDue { kind } => {
-                let Some(follower) = self.follower(kind) else { return };
-                let need = follower.due();
+            Input::ReorderTimeout { kind } => {
+                let Some(cursor) = self.cursor(kind) else { return };
+                let need = cursor.reorder_timeout();
                 load(kind, need, effects);
             }
             Input::CatchUp => {
@@ -208,13 +208,13 @@ impl State {
                     self.load_head(StreamKind::Broadcast, effects);
                 }
             }
-            Input::Learn { head } => {
+            Input::ObserveHead { head } => {
                 let kind = self.stream.kind();
-                let Some(follower) = self.follower(kind) else {
+                let Some(cursor) = self.cursor(kind) else {
                     self.highest_heard = self.highest_heard.max(head);
                     return;
                 };
-                let need = follower.learn(head);
+                let need = cursor.observe_head(head);
                 load(kind, need, effects);
             }
             Input::SendFrame { frame } => {
@@ -260,13 +260,13 @@ impl State {
         self.stream.kind() == StreamKind::User
     }
 
-    fn follower(&mut self, kind: StreamKind) -> Option<&mut Follower> {
+    fn cursor(&mut self, kind: StreamKind) -> Option<&mut StreamCursor> {
         if kind == StreamKind::Broadcast { Some(&mut self.broadcast) } else { self.own.as_mut() }
     }
 
     /// How far the session itself has come.
     pub(super) fn positions(&self) -> Positions {
-        Positions { own: self.own.as_ref().map_or(0, Follower::position), broadcast: self.broadcast.position() }
+        Positions { own: self.own.as_ref().map_or(0, StreamCursor::position), broadcast: self.broadcast.position() }
     }
 
     pub(super) fn member(&mut self, socket: SocketKey) -> Option<&mut Member> {
@@ -291,13 +291,13 @@ impl State {
         if self.head_query(kind).answered() {
             effects.push(Effect::LoadHead { kind });
         }
-        if let Some(follower) = self.follower(kind) {
-            let need = follower.learn(head);
+        if let Some(cursor) = self.cursor(kind) {
+            let need = cursor.observe_head(head);
             return load(kind, need, effects);
         }
-        let mut follower = Follower::at(kind, head);
-        let need = follower.learn(self.highest_heard);
-        self.own = Some(follower);
+        let mut cursor = StreamCursor::at(kind, head);
+        let need = cursor.observe_head(self.highest_heard);
+        self.own = Some(cursor);
         load(kind, need, effects);
         for join in std::mem::take(&mut self.newcomers) {
             self.welcome(join, effects);
@@ -389,7 +389,7 @@ impl State {
 fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
     match need {
         Need::Nothing => {}
-        Need::Patience => effects.push(Effect::WaitForGap { kind }),
+        Need::WaitForReorder => effects.push(Effect::WaitForReorder { kind }),
         Need::Page { after } => effects.push(Effect::LoadPage { kind, after }),
     }
 }

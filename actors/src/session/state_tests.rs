@@ -187,7 +187,7 @@ fn a_gap_is_filled_before_what_came_after_it() {
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]})).live(4).live(5);
     assert_eq!(bench.said(socket), ["welcome", "subscribed"]);
-    bench.input(Input::GapDue { kind: StreamKind::User });
+    bench.input(Input::ReorderTimeout { kind: StreamKind::User });
     assert!(matches!(bench.effects.last(), Some(Effect::LoadPage { kind: StreamKind::User, after: 1 })));
     let page = bench.page(2..=4, 5);
     bench.input(Input::Page { kind: StreamKind::User, page: Ok(page) });

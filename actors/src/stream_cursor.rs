@@ -9,16 +9,16 @@ use crate::{
 };
 
 /// Events kept that came ahead of others; past that they are dropped and fetched.
-const HELD: usize = 512;
+const REORDER_BUFFER: usize = 512;
 /// How long an event that was overtaken is waited for before the store is asked.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
+pub(crate) const REORDER_WINDOW: Duration = Duration::from_millis(10);
 
 /// What a follower wants next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Nothing,
-    /// To be asked again after [`PATIENCE`], by [`Follower::due`]: what is missing is most likely on its way.
-    Patience,
+    /// To be asked again after [`REORDER_WINDOW`], by [`StreamCursor::due`]: what is missing is most likely on its way.
+    WaitForReorder,
     /// A page of what comes after this offset.
     Page {
         after: Offset,
@@ -27,23 +27,23 @@ pub(crate) enum Need {
 
 /// A position in one stream, and what came ahead of it.
 #[derive(Debug)]
-pub(crate) struct Follower {
+pub(crate) struct StreamCursor {
     kind: StreamKind,
     position: Offset,
     /// The highest offset known to exist.
-    known: Offset,
+    head: Offset,
     /// Events that came ahead of others.
-    held: BTreeMap<Offset, Arc<Published>>,
+    buffered: BTreeMap<Offset, Arc<Published>>,
     /// A page, or the end of the patience, is under way.
-    asking: bool,
+    is_waiting: bool,
     /// The highest offset known to exist when the last page was asked for.
-    known_when_asked: Offset,
+    head_when_asked: Offset,
 }
 
-impl Follower {
+impl StreamCursor {
     /// Stands at `position`: everything up to there has been seen.
     pub(crate) fn at(kind: StreamKind, position: Offset) -> Self {
-        Self { kind, position, known: position, held: BTreeMap::new(), asking: false, known_when_asked: 0 }
+        Self { kind, position, head: position, buffered: BTreeMap::new(), is_waiting: false, head_when_asked: 0 }
     }
 
     pub(crate) fn position(&self) -> Offset {
@@ -52,9 +52,9 @@ impl Follower {
 
     /// Takes an event from a hint (registry, bus) and appends to `ready` what may be delivered now. Events of two nodes
     /// overtake each other on their way; those that fill the gap soon need no look into the store.
-    pub(crate) fn offer(&mut self, event: Arc<Published>, ready: &mut Vec<Arc<Published>>) -> Need {
+    pub(crate) fn accept(&mut self, event: Arc<Published>, ready: &mut Vec<Arc<Published>>) -> Need {
         let offset = event.offset_in(self.kind);
-        self.known = self.known.max(offset);
+        self.head = self.head.max(offset);
         if offset <= self.position {
             return Need::Nothing;
         }
@@ -62,44 +62,44 @@ impl Follower {
             self.position = offset;
             ready.push(event);
         } else {
-            self.held.insert(offset, event);
+            self.buffered.insert(offset, event);
         }
         self.release(ready);
-        if self.held.len() > HELD {
+        if self.buffered.len() > REORDER_BUFFER {
             // The last is the farthest from its turn.
-            self.held.pop_last();
+            self.buffered.pop_last();
         }
-        if self.position == self.known || std::mem::replace(&mut self.asking, true) {
+        if self.position == self.head || std::mem::replace(&mut self.is_waiting, true) {
             Need::Nothing
         } else {
-            Need::Patience
+            Need::WaitForReorder
         }
     }
 
     /// The patience is over. What is still missing is asked for.
-    pub(crate) fn due(&mut self) -> Need {
-        self.asking = false;
-        self.ask()
+    pub(crate) fn reorder_timeout(&mut self) -> Need {
+        self.is_waiting = false;
+        self.request_page()
     }
 
     /// Learns that the stream reaches to `head`, without the events.
-    pub(crate) fn learn(&mut self, head: Offset) -> Need {
-        self.known = self.known.max(head);
-        self.ask()
+    pub(crate) fn observe_head(&mut self, head: Offset) -> Need {
+        self.head = self.head.max(head);
+        self.request_page()
     }
 
     /// Takes the page asked for. Where history no longer reaches back to the gap, the gap is passed over.
     pub(crate) fn page(&mut self, page: Page, ready: &mut Vec<Arc<Published>>) -> Need {
-        self.asking = false;
-        if page.head < self.known_when_asked {
+        self.is_waiting = false;
+        if page.head < self.head_when_asked {
             // Offsets are given in the order of commit, so whatever a hint tells of is in the store when it is asked. This
             // was no event of this store's.
-            self.held.retain(|offset, _| *offset > self.known_when_asked);
-            if self.known == self.known_when_asked {
-                self.known = self.position;
+            self.buffered.retain(|offset, _| *offset > self.head_when_asked);
+            if self.head == self.head_when_asked {
+                self.head = self.position;
             }
         }
-        self.known = self.known.max(page.head);
+        self.head = self.head.max(page.head);
         if page.events.is_empty() {
             // All that was missing is gone: what the store's end covers cannot be waited for.
             self.position = self.position.max(page.head);
@@ -111,27 +111,27 @@ impl Follower {
                 ready.push(event);
             }
         }
-        self.held = self.held.split_off(&(self.position + 1));
+        self.buffered = self.buffered.split_off(&(self.position + 1));
         self.release(ready);
-        if self.position < page.head || self.held.is_empty() {
-            self.ask()
-        } else if self.position == self.known || std::mem::replace(&mut self.asking, true) {
+        if self.position < page.head || self.buffered.is_empty() {
+            self.request_page()
+        } else if self.position == self.head || std::mem::replace(&mut self.is_waiting, true) {
             Need::Nothing
         } else {
             // Missing since the page was read: it is on its way, like what came ahead of it.
-            Need::Patience
+            Need::WaitForReorder
         }
     }
 
     /// The page asked for did not come; says what to ask for again.
-    pub(crate) fn failed(&mut self) -> Need {
-        self.asking = false;
-        self.ask()
+    pub(crate) fn page_failed(&mut self) -> Need {
+        self.is_waiting = false;
+        self.request_page()
     }
 
     /// Delivers what is held as far as it follows.
     fn release(&mut self, ready: &mut Vec<Arc<Published>>) {
-        while let Some(entry) = self.held.first_entry()
+        while let Some(entry) = self.buffered.first_entry()
             && *entry.key() <= self.position + 1
         {
             let (offset, event) = entry.remove_entry();
@@ -142,11 +142,11 @@ impl Follower {
         }
     }
 
-    fn ask(&mut self) -> Need {
-        if self.position == self.known || std::mem::replace(&mut self.asking, true) {
+    fn request_page(&mut self) -> Need {
+        if self.position == self.head || std::mem::replace(&mut self.is_waiting, true) {
             Need::Nothing
         } else {
-            self.known_when_asked = self.known;
+            self.head_when_asked = self.head;
             Need::Page { after: self.position }
         }
     }
@@ -162,7 +162,7 @@ pub(crate) struct HeadQuery {
 
 impl HeadQuery {
     /// Whether to ask now.
-    pub(crate) fn ask(&mut self) -> bool {
+    pub(crate) fn request_page(&mut self) -> bool {
         self.again = self.under_way;
         !std::mem::replace(&mut self.under_way, true)
     }
@@ -184,11 +184,11 @@ mod tests {
     #[test]
     fn a_streams_end_is_asked_for_once_at_a_time_and_once_more() {
         let mut query = HeadQuery::default();
-        assert!(query.ask());
-        assert!(!query.ask() && !query.ask());
+        assert!(query.request_page());
+        assert!(!query.request_page() && !query.request_page());
         assert!(query.answered(), "what came up meanwhile is looked at");
         assert!(!query.answered());
-        assert!(query.ask());
+        assert!(query.request_page());
         assert!(!query.answered());
     }
 
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn the_next_one_is_delivered_and_an_earlier_one_dropped() {
         let events = stream(2);
-        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 0), Vec::new());
+        let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 0), Vec::new());
         for index in [0, 0, 1, 0] {
-            assert_eq!(follower.offer(events[index].clone(), &mut ready), Need::Nothing);
+            assert_eq!(cursor.accept(events[index].clone(), &mut ready), Need::Nothing);
         }
         assert_eq!(offsets(&ready), [1, 2]);
     }
@@ -213,70 +213,70 @@ mod tests {
     #[test]
     fn a_later_one_waits_until_the_gap_is_filled() {
         let events = stream(5);
-        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
-        assert_eq!(follower.offer(events[3].clone(), &mut ready), Need::Patience);
-        assert_eq!(follower.offer(events[4].clone(), &mut ready), Need::Nothing, "one question at a time");
-        assert_eq!(follower.due(), Need::Page { after: 1 });
+        let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 1), Vec::new());
+        assert_eq!(cursor.accept(events[3].clone(), &mut ready), Need::WaitForReorder);
+        assert_eq!(cursor.accept(events[4].clone(), &mut ready), Need::Nothing, "one question at a time");
+        assert_eq!(cursor.reorder_timeout(), Need::Page { after: 1 });
         assert!(ready.is_empty());
         let page = Page { events: events[1..3].to_vec(), head: 5 };
-        assert_eq!(follower.page(page, &mut ready), Need::Nothing);
+        assert_eq!(cursor.page(page, &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [2, 3, 4, 5]);
     }
 
     #[test]
     fn what_was_only_overtaken_needs_no_page() {
         let events = stream(4);
-        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
-        assert_eq!(follower.offer(events[3].clone(), &mut ready), Need::Patience);
-        assert_eq!(follower.offer(events[1].clone(), &mut ready), Need::Nothing);
+        let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 1), Vec::new());
+        assert_eq!(cursor.accept(events[3].clone(), &mut ready), Need::WaitForReorder);
+        assert_eq!(cursor.accept(events[1].clone(), &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [2], "the next one is delivered while another is waited for");
-        assert_eq!(follower.offer(events[2].clone(), &mut ready), Need::Nothing);
+        assert_eq!(cursor.accept(events[2].clone(), &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [2, 3, 4]);
-        assert_eq!(follower.due(), Need::Nothing);
-        assert_eq!(follower.learn(4), Need::Nothing);
+        assert_eq!(cursor.reorder_timeout(), Need::Nothing);
+        assert_eq!(cursor.observe_head(4), Need::Nothing);
     }
 
     #[test]
     fn what_is_held_is_bounded_and_what_is_dropped_is_fetched() {
-        let events = stream(HELD as Offset + 10);
-        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 0), Vec::new());
+        let events = stream(REORDER_BUFFER as Offset + 10);
+        let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 0), Vec::new());
         for event in &events[1..] {
-            follower.offer(event.clone(), &mut ready);
+            cursor.accept(event.clone(), &mut ready);
         }
-        assert!(ready.is_empty() && follower.held.len() == HELD);
-        follower.offer(events[0].clone(), &mut ready);
-        assert_eq!(ready.len(), HELD + 1);
-        assert_eq!(follower.due(), Need::Page { after: HELD as Offset + 1 });
+        assert!(ready.is_empty() && cursor.buffered.len() == REORDER_BUFFER);
+        cursor.accept(events[0].clone(), &mut ready);
+        assert_eq!(ready.len(), REORDER_BUFFER + 1);
+        assert_eq!(cursor.reorder_timeout(), Need::Page { after: REORDER_BUFFER as Offset + 1 });
     }
 
     #[test]
     fn an_event_that_the_store_does_not_know_is_forgotten() {
         let events = stream(9);
-        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
-        assert_eq!(follower.offer(events[8].clone(), &mut ready), Need::Patience);
-        assert_eq!(follower.due(), Need::Page { after: 1 });
-        assert_eq!(follower.page(Page { events: Vec::new(), head: 1 }, &mut ready), Need::Nothing, "no endless asking");
-        assert!(ready.is_empty() && follower.held.is_empty());
-        assert_eq!(follower.offer(events[1].clone(), &mut ready), Need::Nothing);
+        let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 1), Vec::new());
+        assert_eq!(cursor.accept(events[8].clone(), &mut ready), Need::WaitForReorder);
+        assert_eq!(cursor.reorder_timeout(), Need::Page { after: 1 });
+        assert_eq!(cursor.page(Page { events: Vec::new(), head: 1 }, &mut ready), Need::Nothing, "no endless asking");
+        assert!(ready.is_empty() && cursor.buffered.is_empty());
+        assert_eq!(cursor.accept(events[1].clone(), &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [2]);
     }
 
     #[test]
     fn history_that_no_longer_reaches_back_is_passed_over() {
         let events = stream(9);
-        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
-        follower.learn(9);
-        assert_eq!(follower.page(Page { events: events[6..].to_vec(), head: 9 }, &mut ready), Need::Nothing);
+        let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 1), Vec::new());
+        cursor.observe_head(9);
+        assert_eq!(cursor.page(Page { events: events[6..].to_vec(), head: 9 }, &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [7, 8, 9]);
     }
 
     #[test]
     fn history_that_is_gone_altogether_is_not_waited_for() {
         let events = stream(9);
-        let (mut follower, mut ready) = (Follower::at(StreamKind::User, 1), Vec::new());
-        follower.learn(8);
-        assert_eq!(follower.page(Page { events: Vec::new(), head: 8 }, &mut ready), Need::Nothing);
-        assert_eq!(follower.offer(events[8].clone(), &mut ready), Need::Nothing);
+        let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 1), Vec::new());
+        cursor.observe_head(8);
+        assert_eq!(cursor.page(Page { events: Vec::new(), head: 8 }, &mut ready), Need::Nothing);
+        assert_eq!(cursor.accept(events[8].clone(), &mut ready), Need::Nothing);
         assert_eq!(offsets(&ready), [9]);
     }
 
@@ -289,25 +289,25 @@ mod tests {
             fail_every in 2_usize..7,
         ) {
             let events = stream(40);
-            let (mut follower, mut ready) = (Follower::at(StreamKind::User, 0), Vec::new());
+            let (mut cursor, mut ready) = (StreamCursor::at(StreamKind::User, 0), Vec::new());
             let mut pending = None;
             let mut asked = 0;
-            let mut serve = |follower: &mut Follower, ready: &mut Vec<_>, after: Offset| {
+            let mut serve = |cursor: &mut StreamCursor, ready: &mut Vec<_>, after: Offset| {
                 asked += 1;
                 if asked % fail_every == 0 {
-                    return follower.failed();
+                    return cursor.page_failed();
                 }
                 let from = after as usize;
                 let to = (from + page_size).min(events.len());
-                follower.page(Page { events: events[from..to].to_vec(), head: 40 }, ready)
+                cursor.page(Page { events: events[from..to].to_vec(), head: 40 }, ready)
             };
             for (step, hint) in hints.into_iter().enumerate() {
-                let need = follower.offer(events[hint].clone(), &mut ready);
+                let need = cursor.accept(events[hint].clone(), &mut ready);
                 prop_assert!(need == Need::Nothing || pending.replace(need).is_none(), "two questions at once");
                 if step % 3 == 0 {
                     let need = match pending.take() {
-                        Some(Need::Page { after }) => serve(&mut follower, &mut ready, after),
-                        Some(Need::Patience) => follower.due(),
+                        Some(Need::Page { after }) => serve(&mut cursor, &mut ready, after),
+                        Some(Need::WaitForReorder) => cursor.reorder_timeout(),
                         Some(Need::Nothing) | None => Need::Nothing,
                     };
                     if need != Need::Nothing {
@@ -317,13 +317,13 @@ mod tests {
             }
             let mut need = pending.unwrap_or(Need::Nothing);
             if need == Need::Nothing {
-                need = follower.learn(40);
+                need = cursor.observe_head(40);
             }
             loop {
                 need = match need {
-                    Need::Page { after } => serve(&mut follower, &mut ready, after),
-                    Need::Patience => follower.due(),
-                    Need::Nothing if follower.position() < 40 => follower.learn(40),
+                    Need::Page { after } => serve(&mut cursor, &mut ready, after),
+                    Need::WaitForReorder => cursor.reorder_timeout(),
+                    Need::Nothing if cursor.position() < 40 => cursor.observe_head(40),
                     Need::Nothing => break,
                 };
             }
