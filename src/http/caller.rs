@@ -23,7 +23,7 @@ use crate::{
     auth::{Caller, KeyHolder},
     hub::Hub,
     limits::{Budget, Class, Exhausted, Spender},
-    store::{App, Audit, Origin, Reach},
+    store::{App, Audit, Origin, AccessScope},
 };
 
 /// What is kept of a `User-Agent`.
@@ -132,7 +132,7 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
 /// Who sees and changes notifications: a user's device or an app's server, at a route that names neither app nor key.
 pub struct Inbox<C> {
     app: Arc<App>,
-    reach: Reach,
+    scope: AccessScope,
     /// The user of the path, where it names one.
     user: Option<UserId>,
     class: PhantomData<C>,
@@ -141,8 +141,8 @@ pub struct Inbox<C> {
 impl<C: RouteClass> Inbox<C> {
     /// What the caller may see and change.
     #[must_use]
-    pub fn reach(&self) -> &Reach {
-        &self.reach
+    pub fn scope(&self) -> &AccessScope {
+        &self.scope
     }
 
     /// The user whose inbox the path names.
@@ -162,7 +162,7 @@ impl<C: RouteClass> Inbox<C> {
     /// Where the request came from.
     #[must_use]
     pub fn origin(&self, request: &HttpRequest) -> Origin {
-        let actor = match &self.reach.user {
+        let actor = match &self.scope.user {
             Some(user) => format!("user:{user}"),
             None => self.app.id.to_string(),
         };
@@ -201,8 +201,8 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
                 return Err(Problem::new(Code::Forbidden, "a token opens what is its own user's alone"));
             }
             spend(&request, &hub, &spending, C::CLASS, 1).await?;
-            let reach = Reach { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };
-            Ok(Self { app, reach, user, class: PhantomData })
+            let scope = AccessScope { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };
+            Ok(Self { app, scope, user, class: PhantomData })
         })
     }
 }

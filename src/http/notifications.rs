@@ -21,8 +21,8 @@ use super::{
     users::notifications::status,
 };
 use crate::{
-    hub::{Branded, Field, Hub},
-    store::{Change, Content, Standing, State, Status},
+    hub::{NotificationWithApp, Field, Hub},
+    store::{Change, Content, NotificationRecord, NotificationState, Status},
 };
 
 /// A notification as feeds show it.
@@ -39,11 +39,11 @@ pub struct NotificationView<'a> {
     #[serde(flatten)]
     content: &'a Content,
     #[serde(flatten)]
-    state: &'a State,
+    state: &'a NotificationState,
 }
 
-impl<'a> From<&'a Branded> for NotificationView<'a> {
-    fn from(Branded { notification, app }: &'a Branded) -> Self {
+impl<'a> From<&'a NotificationWithApp> for NotificationView<'a> {
+    fn from(NotificationWithApp { notification, app }: &'a NotificationWithApp) -> Self {
         let icon = app.as_ref().and_then(|app| app.icon_url.as_deref());
         Self {
             notification_id: notification.id,
@@ -73,7 +73,7 @@ impl<'a> From<&'a Branded> for NotificationView<'a> {
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
 pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
-    let found = hub.notification(inbox.reach(), notification_id(&path)?).await?;
+    let found = hub.notification(inbox.scope(), notification_id(&path)?).await?;
     Ok(HttpResponse::Ok().json(NotificationView::from(&found)))
 }
 
@@ -88,7 +88,7 @@ pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, path: Path<String>) -> Resu
     params(OfNotification),
     request_body = NotificationChange,
     responses(
-        (status = 200, description = "How it stands", body = Standing),
+        (status = 200, description = "How it stands", body = NotificationRecord),
         Limited,
         WithBody
     ),
@@ -107,7 +107,7 @@ pub async fn update(
         Ok(asked) => asked,
         Err(mistake) => {
             // What is not there, or not the caller's, comes before what is wrong with the body (contract §1).
-            hub.notification(inbox.reach(), id).await?;
+            hub.notification(inbox.scope(), id).await?;
             return Err(mistake);
         }
     };
@@ -116,14 +116,14 @@ pub async fn update(
     }
     let change = Change {
         id,
-        reach: inbox.reach().clone(),
+        scope: inbox.scope().clone(),
         to: asked.status,
         dismissed_from: asked.dismissed_from,
         click_action: asked.click_action,
         metadata: asked.metadata,
     };
-    let standing = hub.change_notification(inbox.app_id(), change, inbox.origin(&request)).await?;
-    Ok(HttpResponse::Ok().json(standing))
+    let record = hub.change_notification(inbox.app_id(), change, inbox.origin(&request)).await?;
+    Ok(HttpResponse::Ok().json(record))
 }
 
 /// Deletes it: for the app that created it.

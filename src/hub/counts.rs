@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use oriva_hub_actors::model::{AppId, Offset, StreamKey, Timestamp, UserId};
 
 use crate::metrics::cache_lookup;
-use crate::store::{Reach, StatusCount, Store, StoreError};
+use crate::store::{AccessScope, StatusCount, Store, StoreError};
 
 /// Users remembered.
 const CACHED: u64 = 100_000;
@@ -36,8 +36,8 @@ impl Default for CountCache {
 }
 
 impl CountCache {
-    pub(super) async fn unread(&self, store: &dyn Store, reach: &Reach, user: &UserId) -> Result<u64, StoreError> {
-        let whose = (user.clone(), reach.app.clone());
+    pub(super) async fn unread(&self, store: &dyn Store, scope: &AccessScope, user: &UserId) -> Result<u64, StoreError> {
+        let whose = (user.clone(), scope.app.clone());
         // The end first: what changes in between makes the count newer than it says, never older.
         let end = store.head(&StreamKey::User(user.clone())).await?;
         let counted = self.unread.get(&whose).filter(|(counted_at, _)| *counted_at == end);
@@ -45,7 +45,7 @@ impl CountCache {
         if let Some((_, count)) = counted {
             return Ok(count);
         }
-        let count = store.unread(reach, user, Timestamp::now()).await?;
+        let count = store.unread(scope, user, Timestamp::now()).await?;
         self.unread.insert(whose, (end, count));
         Ok(count)
     }
@@ -53,17 +53,17 @@ impl CountCache {
     pub(super) async fn by_status(
         &self,
         store: &dyn Store,
-        reach: &Reach,
+        scope: &AccessScope,
         user: &UserId,
     ) -> Result<Arc<[StatusCount]>, StoreError> {
-        let whose = (user.clone(), reach.app.clone());
+        let whose = (user.clone(), scope.app.clone());
         let end = store.head(&StreamKey::User(user.clone())).await?;
         let counted = self.by_status.get(&whose).filter(|(counted_at, _)| *counted_at == end);
         cache_lookup("counts", counted.is_some());
         if let Some((_, counts)) = counted {
             return Ok(counts);
         }
-        let counts: Arc<[StatusCount]> = store.counts(reach, user, Timestamp::now()).await?.into();
+        let counts: Arc<[StatusCount]> = store.counts(scope, user, Timestamp::now()).await?.into();
         self.by_status.insert(whose, (end, counts.clone()));
         Ok(counts)
     }

@@ -86,7 +86,7 @@ impl Hub {
             Outcome::Replayed { answer } => Ok(Written { answer, replayed: true }),
             Outcome::Mismatch => Err(HubError::IdempotencyMismatch),
             Outcome::Duplicate(owner) => Err(HubError::DuplicateExternalId(owner)),
-            Outcome::Stands(_) | Outcome::Done(_) | Outcome::Rejected(_) => Err(HubError::Overloaded),
+            Outcome::Changed(_) | Outcome::Done(_) | Outcome::Rejected(_) => Err(HubError::Overloaded),
         }
     }
 }

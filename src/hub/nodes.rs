@@ -29,7 +29,7 @@ pub struct NodeParts {
 
 /// A user, as somebody with a certain reach sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Seen {
+pub struct UserPresence {
     pub online: bool,
     pub connections: usize,
     /// Other nodes could not be asked: these are this node's own.
@@ -67,7 +67,7 @@ impl Others {
 
 impl Hub {
     /// How many sockets a user has open over all nodes that are shown what `app` publishes; `None`: all of them.
-    pub async fn presence(&self, user: &UserId, app: Option<&AppId>) -> Seen {
+    pub async fn presence(&self, user: &UserId, app: Option<&AppId>) -> UserPresence {
         let stream = StreamKey::User(user.clone());
         let here = self.online.connection_counts(&stream).await.visible_to(app);
         let elsewhere = self.nodes.presence.elsewhere(&stream).await;
@@ -79,7 +79,7 @@ impl Hub {
                 BusState::Connected | BusState::Away => false,
             };
         let elsewhere: usize = elsewhere.unwrap_or_default().iter().map(|held| held.visible_to(app)).sum();
-        Seen { online: here + elsewhere > 0, connections: here + elsewhere, partial }
+        UserPresence { online: here + elsewhere > 0, connections: here + elsewhere, partial }
     }
 
     /// The hub as a whole.

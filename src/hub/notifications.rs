@@ -8,8 +8,8 @@ use super::{Hub, HubError, Idempotency, Written};
 use crate::{
     auth::KeyHolder,
     store::{
-        App, Appended, Change, Creation, FeedFilter, Look, NewNotification, Notification, Origin, Outcome, Reach,
-        ReadAll, ChangeError, Standing, Status, Submission, TOTAL_CAP, Work,
+        App, Appended, Change, Creation, FeedFilter, Lookup, NewNotification, Notification, Origin, Outcome, AccessScope,
+        ReadAll, ChangeError, NotificationRecord, Status, Submission, TOTAL_CAP, Work,
     },
 };
 
@@ -18,7 +18,7 @@ const READ_AT_ONCE: u32 = 500;
 
 /// A notification with its app's name and icon.
 #[derive(Debug)]
-pub struct Branded {
+pub struct NotificationWithApp {
     pub notification: Notification,
     pub app: Option<Arc<App>>,
 }
@@ -26,7 +26,7 @@ pub struct Branded {
 /// A page of a user's feed and what is said beside it.
 #[derive(Debug)]
 pub struct Feed {
-    pub notifications: Vec<Branded>,
+    pub notifications: Vec<NotificationWithApp>,
     pub total: u64,
     pub total_is_capped: bool,
     pub unread: u64,
@@ -71,9 +71,9 @@ impl Hub {
         caller: &AppId,
         change: Change,
         origin: Origin,
-    ) -> Result<Standing, HubError> {
+    ) -> Result<NotificationRecord, HubError> {
         match self.submit(caller, origin, Work::Change(change)).await?.outcome {
-            Outcome::Stands(standing) => Ok(*standing),
+            Outcome::Changed(record) => Ok(*record),
             outcome => Err(refused(&outcome)),
         }
     }
@@ -141,11 +141,11 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::NotFound`], [`HubError::Forbidden`] where it is out of reach.
-    pub async fn notification(&self, reach: &Reach, id: NotificationId) -> Result<Branded, HubError> {
-        match self.store.notification(reach, id).await? {
-            Look::Found(notification) => self.branded(*notification).await,
-            Look::NotYours => Err(HubError::Forbidden),
-            Look::NotFound => Err(HubError::NotFound),
+    pub async fn notification(&self, scope: &AccessScope, id: NotificationId) -> Result<NotificationWithApp, HubError> {
+        match self.store.notification(scope, id).await? {
+            Lookup::Found(notification) => self.with_app(*notification).await,
+            Lookup::NotInScope => Err(HubError::Forbidden),
+            Lookup::NotFound => Err(HubError::NotFound),
         }
     }
 
@@ -153,12 +153,12 @@ impl Hub {
     ///
     /// # Errors
     /// Where the store fails.
-    pub async fn feed(&self, reach: &Reach, user: &UserId, filter: &FeedFilter) -> Result<Feed, HubError> {
-        let unread = self.counts.unread(&*self.store, reach, user).await?;
-        let page = self.store.feed(reach, user, filter, Timestamp::now()).await?;
+    pub async fn feed(&self, scope: &AccessScope, user: &UserId, filter: &FeedFilter) -> Result<Feed, HubError> {
+        let unread = self.counts.unread(&*self.store, scope, user).await?;
+        let page = self.store.feed(scope, user, filter, Timestamp::now()).await?;
         let mut notifications = Vec::with_capacity(page.notifications.len());
         for notification in page.notifications {
-            notifications.push(self.branded(notification).await?);
+            notifications.push(self.with_app(notification).await?);
         }
         let total = page.total.min(TOTAL_CAP);
         Ok(Feed { notifications, total, total_is_capped: page.total > TOTAL_CAP, unread })
@@ -168,13 +168,13 @@ impl Hub {
     ///
     /// # Errors
     /// Where the store fails.
-    pub async fn notification_counts(&self, reach: &Reach, user: &UserId) -> Result<Counts, HubError> {
+    pub async fn notification_counts(&self, scope: &AccessScope, user: &UserId) -> Result<Counts, HubError> {
         let mut counts = Counts {
             unread: 0,
             by_app: BTreeMap::new(),
             by_status: Status::ALL.into_iter().map(|status| (status, 0)).collect(),
         };
-        for row in self.counts.by_status(&*self.store, reach, user).await?.iter() {
+        for row in self.counts.by_status(&*self.store, scope, user).await?.iter() {
             *counts.by_status.entry(row.status).or_default() += row.count;
             if row.status == Status::Unread {
                 counts.unread += row.count;
@@ -184,15 +184,15 @@ impl Hub {
         Ok(counts)
     }
 
-    async fn branded(&self, notification: Notification) -> Result<Branded, HubError> {
+    async fn with_app(&self, notification: Notification) -> Result<NotificationWithApp, HubError> {
         let app = self.auth.app(&notification.app_id).await?;
-        Ok(Branded { notification, app })
+        Ok(NotificationWithApp { notification, app })
     }
 }
 
 fn refused(outcome: &Outcome) -> HubError {
     match outcome {
-        Outcome::Rejected(ChangeError::NotYours) => HubError::Forbidden,
+        Outcome::Rejected(ChangeError::NotInScope) => HubError::Forbidden,
         Outcome::Rejected(ChangeError::Invalid(error)) => HubError::InvalidTransition(*error),
         _ => HubError::NotFound,
     }

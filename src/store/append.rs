@@ -7,7 +7,7 @@ use oriva_hub_actors::model::{
     WebhookId,
 };
 
-use super::notification::{Change, NewNotification, ChangeError, Standing};
+use super::notification::{Change, NewNotification, ChangeError, NotificationRecord};
 
 /// A validated event that is not yet stored.
 #[derive(Debug, Clone)]
@@ -131,7 +131,7 @@ pub enum Outcome {
     /// The one notification to be created has an external id that is this one's already.
     Duplicate(NotificationId),
     /// How a notification stands, changed or not.
-    Stands(Box<Standing>),
+    Changed(Box<NotificationRecord>),
     /// So many were changed, or deleted.
     Done(u64),
     Rejected(ChangeError),

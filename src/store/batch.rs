@@ -15,7 +15,7 @@ use oriva_hub_actors::model::{
 
 use super::{
     append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work},
-    notification::{Change, NewNotification, ChangeError, Standing},
+    notification::{Change, NewNotification, ChangeError, NotificationRecord},
     status::Status,
     webhook::Owed,
 };
@@ -131,15 +131,15 @@ impl<'a> Batch<'a> {
                     duplicates.insert(planned.slot, owner);
                 }
                 _ => {
-                    let standing = planned.new.standing(planned.app_id, planned.from_platform, now);
-                    item.events.to_mut().push(planned.new.created_event(&standing, now));
+                    let record = planned.new.record(planned.app_id, planned.from_platform, now);
+                    item.events.to_mut().push(planned.new.created_event(&record, now));
                 }
             }
         }
     }
 
     /// Notifications that somebody wants to change.
-    pub(super) fn to_change(&self) -> Vec<NotificationId> {
+    pub(super) fn changed_ids(&self) -> Vec<NotificationId> {
         let mut ids: Vec<_> = self.changes().map(|(_, change)| change.id).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -154,24 +154,24 @@ impl<'a> Batch<'a> {
     }
 
     /// Decides every change, given how its notification stands; those that really changed are to be stored.
-    pub(super) fn change(&mut self, standings: Vec<Standing>) -> Vec<Standing> {
-        let mut standings: HashMap<NotificationId, (Standing, bool)> =
-            standings.into_iter().map(|standing| (standing.id, (standing, false))).collect();
+    pub(super) fn change(&mut self, records: Vec<NotificationRecord>) -> Vec<NotificationRecord> {
+        let mut records: HashMap<NotificationId, (NotificationRecord, bool)> =
+            records.into_iter().map(|record| (record.id, (record, false))).collect();
         for (index, change) in self.changes().collect::<Vec<_>>() {
-            let Some((standing, touched)) = standings.get_mut(&change.id) else {
+            let Some((record, touched)) = records.get_mut(&change.id) else {
                 self.settle(index, Outcome::Rejected(ChangeError::NotFound));
                 continue;
             };
-            match standing.change(change, self.now) {
+            match record.change(change, self.now) {
                 Ok(event) => {
                     *touched |= event.is_some();
-                    self.settle(index, Outcome::Stands(Box::new(standing.clone())));
+                    self.settle(index, Outcome::Changed(Box::new(record.clone())));
                     self.items[index].events = Cow::Owned(event.into_iter().collect());
                 }
                 Err(refusal) => self.settle(index, Outcome::Rejected(refusal)),
             }
         }
-        standings.into_values().filter(|(_, touched)| *touched).map(|(standing, _)| standing).collect()
+        records.into_values().filter(|(_, touched)| *touched).map(|(record, _)| record).collect()
     }
 
     /// Deletions, in the order in which every node does them.
@@ -188,14 +188,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Whether a notification, given how it stands, is to be deleted now.
-    pub(super) fn delete(&mut self, item: usize, standing: Option<&Standing>) -> bool {
+    pub(super) fn delete(&mut self, item: usize, record: Option<&NotificationRecord>) -> bool {
         let Work::Delete { owner, .. } = &self.items[item].submission.work else { return false };
-        match standing {
+        match record {
             None => self.settle(item, Outcome::Rejected(ChangeError::NotFound)),
-            Some(standing) if standing.app_id != *owner => self.settle(item, Outcome::Rejected(ChangeError::NotYours)),
-            Some(standing) => {
+            Some(record) if record.app_id != *owner => self.settle(item, Outcome::Rejected(ChangeError::NotInScope)),
+            Some(record) => {
                 self.settle(item, Outcome::Done(1));
-                self.items[item].events = Cow::Owned(vec![standing.deleted_event(self.now)]);
+                self.items[item].events = Cow::Owned(vec![record.deleted_event(self.now)]);
                 return true;
             }
         }
@@ -219,12 +219,12 @@ impl<'a> Batch<'a> {
     }
 
     /// Has all of these become `to`; those that did are to be stored.
-    pub(super) fn become_(&mut self, item: usize, standings: Vec<Standing>, to: Status) -> Vec<Standing> {
+    pub(super) fn transition_unchecked(&mut self, item: usize, records: Vec<NotificationRecord>, to: Status) -> Vec<NotificationRecord> {
         let (now, mut events, mut changed) = (self.now, Vec::new(), Vec::new());
-        for mut standing in standings {
-            if let Some(event) = standing.become_(to, now) {
+        for mut record in records {
+            if let Some(event) = record.transition_unchecked(to, now) {
                 events.push(event);
-                changed.push(standing);
+                changed.push(record);
             }
         }
         self.settle(item, Outcome::Done(changed.len() as u64));

@@ -28,8 +28,8 @@ pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey};
 pub use notification::{
-    Change, Content, FeedFilter, FeedPage, FeedPosition, DeliveryReceipt, Look, NewNotification, Notification, Priority, Reach,
-    ChangeError, Standing, State,
+    Change, Content, FeedFilter, FeedPage, FeedPosition, DeliveryReceipt, Lookup, NewNotification, Notification, Priority, AccessScope,
+    ChangeError, NotificationRecord, NotificationState,
 };
 pub use retention::{Cold, Export, Range, RetentionStore, Retired, Step};
 pub use status::{InvalidTransition, Status};
@@ -218,22 +218,22 @@ pub struct StatusCount {
 #[async_trait]
 pub trait NotificationStore: Send + Sync {
     /// One notification. Runs with the caller as its tenant.
-    async fn notification(&self, reach: &Reach, id: NotificationId) -> Result<Look, StoreError>;
+    async fn notification(&self, scope: &AccessScope, id: NotificationId) -> Result<Lookup, StoreError>;
 
     /// A page of a user's feed, urgent to low, then newest first. Runs with the caller as its tenant.
     async fn feed(
         &self,
-        reach: &Reach,
+        scope: &AccessScope,
         user: &UserId,
         filter: &FeedFilter,
         now: Timestamp,
     ) -> Result<FeedPage, StoreError>;
 
     /// A user's unread notifications within reach.
-    async fn unread(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<u64, StoreError>;
+    async fn unread(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<u64, StoreError>;
 
     /// A user's notifications within reach, by app and status.
-    async fn counts(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError>;
+    async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError>;
 
     /// When the next notification is over; one that is over already comes first.
     async fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError>;

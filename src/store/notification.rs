@@ -83,7 +83,7 @@ pub struct NewNotification {
 
 /// What became of a notification with its user.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct State {
+pub struct NotificationState {
     pub status: Status,
     /// When a socket of the user was handed it.
     pub delivered_at: Option<Timestamp>,
@@ -99,14 +99,14 @@ pub struct State {
 
 /// Whose a notification is, and how it stands: all that a change needs and answers.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Standing {
+pub struct NotificationRecord {
     #[serde(rename = "notification_id")]
     pub id: NotificationId,
     pub app_id: AppId,
     pub user_id: UserId,
     pub external_id: Option<String>,
     #[serde(flatten)]
-    pub state: State,
+    pub state: NotificationState,
     #[serde(skip)]
     pub from_platform: bool,
 }
@@ -118,19 +118,19 @@ pub struct Notification {
     pub app_id: AppId,
     pub user_id: UserId,
     pub content: Content,
-    pub state: State,
+    pub state: NotificationState,
 }
 
 /// What of all inboxes a caller can reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reach {
+pub struct AccessScope {
     /// `None`: any user's.
     pub user: Option<UserId>,
     /// `None`: from all apps.
     pub app: Option<AppId>,
 }
 
-impl Reach {
+impl AccessScope {
     #[must_use]
     pub fn covers(&self, app: &AppId, user: &UserId) -> bool {
         self.app.as_ref().is_none_or(|own| own == app) && self.user.as_ref().is_none_or(|own| own == user)
@@ -141,7 +141,7 @@ impl Reach {
 #[derive(Debug, Clone)]
 pub struct Change {
     pub id: NotificationId,
-    pub reach: Reach,
+    pub scope: AccessScope,
     pub to: Status,
     /// Kept where the change is a dismissal.
     pub dismissed_from: Option<String>,
@@ -156,16 +156,16 @@ pub struct Change {
 pub enum ChangeError {
     NotFound,
     /// It is out of the caller's reach.
-    NotYours,
+    NotInScope,
     Invalid(InvalidTransition),
 }
 
 /// What a look at one notification finds.
 #[derive(Debug)]
-pub enum Look {
+pub enum Lookup {
     Found(Box<Notification>),
     NotFound,
-    NotYours,
+    NotInScope,
 }
 
 /// A place in a feed: the last notification of the page before.
@@ -209,19 +209,19 @@ pub struct DeliveryReceipt {
 impl NewNotification {
     /// How it stands when it is new.
     #[must_use]
-    pub(super) fn standing(&self, app: &AppId, from_platform: bool, now: Timestamp) -> Standing {
-        Standing {
+    pub(super) fn record(&self, app: &AppId, from_platform: bool, now: Timestamp) -> NotificationRecord {
+        NotificationRecord {
             id: self.id,
             app_id: app.clone(),
             user_id: self.user_id.clone(),
             external_id: self.content.external_id.clone(),
-            state: State::new(now),
+            state: NotificationState::new(now),
             from_platform,
         }
     }
 
     /// `notification.created`, with the content: a client shows it without asking again.
-    pub(super) fn created_event(&self, standing: &Standing, now: Timestamp) -> NewEvent {
+    pub(super) fn created_event(&self, record: &NotificationRecord, now: Timestamp) -> NewEvent {
         #[derive(Serialize)]
         struct Data<'a> {
             notification_id: NotificationId,
@@ -231,12 +231,12 @@ impl NewNotification {
             created_at: Timestamp,
         }
         let data =
-            Data { notification_id: self.id, status: standing.state.status, content: &self.content, created_at: now };
-        standing.event("created", JsonObject::encode(&data), now)
+            Data { notification_id: self.id, status: record.state.status, content: &self.content, created_at: now };
+        record.event("created", JsonObject::encode(&data), now)
     }
 }
 
-impl State {
+impl NotificationState {
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             status: Status::Unread,
@@ -253,14 +253,14 @@ impl State {
     }
 
     /// Goes to `to`. Whether anything changed. A moment that is set stays.
-    fn go(
+    fn transition(
         &mut self,
         to: Status,
         dismissed_from: Option<&str>,
         click_action: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, InvalidTransition> {
-        if !self.status.go(to)? {
+        if !self.status.transition(to)? {
             return Ok(false);
         }
         self.status = to;
@@ -287,32 +287,32 @@ impl State {
     }
 }
 
-impl Standing {
+impl NotificationRecord {
     /// Makes the change; the event that tells of it, or `None` where nothing changed.
     ///
     /// # Errors
     /// [`ChangeError`], with everything as it was.
     pub(super) fn change(&mut self, change: &Change, now: Timestamp) -> Result<Option<NewEvent>, ChangeError> {
-        if !change.reach.covers(&self.app_id, &self.user_id) {
-            return Err(ChangeError::NotYours);
+        if !change.scope.covers(&self.app_id, &self.user_id) {
+            return Err(ChangeError::NotInScope);
         }
         let (from, action) = (change.dismissed_from.as_deref(), change.click_action.as_deref());
-        let changed = self.state.go(change.to, from, action, now).map_err(ChangeError::Invalid)?;
-        Ok(changed.then(|| self.told(change.to.as_str(), change.metadata.clone(), now)))
+        let changed = self.state.transition(change.to, from, action, now).map_err(ChangeError::Invalid)?;
+        Ok(changed.then(|| self.event_for(change.to.as_str(), change.metadata.clone(), now)))
     }
 
     /// The same for the hub's own changes, which never are refused: what cannot become `to` is left alone.
-    pub(super) fn become_(&mut self, to: Status, now: Timestamp) -> Option<NewEvent> {
-        let changed = self.state.go(to, None, None, now).unwrap_or(false);
-        changed.then(|| self.told(to.as_str(), Map::new(), now))
+    pub(super) fn transition_unchecked(&mut self, to: Status, now: Timestamp) -> Option<NewEvent> {
+        let changed = self.state.transition(to, None, None, now).unwrap_or(false);
+        changed.then(|| self.event_for(to.as_str(), Map::new(), now))
     }
 
     /// `notification.deleted`.
     pub(super) fn deleted_event(&self, now: Timestamp) -> NewEvent {
-        self.told("deleted", Map::new(), now)
+        self.event_for("deleted", Map::new(), now)
     }
 
-    fn told(&self, event_type: &str, mut data: Map<String, Value>, now: Timestamp) -> NewEvent {
+    fn event_for(&self, event_type: &str, mut data: Map<String, Value>, now: Timestamp) -> NewEvent {
         data.insert("notification_id".to_owned(), Value::String(self.id.to_string()));
         data.insert("external_id".to_owned(), self.external_id.clone().map_or(Value::Null, Value::String));
         data.insert("status".to_owned(), Value::String(self.state.status.as_str().to_owned()));
@@ -348,7 +348,7 @@ impl Standing {
 mod tests {
     use super::*;
 
-    fn standing() -> Standing {
+    fn record() -> NotificationRecord {
         let user = UserId::parse("alice").unwrap();
         let content = Content {
             external_id: Some("x1".to_owned()),
@@ -364,7 +364,7 @@ mod tests {
             expires_at: None,
         };
         let new = NewNotification { id: NotificationId::generate(), user_id: user, content: Arc::new(content) };
-        new.standing(&AppId::parse("work-buddy").unwrap(), false, at(0))
+        new.record(&AppId::parse("work-buddy").unwrap(), false, at(0))
     }
 
     fn at(ms: i64) -> Timestamp {
@@ -375,7 +375,7 @@ mod tests {
         let Value::Object(metadata) = metadata else { panic!("an object") };
         Change {
             id: NotificationId::generate(),
-            reach: Reach { user: None, app: None },
+            scope: AccessScope { user: None, app: None },
             to,
             dismissed_from: Some("core".to_owned()),
             click_action: Some("open".to_owned()),
@@ -385,23 +385,23 @@ mod tests {
 
     #[test]
     fn a_click_reads_too_and_a_set_moment_stays() {
-        let mut standing = standing();
+        let mut record = record();
         let none = serde_json::json!({});
-        standing.change(&change(Status::Read, none.clone()), at(1)).unwrap();
-        let event = standing.change(&change(Status::Clicked, none.clone()), at(2)).unwrap().unwrap();
-        assert_eq!((standing.state.read_at, standing.state.clicked_at), (Some(at(1)), Some(at(2))));
+        record.change(&change(Status::Read, none.clone()), at(1)).unwrap();
+        let event = record.change(&change(Status::Clicked, none.clone()), at(2)).unwrap().unwrap();
+        assert_eq!((record.state.read_at, record.state.clicked_at), (Some(at(1)), Some(at(2))));
         let data: Value = serde_json::from_str(event.data.as_str()).unwrap();
         assert_eq!((&data["click_action"], &data["external_id"]), (&"open".into(), &"x1".into()));
-        assert!(standing.change(&change(Status::Clicked, none.clone()), at(3)).unwrap().is_none());
-        standing.change(&change(Status::Dismissed, none), at(4)).unwrap();
-        assert_eq!(standing.state.clicked_at, Some(at(2)));
-        assert_eq!(standing.state.dismissed_from.as_deref(), Some("core"));
+        assert!(record.change(&change(Status::Clicked, none.clone()), at(3)).unwrap().is_none());
+        record.change(&change(Status::Dismissed, none), at(4)).unwrap();
+        assert_eq!(record.state.clicked_at, Some(at(2)));
+        assert_eq!(record.state.dismissed_from.as_deref(), Some("core"));
     }
 
     #[test]
     fn metadata_stands_beside_the_events_own_fields_and_never_over_them() {
         let metadata = serde_json::json!({"status": "forged", "notification_id": 1, "why": "done"});
-        let event = standing().change(&change(Status::Dismissed, metadata), at(1)).unwrap().unwrap();
+        let event = record().change(&change(Status::Dismissed, metadata), at(1)).unwrap().unwrap();
         let data: Value = serde_json::from_str(event.data.as_str()).unwrap();
         assert_eq!((&data["status"], &data["why"]), (&"dismissed".into(), &"done".into()));
         assert_eq!(data["dismissed_from"], "core");
@@ -410,20 +410,20 @@ mod tests {
 
     #[test]
     fn what_is_out_of_reach_is_not_touched() {
-        let mut standing = standing();
+        let mut record = record();
         let mut change = change(Status::Read, serde_json::json!({}));
-        change.reach.app = Some(AppId::parse("other").unwrap());
-        assert_eq!(standing.change(&change, at(1)).unwrap_err(), ChangeError::NotYours);
-        change.reach = Reach { user: Some(UserId::parse("bob").unwrap()), app: None };
-        assert_eq!(standing.change(&change, at(1)).unwrap_err(), ChangeError::NotYours);
-        assert_eq!(standing.state.status, Status::Unread);
+        change.scope.app = Some(AppId::parse("other").unwrap());
+        assert_eq!(record.change(&change, at(1)).unwrap_err(), ChangeError::NotInScope);
+        change.scope = AccessScope { user: Some(UserId::parse("bob").unwrap()), app: None };
+        assert_eq!(record.change(&change, at(1)).unwrap_err(), ChangeError::NotInScope);
+        assert_eq!(record.state.status, Status::Unread);
     }
 
     #[test]
     fn a_dismissal_is_not_expired_afterwards() {
-        let mut standing = standing();
-        standing.change(&change(Status::Dismissed, serde_json::json!({})), at(1)).unwrap();
-        assert!(standing.become_(Status::Expired, at(1)).is_none());
-        assert_eq!(standing.state.status, Status::Dismissed);
+        let mut record = record();
+        record.change(&change(Status::Dismissed, serde_json::json!({})), at(1)).unwrap();
+        assert!(record.transition_unchecked(Status::Expired, at(1)).is_none());
+        assert_eq!(record.state.status, Status::Dismissed);
     }
 }

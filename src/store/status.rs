@@ -54,7 +54,7 @@ impl Status {
     ///
     /// # Errors
     /// [`InvalidTransition`] where the table has no such move.
-    pub fn go(self, to: Self) -> Result<bool, InvalidTransition> {
+    pub fn transition(self, to: Self) -> Result<bool, InvalidTransition> {
         if self == to {
             return Ok(false);
         }
@@ -81,14 +81,14 @@ mod tests {
         ];
         for (from, row) in table {
             for (to, expected) in Status::ALL.into_iter().zip(row) {
-                assert_eq!(from.go(to).ok(), expected, "{from:?} to {to:?}");
+                assert_eq!(from.transition(to).ok(), expected, "{from:?} to {to:?}");
             }
         }
     }
 
     #[test]
     fn a_refused_move_names_both() {
-        let refused = Status::Dismissed.go(Status::Read).unwrap_err();
+        let refused = Status::Dismissed.transition(Status::Read).unwrap_err();
         assert_eq!(refused.to_string(), "a notification that is dismissed cannot become read");
     }
 

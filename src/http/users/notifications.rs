@@ -20,7 +20,7 @@ use crate::{
         },
         query::{self, Parameters},
     },
-    hub::{Branded, Field, Hub},
+    hub::{NotificationWithApp, Field, Hub},
     store::{FeedFilter, FeedPosition, Status},
 };
 
@@ -42,7 +42,7 @@ const MAX_LIMIT: u64 = 100;
 )]
 pub async fn feed(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     let filter = feed_filter(parameters).map_err(Problem::invalid)?;
-    let feed = hub.feed(inbox.reach(), inbox.user()?, &filter).await?;
+    let feed = hub.feed(inbox.scope(), inbox.user()?, &filter).await?;
     let is_full = feed.notifications.len() == filter.limit as usize;
     let next_cursor = feed.notifications.last().filter(|_| is_full).map(cursor_after);
     Ok(HttpResponse::Ok().json(FeedView {
@@ -69,7 +69,7 @@ pub async fn feed(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) ->
 )]
 pub async fn counts(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
-    let counts = hub.notification_counts(inbox.reach(), inbox.user()?).await?;
+    let counts = hub.notification_counts(inbox.scope(), inbox.user()?).await?;
     Ok(HttpResponse::Ok().json(CountsView {
         unread: counts.unread,
         by_app: counts.by_app,
@@ -103,7 +103,7 @@ pub async fn read_all(
     let asked = fields.optional("app_id", AppId::parse);
     let before = fields.optional("before", Timestamp::parse);
     fields.finish().map_err(Problem::invalid)?;
-    let own = inbox.reach().app.clone();
+    let own = inbox.scope().app.clone();
     if asked.is_some() && own.is_some() && asked != own {
         return Ok(HttpResponse::Ok().json(Updated { updated: 0 }));
     }
@@ -183,7 +183,7 @@ pub fn status(text: &str) -> Result<Status, Invalid> {
     Status::from_name(text).ok_or_else(|| Invalid(STATUS_RULE.to_owned()))
 }
 
-fn cursor_after(last: &Branded) -> String {
+fn cursor_after(last: &NotificationWithApp) -> String {
     let (content, state) = (&last.notification.content, &last.notification.state);
     query::encode(&format!("{}:{}:{}", content.priority.urgency(), state.created_at.unix_ms(), last.notification.id))
 }

@@ -12,7 +12,7 @@ use crate::{
         },
         query::{self, Parameters},
     },
-    hub::{Hub, Seen},
+    hub::{Hub, UserPresence},
 };
 
 /// Whether a user is online, over all nodes.
@@ -24,11 +24,11 @@ use crate::{
     operation_id = "getPresence",
     tag = "Stream",
     params(OfUser),
-    responses((status = 200, description = "Presence", body = Seen), Limited, Checked),
+    responses((status = 200, description = "Presence", body = UserPresence), Limited, Checked),
     security(("user_token" = []), ("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
 pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
-    Ok(HttpResponse::Ok().json(hub.presence(inbox.user()?, inbox.reach().app.as_ref()).await))
+    Ok(HttpResponse::Ok().json(hub.presence(inbox.user()?, inbox.scope().app.as_ref()).await))
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{PostgresStore, damaged, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
-    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Look, Notification, Priority, Reach},
+    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Lookup, Notification, Priority, AccessScope},
     status::Status,
 };
 
@@ -21,11 +21,11 @@ const COLUMNS: &str = "s.status, s.delivered_at, s.read_at, s.dismissed_at, s.cl
 
 #[async_trait]
 impl NotificationStore for PostgresStore {
-    async fn notification(&self, reach: &Reach, id: NotificationId) -> Result<Look, StoreError> {
-        let tenant = match reach {
-            Reach { user: Some(user), .. } => StreamKey::User(user.clone()),
-            Reach { app: Some(app), .. } => StreamKey::App(app.clone()),
-            Reach { user: None, app: None } => StreamKey::Broadcast,
+    async fn notification(&self, scope: &AccessScope, id: NotificationId) -> Result<Lookup, StoreError> {
+        let tenant = match scope {
+            AccessScope { user: Some(user), .. } => StreamKey::User(user.clone()),
+            AccessScope { app: Some(app), .. } => StreamKey::App(app.clone()),
+            AccessScope { user: None, app: None } => StreamKey::Broadcast,
         };
         let mut transaction = self.as_tenant(&tenant).await?;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -38,27 +38,27 @@ impl NotificationStore for PostgresStore {
         transaction.commit().await?;
         if let Some(row) = row {
             let found = notification_of(&row)?;
-            let is_theirs = reach.covers(&found.app_id, &found.user_id);
-            return Ok(if is_theirs { Look::Found(Box::new(found)) } else { Look::NotYours });
+            let is_theirs = scope.covers(&found.app_id, &found.user_id);
+            return Ok(if is_theirs { Lookup::Found(Box::new(found)) } else { Lookup::NotInScope });
         }
         let exists: bool = sqlx::query_scalar("select exists (select from platform_notifications where id = $1)")
             .bind(id.0)
             .fetch_one(&self.pool)
             .await?;
-        Ok(if exists { Look::NotYours } else { Look::NotFound })
+        Ok(if exists { Lookup::NotInScope } else { Lookup::NotFound })
     }
 
     async fn feed(
         &self,
-        reach: &Reach,
+        scope: &AccessScope,
         user: &UserId,
         filter: &FeedFilter,
         now: Timestamp,
     ) -> Result<FeedPage, StoreError> {
-        let mut transaction = self.as_tenant(&tenant(reach, user)).await?;
-        let rows = feed_query(reach, user, filter, now).build().fetch_all(&mut *transaction).await?;
+        let mut transaction = self.as_tenant(&tenant(scope, user)).await?;
+        let rows = feed_query(scope, user, filter, now).build().fetch_all(&mut *transaction).await?;
         let mut counting = QueryBuilder::new("select count(*) from (select from notification_state s");
-        push_conditions(&mut counting, reach, user, filter, now);
+        push_conditions(&mut counting, scope, user, filter, now);
         let names: Vec<&str> = filter.statuses.iter().map(|status| status.as_str()).collect();
         counting.push(" and s.status = any(").push_bind(names).push(")");
         if let Some(since) = filter.since {
@@ -73,10 +73,10 @@ impl NotificationStore for PostgresStore {
         Ok(FeedPage { notifications, total: total.unsigned_abs() })
     }
 
-    async fn unread(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<u64, StoreError> {
-        let mut transaction = self.as_tenant(&tenant(reach, user)).await?;
+    async fn unread(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<u64, StoreError> {
+        let mut transaction = self.as_tenant(&tenant(scope, user)).await?;
         let mut query = QueryBuilder::new("select count(*) from notification_state s");
-        push_owner(&mut query, reach.app.as_ref(), user);
+        push_owner(&mut query, scope.app.as_ref(), user);
         query.push(" and s.status = 'unread'");
         push_not_due(&mut query, now);
         let count: i64 = query.build_query_scalar().fetch_one(&mut *transaction).await?;
@@ -84,15 +84,15 @@ impl NotificationStore for PostgresStore {
         Ok(count.unsigned_abs())
     }
 
-    async fn counts(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError> {
-        let mut transaction = self.as_tenant(&tenant(reach, user)).await?;
+    async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError> {
+        let mut transaction = self.as_tenant(&tenant(scope, user)).await?;
         let mut query = QueryBuilder::new("select s.app_id, case when s.expires_at <= ");
         query.push_bind(now.as_datetime());
         query.push(
             " and s.status in ('unread', 'read', 'clicked') then 'expired' else s.status end, count(*) \
              from notification_state s",
         );
-        push_owner(&mut query, reach.app.as_ref(), user);
+        push_owner(&mut query, scope.app.as_ref(), user);
         query.push(" group by 1, 2");
         let rows = query.build().fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
@@ -142,16 +142,16 @@ impl NotificationStore for PostgresStore {
 }
 
 /// Whose rows a look at `user`'s inbox may see: the app's own where the caller is an app, otherwise the user's.
-fn tenant(reach: &Reach, user: &UserId) -> StreamKey {
-    match reach {
-        Reach { user: None, app: Some(app) } => StreamKey::App(app.clone()),
+fn tenant(scope: &AccessScope, user: &UserId) -> StreamKey {
+    match scope {
+        AccessScope { user: None, app: Some(app) } => StreamKey::App(app.clone()),
         _ => StreamKey::User(user.clone()),
     }
 }
 
 /// A page of a feed. Each status has its run in the index that is in the feed's order already; a page is the first rows
 /// of a merge of them. With `since` each priority has its own run too, so that what is older is not walked over.
-pub(super) fn feed_query(reach: &Reach, user: &UserId, filter: &FeedFilter, now: Timestamp) -> QueryBuilder<Postgres> {
+pub(super) fn feed_query(scope: &AccessScope, user: &UserId, filter: &FeedFilter, now: Timestamp) -> QueryBuilder<Postgres> {
     const ORDER: &str = " order by s.urgency desc, s.created_at desc, s.notification_id desc limit ";
     let rows = i64::from(filter.limit).saturating_add(filter.offset.cast_signed());
     let mut query = QueryBuilder::new(format!("select {COLUMNS} from ("));
@@ -164,7 +164,7 @@ pub(super) fn feed_query(reach: &Reach, user: &UserId, filter: &FeedFilter, now:
     {
         query.push(if run == 0 { "(" } else { " union all (" });
         query.push("select s.* from notification_state s");
-        push_conditions(&mut query, reach, user, filter, now);
+        push_conditions(&mut query, scope, user, filter, now);
         query.push(" and s.status = ").push_bind(status.as_str());
         if let (Some(urgency), Some(since)) = (urgency, filter.since) {
             query.push(" and s.urgency = ").push_bind(*urgency);
@@ -186,14 +186,14 @@ pub(super) fn feed_query(reach: &Reach, user: &UserId, filter: &FeedFilter, now:
 /// Everything of a filter but status, moment and place.
 fn push_conditions(
     query: &mut QueryBuilder<Postgres>,
-    reach: &Reach,
+    scope: &AccessScope,
     user: &UserId,
     filter: &FeedFilter,
     now: Timestamp,
 ) {
-    push_owner(query, reach.app.as_ref().or(filter.app.as_ref()), user);
+    push_owner(query, scope.app.as_ref().or(filter.app.as_ref()), user);
     // An app that asks for another's gets nothing.
-    if let (Some(own), Some(asked)) = (&reach.app, &filter.app)
+    if let (Some(own), Some(asked)) = (&scope.app, &filter.app)
         && own != asked
     {
         query.push(" and false");

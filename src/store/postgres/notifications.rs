@@ -11,12 +11,12 @@ use super::damaged;
 use crate::store::{
     StoreError,
     batch::{Batch, Planned},
-    notification::{Standing, State},
+    notification::{NotificationRecord, NotificationState},
     status::Status,
 };
 
-/// Everything of [`Standing`], from `notification_state s`, `platform_notifications n` and `apps a`.
-const STANDING: &str = "select s.notification_id, s.app_id, s.user_id, n.external_id, a.is_platform, s.status, \
+/// Everything of [`NotificationRecord`], from `notification_state s`, `platform_notifications n` and `apps a`.
+const RECORD: &str = "select s.notification_id, s.app_id, s.user_id, n.external_id, a.is_platform, s.status, \
      s.delivered_at, s.read_at, s.dismissed_at, s.clicked_at, s.expired_at, s.dismissed_from, s.click_action, \
      s.created_at, s.updated_at \
      from notification_state s join platform_notifications n on n.id = s.notification_id \
@@ -132,18 +132,18 @@ async fn insert_states(
 }
 
 pub(super) async fn change(connection: &mut PgConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
-    let ids = batch.to_change();
+    let ids = batch.changed_ids();
     if ids.is_empty() {
         return Ok(());
     }
-    let standings = lock(connection, &ids).await?;
-    store(connection, &batch.change(standings)).await
+    let records = lock(connection, &ids).await?;
+    store(connection, &batch.change(records)).await
 }
 
 pub(super) async fn delete(connection: &mut PgConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     for (item, id) in batch.deletions() {
-        let standing = lock(connection, &[id]).await?.pop();
-        if batch.delete(item, standing.as_ref()) {
+        let record = lock(connection, &[id]).await?.pop();
+        if batch.delete(item, record.as_ref()) {
             sqlx::query("delete from platform_notifications where id = $1")
                 .bind(id.0)
                 .execute(&mut *connection)
@@ -156,7 +156,7 @@ pub(super) async fn delete(connection: &mut PgConnection, batch: &mut Batch<'_>)
 pub(super) async fn read_all(connection: &mut PgConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     for (item, all) in batch.read_alls() {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{STANDING} where s.status = 'unread' and s.notification_id in (select notification_id \
+            "{RECORD} where s.status = 'unread' and s.notification_id in (select notification_id \
              from notification_state where user_id = $1 and status = 'unread' and ($2::text is null or app_id = $2) \
              and ($3::timestamptz is null or created_at < $3) and (expires_at is null or expires_at > $4) limit $5) \
              order by s.notification_id for update of s"
@@ -168,8 +168,8 @@ pub(super) async fn read_all(connection: &mut PgConnection, batch: &mut Batch<'_
         .bind(i64::from(all.limit))
         .fetch_all(&mut *connection)
         .await?;
-        let unread = rows.iter().map(standing_of).collect::<Result<_, _>>()?;
-        store(connection, &batch.become_(item, unread, Status::Read)).await?;
+        let unread = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        store(connection, &batch.transition_unchecked(item, unread, Status::Read)).await?;
     }
     Ok(())
 }
@@ -178,43 +178,43 @@ pub(super) async fn read_all(connection: &mut PgConnection, batch: &mut Batch<'_
 pub(super) async fn expire(connection: &mut PgConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     for (item, until, limit) in batch.expiries() {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{STANDING} where s.expires_at <= $1 and s.status in ('unread', 'read', 'clicked') \
+            "{RECORD} where s.expires_at <= $1 and s.status in ('unread', 'read', 'clicked') \
              order by s.expires_at limit $2 for update of s skip locked"
         )))
         .bind(until.as_datetime())
         .bind(i64::from(limit))
         .fetch_all(&mut *connection)
         .await?;
-        let due = rows.iter().map(standing_of).collect::<Result<_, _>>()?;
-        store(connection, &batch.become_(item, due, Status::Expired)).await?;
+        let due = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        store(connection, &batch.transition_unchecked(item, due, Status::Expired)).await?;
     }
     Ok(())
 }
 
 /// How these stand, held until the transaction ends; in an order that is the same for everybody.
-async fn lock(connection: &mut PgConnection, ids: &[NotificationId]) -> Result<Vec<Standing>, StoreError> {
+async fn lock(connection: &mut PgConnection, ids: &[NotificationId]) -> Result<Vec<NotificationRecord>, StoreError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "{STANDING} where s.notification_id = any($1) order by s.notification_id for update of s"
+        "{RECORD} where s.notification_id = any($1) order by s.notification_id for update of s"
     )))
     .bind(&ids)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(standing_of).collect()
+    rows.iter().map(record_of).collect()
 }
 
-async fn store(connection: &mut PgConnection, standings: &[Standing]) -> Result<(), StoreError> {
-    if standings.is_empty() {
+async fn store(connection: &mut PgConnection, records: &[NotificationRecord]) -> Result<(), StoreError> {
+    if records.is_empty() {
         return Ok(());
     }
     type Moment = Option<DateTime<Utc>>;
-    let moments = |of: fn(&State) -> Option<Timestamp>| -> Vec<Moment> {
-        standings.iter().map(|standing| of(&standing.state).map(Timestamp::as_datetime)).collect()
+    let moments = |of: fn(&NotificationState) -> Option<Timestamp>| -> Vec<Moment> {
+        records.iter().map(|record| of(&record.state).map(Timestamp::as_datetime)).collect()
     };
-    let ids: Vec<Uuid> = standings.iter().map(|standing| standing.id.0).collect();
-    let statuses: Vec<&str> = standings.iter().map(|standing| standing.state.status.as_str()).collect();
-    let from: Vec<Option<&str>> = standings.iter().map(|s| s.state.dismissed_from.as_deref()).collect();
-    let actions: Vec<Option<&str>> = standings.iter().map(|s| s.state.click_action.as_deref()).collect();
+    let ids: Vec<Uuid> = records.iter().map(|record| record.id.0).collect();
+    let statuses: Vec<&str> = records.iter().map(|record| record.state.status.as_str()).collect();
+    let from: Vec<Option<&str>> = records.iter().map(|s| s.state.dismissed_from.as_deref()).collect();
+    let actions: Vec<Option<&str>> = records.iter().map(|s| s.state.click_action.as_deref()).collect();
     sqlx::query(
         "update notification_state s set status = new.status, read_at = new.read_at, \
          dismissed_at = new.dismissed_at, clicked_at = new.clicked_at, expired_at = new.expired_at, \
@@ -238,8 +238,8 @@ async fn store(connection: &mut PgConnection, standings: &[Standing]) -> Result<
     Ok(())
 }
 
-fn standing_of(row: &PgRow) -> Result<Standing, StoreError> {
-    Ok(Standing {
+fn record_of(row: &PgRow) -> Result<NotificationRecord, StoreError> {
+    Ok(NotificationRecord {
         id: NotificationId(row.try_get(0)?),
         app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
         user_id: UserId::parse(row.try_get(2)?).map_err(damaged)?,
@@ -251,10 +251,10 @@ fn standing_of(row: &PgRow) -> Result<Standing, StoreError> {
 
 /// Ten columns from `first`: status, delivered, read, dismissed, clicked, expired, dismissed from, click action, created,
 /// updated.
-pub(super) fn state_at(row: &PgRow, first: usize) -> Result<State, StoreError> {
+pub(super) fn state_at(row: &PgRow, first: usize) -> Result<NotificationState, StoreError> {
     let moment =
         |index: usize| row.try_get::<Option<DateTime<Utc>>, _>(first + index).map(|moment| moment.map(Timestamp::from));
-    Ok(State {
+    Ok(NotificationState {
         status: Status::from_name(row.try_get(first)?).unwrap_or(Status::Expired),
         delivered_at: moment(1)?,
         read_at: moment(2)?,

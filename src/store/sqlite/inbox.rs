@@ -7,7 +7,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 use super::{SqliteStore, damaged, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
-    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Look, Notification, Priority, Reach},
+    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Lookup, Notification, Priority, AccessScope},
     status::Status,
 };
 
@@ -19,7 +19,7 @@ const COLUMNS: &str = "s.status, s.delivered_at, s.read_at, s.dismissed_at, s.cl
 
 #[async_trait]
 impl NotificationStore for SqliteStore {
-    async fn notification(&self, reach: &Reach, id: NotificationId) -> Result<Look, StoreError> {
+    async fn notification(&self, scope: &AccessScope, id: NotificationId) -> Result<Lookup, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from notification_state s join platform_notifications n on n.id = s.notification_id \
              where n.id = ?1"
@@ -27,23 +27,23 @@ impl NotificationStore for SqliteStore {
         .bind(id.0)
         .fetch_optional(&self.readers)
         .await?;
-        let Some(row) = row else { return Ok(Look::NotFound) };
+        let Some(row) = row else { return Ok(Lookup::NotFound) };
         let found = notification_of(&row)?;
-        let is_theirs = reach.covers(&found.app_id, &found.user_id);
-        Ok(if is_theirs { Look::Found(Box::new(found)) } else { Look::NotYours })
+        let is_theirs = scope.covers(&found.app_id, &found.user_id);
+        Ok(if is_theirs { Lookup::Found(Box::new(found)) } else { Lookup::NotInScope })
     }
 
     async fn feed(
         &self,
-        reach: &Reach,
+        scope: &AccessScope,
         user: &UserId,
         filter: &FeedFilter,
         now: Timestamp,
     ) -> Result<FeedPage, StoreError> {
         let mut transaction = self.readers.begin().await?;
-        let rows = feed_query(reach, user, filter, now).build().fetch_all(&mut *transaction).await?;
+        let rows = feed_query(scope, user, filter, now).build().fetch_all(&mut *transaction).await?;
         let mut counting = QueryBuilder::new("select count(*) from (select 1 from notification_state s");
-        push_conditions(&mut counting, reach, user, filter, now);
+        push_conditions(&mut counting, scope, user, filter, now);
         let mut names = counting.push(" and s.status in (").separated(", ");
         for status in &filter.statuses {
             names.push_bind(status.as_str());
@@ -61,23 +61,23 @@ impl NotificationStore for SqliteStore {
         Ok(FeedPage { notifications, total: total.unsigned_abs() })
     }
 
-    async fn unread(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<u64, StoreError> {
+    async fn unread(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<u64, StoreError> {
         let mut query = QueryBuilder::new("select count(*) from notification_state s");
-        push_owner(&mut query, reach.app.as_ref(), user);
+        push_owner(&mut query, scope.app.as_ref(), user);
         query.push(" and s.status = 'unread'");
         push_not_due(&mut query, now);
         let count: i64 = query.build_query_scalar().fetch_one(&self.readers).await?;
         Ok(count.unsigned_abs())
     }
 
-    async fn counts(&self, reach: &Reach, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError> {
+    async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError> {
         let mut query = QueryBuilder::new("select s.app_id, case when s.expires_at <= ");
         query.push_bind(now.unix_ms());
         query.push(
             " and s.status in ('unread', 'read', 'clicked') then 'expired' else s.status end, count(*) \
              from notification_state s",
         );
-        push_owner(&mut query, reach.app.as_ref(), user);
+        push_owner(&mut query, scope.app.as_ref(), user);
         query.push(" group by 1, 2");
         let rows = query.build().fetch_all(&self.readers).await?;
         rows.iter()
@@ -124,7 +124,7 @@ impl NotificationStore for SqliteStore {
 
 /// A page of a feed. Each status has its run in the index that is in the feed's order already; a page is the first rows
 /// of a merge of them. With `since` each priority has its own run too, so that what is older is not walked over.
-pub(super) fn feed_query(reach: &Reach, user: &UserId, filter: &FeedFilter, now: Timestamp) -> QueryBuilder<Sqlite> {
+pub(super) fn feed_query(scope: &AccessScope, user: &UserId, filter: &FeedFilter, now: Timestamp) -> QueryBuilder<Sqlite> {
     const ORDER: &str = " order by s.urgency desc, s.created_at desc, s.notification_id desc limit ";
     let rows = i64::from(filter.limit).saturating_add(filter.offset.cast_signed());
     let mut query = QueryBuilder::new(format!("select {COLUMNS} from ("));
@@ -138,7 +138,7 @@ pub(super) fn feed_query(reach: &Reach, user: &UserId, filter: &FeedFilter, now:
         query.push(if run == 0 { "" } else { " union all " });
         // A compound select takes an order and a limit for its whole only, hence the second select around each.
         query.push("select * from (select s.* from notification_state s");
-        push_conditions(&mut query, reach, user, filter, now);
+        push_conditions(&mut query, scope, user, filter, now);
         query.push(" and s.status = ").push_bind(status.as_str());
         if let (Some(urgency), Some(since)) = (urgency, filter.since) {
             query.push(" and s.urgency = ").push_bind(*urgency);
@@ -160,14 +160,14 @@ pub(super) fn feed_query(reach: &Reach, user: &UserId, filter: &FeedFilter, now:
 /// Everything of a filter but status, moment and place.
 fn push_conditions(
     query: &mut QueryBuilder<Sqlite>,
-    reach: &Reach,
+    scope: &AccessScope,
     user: &UserId,
     filter: &FeedFilter,
     now: Timestamp,
 ) {
-    push_owner(query, reach.app.as_ref().or(filter.app.as_ref()), user);
+    push_owner(query, scope.app.as_ref().or(filter.app.as_ref()), user);
     // An app that asks for another's gets nothing.
-    if let (Some(own), Some(asked)) = (&reach.app, &filter.app)
+    if let (Some(own), Some(asked)) = (&scope.app, &filter.app)
         && own != asked
     {
         query.push(" and 1 = 0");

@@ -10,12 +10,12 @@ use super::{append::runs, damaged};
 use crate::store::{
     StoreError,
     batch::{Batch, Planned},
-    notification::{Standing, State},
+    notification::{NotificationRecord, NotificationState},
     status::Status,
 };
 
-/// Everything of [`Standing`], from `notification_state s`, `platform_notifications n` and `apps a`.
-const STANDING: &str = "select s.notification_id, s.app_id, s.user_id, n.external_id, a.is_platform, s.status, \
+/// Everything of [`NotificationRecord`], from `notification_state s`, `platform_notifications n` and `apps a`.
+const RECORD: &str = "select s.notification_id, s.app_id, s.user_id, n.external_id, a.is_platform, s.status, \
      s.delivered_at, s.read_at, s.dismissed_at, s.clicked_at, s.expired_at, s.dismissed_from, s.click_action, \
      s.created_at, s.updated_at \
      from notification_state s join platform_notifications n on n.id = s.notification_id \
@@ -105,17 +105,17 @@ async fn insert_states(
 }
 
 pub(super) async fn change(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
-    let mut standings = Vec::new();
-    for id in batch.to_change() {
-        standings.extend(standing(connection, id).await?);
+    let mut records = Vec::new();
+    for id in batch.changed_ids() {
+        records.extend(record(connection, id).await?);
     }
-    store(connection, &batch.change(standings)).await
+    store(connection, &batch.change(records)).await
 }
 
 pub(super) async fn delete(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     for (item, id) in batch.deletions() {
-        let standing = standing(connection, id).await?;
-        if batch.delete(item, standing.as_ref()) {
+        let record = record(connection, id).await?;
+        if batch.delete(item, record.as_ref()) {
             sqlx::query("delete from platform_notifications where id = ?1")
                 .bind(id.0)
                 .execute(&mut *connection)
@@ -128,7 +128,7 @@ pub(super) async fn delete(connection: &mut SqliteConnection, batch: &mut Batch<
 pub(super) async fn read_all(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     for (item, all) in batch.read_alls() {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{STANDING} where s.user_id = ?1 and s.status = 'unread' and (?2 is null or s.app_id = ?2) \
+            "{RECORD} where s.user_id = ?1 and s.status = 'unread' and (?2 is null or s.app_id = ?2) \
              and (?3 is null or s.created_at < ?3) and (s.expires_at is null or s.expires_at > ?4) limit ?5"
         )))
         .bind(all.user.as_str())
@@ -138,8 +138,8 @@ pub(super) async fn read_all(connection: &mut SqliteConnection, batch: &mut Batc
         .bind(i64::from(all.limit))
         .fetch_all(&mut *connection)
         .await?;
-        let unread = rows.iter().map(standing_of).collect::<Result<_, _>>()?;
-        store(connection, &batch.become_(item, unread, Status::Read)).await?;
+        let unread = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        store(connection, &batch.transition_unchecked(item, unread, Status::Read)).await?;
     }
     Ok(())
 }
@@ -147,29 +147,29 @@ pub(super) async fn read_all(connection: &mut SqliteConnection, batch: &mut Batc
 pub(super) async fn expire(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     for (item, until, limit) in batch.expiries() {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{STANDING} where s.expires_at is not null and s.expires_at <= ?1 \
+            "{RECORD} where s.expires_at is not null and s.expires_at <= ?1 \
              and s.status in ('unread', 'read', 'clicked') order by s.expires_at limit ?2"
         )))
         .bind(until.unix_ms())
         .bind(i64::from(limit))
         .fetch_all(&mut *connection)
         .await?;
-        let due = rows.iter().map(standing_of).collect::<Result<_, _>>()?;
-        store(connection, &batch.become_(item, due, Status::Expired)).await?;
+        let due = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        store(connection, &batch.transition_unchecked(item, due, Status::Expired)).await?;
     }
     Ok(())
 }
 
-async fn standing(connection: &mut SqliteConnection, id: NotificationId) -> Result<Option<Standing>, StoreError> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} where s.notification_id = ?1")))
+async fn record(connection: &mut SqliteConnection, id: NotificationId) -> Result<Option<NotificationRecord>, StoreError> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{RECORD} where s.notification_id = ?1")))
         .bind(id.0)
         .fetch_optional(connection)
         .await?;
-    row.as_ref().map(standing_of).transpose()
+    row.as_ref().map(record_of).transpose()
 }
 
-async fn store(connection: &mut SqliteConnection, standings: &[Standing]) -> Result<(), StoreError> {
-    for Standing { id, state, .. } in standings {
+async fn store(connection: &mut SqliteConnection, records: &[NotificationRecord]) -> Result<(), StoreError> {
+    for NotificationRecord { id, state, .. } in records {
         sqlx::query(
             "update notification_state set status = ?2, read_at = ?3, dismissed_at = ?4, clicked_at = ?5, \
              expired_at = ?6, dismissed_from = ?7, click_action = ?8, updated_at = ?9 where notification_id = ?1",
@@ -189,8 +189,8 @@ async fn store(connection: &mut SqliteConnection, standings: &[Standing]) -> Res
     Ok(())
 }
 
-fn standing_of(row: &SqliteRow) -> Result<Standing, StoreError> {
-    Ok(Standing {
+fn record_of(row: &SqliteRow) -> Result<NotificationRecord, StoreError> {
+    Ok(NotificationRecord {
         id: NotificationId(row.try_get(0)?),
         app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
         user_id: UserId::parse(row.try_get(2)?).map_err(damaged)?,
@@ -202,10 +202,10 @@ fn standing_of(row: &SqliteRow) -> Result<Standing, StoreError> {
 
 /// Ten columns from `first`: status, delivered, read, dismissed, clicked, expired, dismissed from, click action, created,
 /// updated.
-pub(super) fn state_at(row: &SqliteRow, first: usize) -> Result<State, StoreError> {
+pub(super) fn state_at(row: &SqliteRow, first: usize) -> Result<NotificationState, StoreError> {
     let moment =
         |index: usize| row.try_get::<Option<i64>, _>(first + index).map(|moment| moment.map(Timestamp::from_unix_ms));
-    Ok(State {
+    Ok(NotificationState {
         status: Status::from_name(row.try_get(first)?).unwrap_or(Status::Expired),
         delivered_at: moment(1)?,
         read_at: moment(2)?,
