@@ -80,7 +80,7 @@ async fn observe(hub: &Hub) {
     metrics::gauge!(measures::STORE_CONNECTIONS, "state" => "idle").set(f64::from(pool.idle));
     metrics::gauge!(measures::STORE_CONNECTIONS, "state" => "in_use")
         .set(f64::from(pool.size - pool.idle.min(pool.size)));
-    metrics::gauge!(measures::DELIVERIES_UNDER_WAY).set(hub.deliveries_under_way().await as f64);
+    metrics::gauge!(measures::DELIVERIES_IN_FLIGHT).set(hub.deliveries_in_flight().await as f64);
 }
 
 /// Counts a lookup in a cache.

@@ -379,7 +379,7 @@ async fn drain(hub: &Hub, window: Duration) {
     let needed = Duration::from_secs_f64(sockets as f64 / CLOSES_A_SECOND);
     hub.drain(needed.min(window.mul_f64(DRAIN_SHARE)));
     let end = Instant::now() + window;
-    while (hub.online().open_sockets() > 0 || hub.deliveries_under_way().await > 0) && Instant::now() < end {
+    while (hub.online().open_sockets() > 0 || hub.deliveries_in_flight().await > 0) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

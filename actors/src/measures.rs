@@ -46,7 +46,7 @@ measures! {
     WRITER_QUEUE: Gauge = "oriva_writer_queue_events", "Events that wait to be written, those being written among them.";
     STORE_CONNECTIONS: Gauge = "oriva_store_connections", "Connections to the store, by whether they are idle or in use.";
     ATTEMPTS: Histogram = "oriva_webhook_attempt_duration_seconds", "Attempts at webhooks by outcome, and how long they took.";
-    DELIVERIES_UNDER_WAY: Gauge = "oriva_webhook_deliveries_under_way", "Deliveries that this node has claimed.";
+    DELIVERIES_IN_FLIGHT: Gauge = "oriva_webhook_deliveries_in_flight", "Deliveries that this node has claimed.";
     OLDEST_DUE: Gauge = "oriva_webhook_oldest_due_seconds", "For how long the oldest delivery has been due; 0 where none is.";
     WORKER_RUNS: Counter = "oriva_worker_runs_total", "Runs of the hub's own workers, by worker and outcome.";
     WORKER_SUCCESS: Gauge = "oriva_worker_last_success_timestamp_seconds", "When a worker last did its run, in seconds since 1970.";

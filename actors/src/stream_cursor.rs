@@ -156,21 +156,21 @@ impl StreamCursor {
 /// store that does not answer is asked for, one question waits.
 #[derive(Debug, Default)]
 pub(crate) struct HeadQuery {
-    under_way: bool,
+    in_flight: bool,
     again: bool,
 }
 
 impl HeadQuery {
     /// Whether to ask now.
     pub(crate) fn request_page(&mut self) -> bool {
-        self.again = self.under_way;
-        !std::mem::replace(&mut self.under_way, true)
+        self.again = self.in_flight;
+        !std::mem::replace(&mut self.in_flight, true)
     }
 
     /// Notes the answer. Whether to ask again: it may have been read before what came up.
     pub(crate) fn answered(&mut self) -> bool {
-        self.under_way = std::mem::take(&mut self.again);
-        self.under_way
+        self.in_flight = std::mem::take(&mut self.again);
+        self.in_flight
     }
 }
 

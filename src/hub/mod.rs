@@ -189,8 +189,8 @@ impl Hub {
     }
 
     /// Deliveries to webhooks that are under way.
-    pub async fn deliveries_under_way(&self) -> usize {
-        self.webhooks.actors.observe().await.under_way
+    pub async fn deliveries_in_flight(&self) -> usize {
+        self.webhooks.actors.observe().await.in_flight
     }
 
     #[must_use]

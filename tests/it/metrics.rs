@@ -62,7 +62,7 @@ async fn what_happens_is_measured() {
         ("oriva_bus_state{state=\"connected\"}", 0.0),
         ("oriva_delivery_latency_seconds_count", 3.0),
         ("oriva_writer_queue_events", 0.0),
-        ("oriva_webhook_deliveries_under_way", 0.0),
+        ("oriva_webhook_deliveries_in_flight", 0.0),
     ] {
         assert_eq!(samples.get(name), Some(&value), "{name}\n{text}");
     }

@@ -15,11 +15,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How many deliveries may be tried now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
-    All,
+pub(super) enum BreakerState {
+    Closed,
     /// One, to see whether it is back.
-    Probe,
-    NotBefore(Instant),
+    HalfOpen,
+    Open { until: Instant },
 }
 
 #[derive(Debug, Default)]
@@ -31,11 +31,11 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    pub(super) fn leave(&self, now: Instant) -> Leave {
+    pub(super) fn state(&self, now: Instant) -> BreakerState {
         match self.probe_at {
-            None => Leave::All,
-            Some(at) if at <= now => Leave::Probe,
-            Some(at) => Leave::NotBefore(at),
+            None => BreakerState::Closed,
+            Some(at) if at <= now => BreakerState::HalfOpen,
+            Some(at) => BreakerState::Open { until: at },
         }
     }
 
@@ -71,7 +71,7 @@ mod tests {
         for _ in 0..6 {
             breaker.failed(now);
         }
-        assert_eq!(breaker.leave(now), Leave::All);
+        assert_eq!(breaker.state(now), BreakerState::Closed);
     }
 
     #[test]
@@ -82,14 +82,14 @@ mod tests {
         }
         for pause in [5, 10, 20, 40, 60, 60] {
             let at = now + Duration::from_secs(pause);
-            assert_eq!(breaker.leave(now), Leave::NotBefore(at), "{pause}");
+            assert_eq!(breaker.state(now), BreakerState::Open { until: at }, "{pause}");
             now = at;
-            assert_eq!(breaker.leave(now), Leave::Probe);
+            assert_eq!(breaker.state(now), BreakerState::HalfOpen);
             breaker.failed(now);
         }
         breaker.succeeded();
-        assert_eq!((breaker.leave(now), breaker.is_open()), (Leave::All, false));
+        assert_eq!((breaker.state(now), breaker.is_open()), (BreakerState::Closed, false));
         breaker.failed(now);
-        assert_eq!(breaker.leave(now), Leave::All, "it counts anew");
+        assert_eq!(breaker.state(now), BreakerState::Closed, "it counts anew");
     }
 }

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::{
     WebhookContext,
-    breaker::{Breaker, Leave},
-    pace::Pace,
+    breaker::{Breaker, BreakerState},
+    prefetch::Prefetch,
     supervisor::{EndpointEnded, Idle, Supervisor},
 };
 use crate::{
@@ -33,9 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// So many times as many as are sent at once may be claimed, sent or waiting for their record: an endpoint cannot outrun
 /// the store.
-const MOST_UNDER_WAY: usize = 16;
+const IN_FLIGHT_FACTOR: usize = 16;
 /// How long a delivery waits here for its turn. A lease is longer than an attempt by more than this.
-const STALE: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Something may be due.
 #[derive(Message)]
@@ -64,7 +64,7 @@ pub(super) struct Endpoint {
     releasing: usize,
     /// Being sent.
     sending: usize,
-    pace: Pace,
+    prefetch: Prefetch,
     /// The last claim left some that were due.
     has_more: bool,
     /// Sent, waiting for the record that is being written to be done.
@@ -95,7 +95,7 @@ impl Endpoint {
             waiting: VecDeque::new(),
             releasing: 0,
             sending: 0,
-            pace: Pace::new(Instant::now()),
+            prefetch: Prefetch::new(Instant::now()),
             has_more: false,
             finished: Vec::new(),
             recording: 0,
@@ -107,16 +107,16 @@ impl Endpoint {
         })
     }
 
-    fn under_way(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.waiting.len() + self.releasing + self.sending + self.finished.len() + self.recording
     }
 
     /// How many to claim now.
-    fn room(&mut self, now: Instant) -> usize {
+    fn capacity(&mut self, now: Instant) -> usize {
         let concurrency = self.context.config.concurrency;
-        let wanted = concurrency + self.pace.ahead(now);
-        let room = wanted.saturating_sub(self.sending + self.waiting.len());
-        room.min((concurrency * MOST_UNDER_WAY).saturating_sub(self.under_way()))
+        let wanted = concurrency + self.prefetch.window(now);
+        let capacity = wanted.saturating_sub(self.sending + self.waiting.len());
+        capacity.min((concurrency * IN_FLIGHT_FACTOR).saturating_sub(self.in_flight()))
     }
 
     /// Claims as much as there is room for.
@@ -129,38 +129,38 @@ impl Endpoint {
             return;
         }
         let now = Instant::now();
-        if self.waiting.len() > self.pace.ahead(now) / 2 {
+        if self.waiting.len() > self.prefetch.window(now) / 2 {
             // Enough for now: the next claim brings many at once.
             self.has_more = true;
             return;
         }
-        let room = match self.breaker.leave(now) {
-            Leave::All => self.room(now),
-            Leave::Probe => usize::from(self.under_way() == 0),
-            Leave::NotBefore(at) => return self.wake_at(at, ctx),
+        let capacity = match self.breaker.state(now) {
+            BreakerState::Closed => self.capacity(now),
+            BreakerState::HalfOpen => usize::from(self.in_flight() == 0),
+            BreakerState::Open { until: at } => return self.wake_at(at, ctx),
         };
-        if room == 0 {
+        if capacity == 0 {
             return;
         }
         self.claiming = true;
-        let began = Instant::now();
+        let claimed_at = Instant::now();
         let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
-        async move { deliveries.claim(webhook, room).await }
+        async move { deliveries.claim(webhook, capacity).await }
             .into_actor(self)
-            .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, room, began, ctx))
+            .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, capacity, claimed_at, ctx))
             .spawn(ctx);
     }
 
-    /// `began`: from when their lease runs.
-    fn on_claim(&mut self, claim: Result<Claim, Unavailable>, room: usize, began: Instant, ctx: &mut Context<Self>) {
+    /// `claimed_at`: from when their lease runs.
+    fn on_claim(&mut self, claim: Result<Claim, Unavailable>, capacity: usize, claimed_at: Instant, ctx: &mut Context<Self>) {
         self.claiming = false;
         let nudged = std::mem::take(&mut self.nudged);
         let Ok(Claim { target, deliveries, next_due }) = claim else {
             return self.wake_at(Instant::now() + RETRY, ctx);
         };
-        self.has_more = deliveries.len() == room;
+        self.has_more = deliveries.len() == capacity;
         if let Some(target) = target {
-            self.waiting.extend(deliveries.into_iter().map(|delivery| (target.clone(), delivery, began)));
+            self.waiting.extend(deliveries.into_iter().map(|delivery| (target.clone(), delivery, claimed_at)));
         }
         self.send_waiting(ctx);
         if nudged {
@@ -173,7 +173,7 @@ impl Endpoint {
         }
         match next_due {
             Some(pause) => self.wake_at(Instant::now() + pause.clamp(LEAST_PAUSE, LONGEST_PAUSE), ctx),
-            None if self.under_way() == 0 => self.park(),
+            None if self.in_flight() == 0 => self.park(),
             None => {}
         }
     }
@@ -181,8 +181,8 @@ impl Endpoint {
     /// Sends what waits as far as there is room; gives it back where its turn will not come soon.
     fn send_waiting(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        let is_stale = self.waiting.front().is_some_and(|(.., since)| now.duration_since(*since) >= STALE);
-        if self.draining || is_stale || matches!(self.breaker.leave(now), Leave::NotBefore(_)) {
+        let is_stale = self.waiting.front().is_some_and(|(.., since)| now.duration_since(*since) >= MAX_WAIT);
+        if self.draining || is_stale || matches!(self.breaker.state(now), BreakerState::Open { .. }) {
             return self.release(ctx);
         }
         while self.sending < self.context.config.concurrency
@@ -226,7 +226,7 @@ impl Endpoint {
     fn on_attempt(attempt: Attempt, endpoint: &mut Self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         endpoint.sending -= 1;
-        endpoint.pace.finished(now);
+        endpoint.prefetch.finished(now);
         let outcome = match (&attempt.report.verdict, attempt.next) {
             (Verdict::Delivered, _) => "delivered",
             (Verdict::Gone, _) => "gone",
@@ -317,7 +317,7 @@ impl Handler<Observe> for Endpoint {
     type Result = MessageResult<Observe>;
 
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.under_way() + usize::from(self.claiming))
+        MessageResult(self.in_flight() + usize::from(self.claiming))
     }
 }
 

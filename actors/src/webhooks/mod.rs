@@ -5,7 +5,7 @@
 
 mod breaker;
 mod endpoint;
-mod pace;
+mod prefetch;
 mod supervisor;
 #[cfg(test)]
 mod tests;

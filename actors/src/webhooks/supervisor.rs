@@ -28,7 +28,7 @@ pub struct Webhooks(Addr<Supervisor>);
 pub struct WebhooksState {
     pub endpoints: usize,
     /// Deliveries being sent or recorded.
-    pub under_way: usize,
+    pub in_flight: usize,
 }
 
 impl Webhooks {
@@ -111,13 +111,13 @@ pub(super) struct Supervisor {
     next_serial: u64,
     draining: bool,
     /// A look into the store is under way.
-    looking: bool,
+    is_sweeping: bool,
 }
 
 impl Supervisor {
     fn new(context: Arc<WebhookContext>, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
-        Self { context, endpoints: HashMap::new(), next_serial: 0, draining: false, looking: false }
+        Self { context, endpoints: HashMap::new(), next_serial: 0, draining: false, is_sweeping: false }
     }
 
     fn nudge(&mut self, webhook: WebhookId, ctx: &Context<Self>) {
@@ -136,11 +136,11 @@ impl Supervisor {
     }
 
     /// Finds what nobody was nudged for: after a restart, and what another node left behind.
-    fn look(&mut self, all: bool, ctx: &mut Context<Self>) {
-        if self.draining || self.looking {
+    fn sweep(&mut self, all: bool, ctx: &mut Context<Self>) {
+        if self.draining || self.is_sweeping {
             return;
         }
-        self.looking = true;
+        self.is_sweeping = true;
         let deliveries = self.context.deliveries.clone();
         async move {
             let mut webhooks = deliveries.free_leases().await?;
@@ -151,7 +151,7 @@ impl Supervisor {
         }
         .into_actor(self)
         .map(|found, supervisor, ctx| {
-            supervisor.looking = false;
+            supervisor.is_sweeping = false;
             for webhook in found.unwrap_or_default() {
                 supervisor.nudge(webhook, ctx);
             }
@@ -164,9 +164,9 @@ impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.look(true, ctx);
-        ctx.run_interval(self.context.config.lease_check, |supervisor, ctx| supervisor.look(false, ctx));
-        ctx.run_interval(self.context.config.sweep, |supervisor, ctx| supervisor.look(true, ctx));
+        self.sweep(true, ctx);
+        ctx.run_interval(self.context.config.lease_check, |supervisor, ctx| supervisor.sweep(false, ctx));
+        ctx.run_interval(self.context.config.sweep, |supervisor, ctx| supervisor.sweep(true, ctx));
     }
 }
 
@@ -222,9 +222,9 @@ impl Handler<Observe> for Supervisor {
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
         let addrs: Vec<_> = self.endpoints.values().map(|child| child.addr.clone()).collect();
         Box::pin(async move {
-            let mut state = WebhooksState { endpoints: addrs.len(), under_way: 0 };
+            let mut state = WebhooksState { endpoints: addrs.len(), in_flight: 0 };
             for addr in addrs {
-                state.under_way += addr.send(endpoint::Observe).await.unwrap_or(0);
+                state.in_flight += addr.send(endpoint::Observe).await.unwrap_or(0);
             }
             state
         })

@@ -55,10 +55,10 @@ fn paused(test: impl Future<Output = ()>) {
 fn attempts_come_when_the_table_says() {
     paused(async {
         let bench = Bench::start(Duration::ZERO, |_, _| FAILED);
-        let began = Instant::now();
+        let claimed_at = Instant::now();
         bench.owe(WebhookId::generate(), 1);
         sleep(Duration::from_secs(3600)).await;
-        let at: Vec<f64> = bench.sender.sent().iter().map(|(.., at)| (*at - began).as_secs_f64()).collect();
+        let at: Vec<f64> = bench.sender.sent().iter().map(|(.., at)| (*at - claimed_at).as_secs_f64()).collect();
         assert_eq!(at.len(), 6, "the first and five more: {at:?}");
         for (pause, expected) in at.windows(2).map(|pair| pair[1] - pair[0]).zip([1.0, 2.0, 4.0, 8.0, 16.0]) {
             assert!(pause >= expected * 0.9 && pause <= expected * 1.1 + 0.1, "{pause} for {expected}: {at:?}");
@@ -76,7 +76,7 @@ fn eight_at_once_and_no_more_are_even_claimed() {
         sleep(Duration::from_secs(9)).await;
         assert_eq!(bench.sender.sent().len(), 8);
         assert_eq!(bench.outbox.claims(), 1);
-        assert_eq!(bench.webhooks.observe().await.under_way, 8);
+        assert_eq!(bench.webhooks.observe().await.in_flight, 8);
         sleep(Duration::from_secs(25)).await;
         assert_eq!(bench.outbox.ended().len(), 20);
     });
@@ -210,6 +210,6 @@ fn a_draining_node_claims_nothing_more() {
         bench.webhooks.drain();
         sleep(Duration::from_secs(60)).await;
         assert_eq!(bench.outbox.ended().len(), 8);
-        assert_eq!(bench.webhooks.observe().await.under_way, 0);
+        assert_eq!(bench.webhooks.observe().await.in_flight, 0);
     });
 }

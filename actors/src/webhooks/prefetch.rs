@@ -10,13 +10,13 @@ const WINDOW: Duration = Duration::from_millis(250);
 const PART: usize = 5;
 
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Prefetch {
     window: Instant,
     count: usize,
     before: usize,
 }
 
-impl Pace {
+impl Prefetch {
     pub(super) fn new(now: Instant) -> Self {
         Self { window: now, count: 0, before: 0 }
     }
@@ -27,7 +27,7 @@ impl Pace {
     }
 
     /// How many may be claimed ahead of those that can be sent now: they wait some 50 ms.
-    pub(super) fn ahead(&mut self, now: Instant) -> usize {
+    pub(super) fn window(&mut self, now: Instant) -> usize {
         self.turn(now);
         self.count.max(self.before) / PART
     }
@@ -47,17 +47,17 @@ mod tests {
 
     #[test]
     fn a_fast_endpoint_is_claimed_ahead_for_and_a_slow_one_is_not() {
-        let began = Instant::now();
-        let mut pace = Pace::new(began);
-        assert_eq!(pace.ahead(began), 0);
+        let claimed_at = Instant::now();
+        let mut prefetch = Prefetch::new(claimed_at);
+        assert_eq!(prefetch.window(claimed_at), 0);
         for n in 0..1000 {
-            pace.finished(began + Duration::from_millis(n));
+            prefetch.finished(claimed_at + Duration::from_millis(n));
         }
-        assert_eq!(pace.ahead(began + Duration::from_secs(1)), 50);
-        assert_eq!(pace.ahead(began + Duration::from_secs(2)), 0);
+        assert_eq!(prefetch.window(claimed_at + Duration::from_secs(1)), 50);
+        assert_eq!(prefetch.window(claimed_at + Duration::from_secs(2)), 0);
         for n in 0..20 {
-            pace.finished(began + Duration::from_secs(2 + n));
+            prefetch.finished(claimed_at + Duration::from_secs(2 + n));
         }
-        assert_eq!(pace.ahead(began + Duration::from_secs(21)), 0);
+        assert_eq!(prefetch.window(claimed_at + Duration::from_secs(21)), 0);
     }
 }
