@@ -22,7 +22,7 @@ use super::{
 use crate::{
     auth::{Caller, KeyHolder},
     hub::Hub,
-    limits::{Budget, Class, Exhausted, Spender},
+    limits::{RateLimitStatus, Class, RateLimited, RateLimitKey},
     store::{App, Audit, Origin, AccessScope},
 };
 
@@ -75,8 +75,8 @@ impl<C: RouteClass> AppKey<C> {
     ///
     /// # Errors
     /// 429, and nothing more was spent.
-    pub async fn spend_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
-        spend(request, hub, &Spending::of(&self.holder), C::CLASS, cost).await
+    pub async fn consume_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
+        consume(request, hub, &Charge::of(&self.holder), C::CLASS, cost).await
     }
 
     /// Where the request came from.
@@ -123,7 +123,7 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
             let Caller::App(holder) = caller else {
                 return Err(Problem::new(Code::Forbidden, WANTS_KEY));
             };
-            spend(&request, &hub, &Spending::of(&holder), C::CLASS, 1).await?;
+            consume(&request, &hub, &Charge::of(&holder), C::CLASS, 1).await?;
             Ok(Self { holder, class: PhantomData })
         })
     }
@@ -185,11 +185,11 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
                 // The path was no UTF-8.
                 return Err(Problem::not_found());
             }
-            let (app, token_user, spending) = match caller {
-                Caller::App(holder) => (holder.app.clone(), None, Spending::of(&holder)),
+            let (app, token_user, charge) = match caller {
+                Caller::App(holder) => (holder.app.clone(), None, Charge::of(&holder)),
                 Caller::User(holder) => {
-                    let spender = Spender::User(holder.issuer.id.clone(), holder.user.clone());
-                    (holder.issuer, Some(holder.user), Spending { spender, limits_of: None })
+                    let key = RateLimitKey::User(holder.issuer.id.clone(), holder.user.clone());
+                    (holder.issuer, Some(holder.user), Charge { key, limits_of: None })
                 }
                 Caller::Admin => {
                     return Err(Problem::new(Code::Forbidden, "this route wants a user's token or an app's API key"));
@@ -200,7 +200,7 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
             {
                 return Err(Problem::new(Code::Forbidden, "a token opens what is its own user's alone"));
             }
-            spend(&request, &hub, &spending, C::CLASS, 1).await?;
+            consume(&request, &hub, &charge, C::CLASS, 1).await?;
             let scope = AccessScope { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };
             Ok(Self { app, scope, user, class: PhantomData })
         })
@@ -283,36 +283,36 @@ fn hub_of(request: &HttpRequest) -> Result<Data<Hub>, Problem> {
 }
 
 /// Whose budget a request spends of.
-struct Spending {
-    spender: Spender,
+struct Charge {
+    key: RateLimitKey,
     /// The app whose own limits hold.
     limits_of: Option<Arc<App>>,
 }
 
-impl Spending {
+impl Charge {
     fn of(holder: &KeyHolder) -> Self {
-        Self { spender: Spender::App(holder.app.id.clone()), limits_of: Some(holder.app.clone()) }
+        Self { key: RateLimitKey::App(holder.app.id.clone()), limits_of: Some(holder.app.clone()) }
     }
 }
 
-async fn spend(
+async fn consume(
     request: &HttpRequest,
     hub: &Hub,
-    spending: &Spending,
+    charge: &Charge,
     class: Option<Class>,
     cost: u32,
 ) -> Result<(), Problem> {
     let Some(class) = class else { return Ok(()) };
-    let own = spending.limits_of.as_ref().and_then(|app| app.limits.get(class.as_str()).copied());
-    let note = |budget: Budget| request.extensions_mut().insert(budget);
-    match hub.limits().spend(&spending.spender, class, own, cost).await {
-        Ok(budget) => {
-            budget.map(note);
+    let own = charge.limits_of.as_ref().and_then(|app| app.limits.get(class.as_str()).copied());
+    let set_status = |status: RateLimitStatus| request.extensions_mut().insert(status);
+    match hub.limits().consume(&charge.key, class, own, cost).await {
+        Ok(status) => {
+            status.map(set_status);
             Ok(())
         }
-        Err(Exhausted(budget)) => {
-            note(budget);
-            Err(Exhausted(budget).into())
+        Err(RateLimited(status)) => {
+            set_status(status);
+            Err(RateLimited(status).into())
         }
     }
 }

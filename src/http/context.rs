@@ -25,7 +25,7 @@ use oriva_hub_actors::{
 use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::{hub::Hub, limits::Budget, metrics};
+use crate::{hub::Hub, limits::RateLimitStatus, metrics};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -91,14 +91,14 @@ pub async fn surround(
             }
         }
     };
-    let budget = response.request().extensions().get::<Budget>().copied();
+    let status = response.request().extensions().get::<RateLimitStatus>().copied();
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
     add_security_headers(headers, secure);
-    if let Some(budget) = budget {
-        add_rate_limit_headers(headers, &budget);
+    if let Some(status) = status {
+        add_rate_limit_headers(headers, &status);
     }
     let route = response.request().match_pattern();
     describe(&mut span, &id, &method, route.as_deref(), response.status());
@@ -178,17 +178,17 @@ pub(super) fn add_security_headers(headers: &mut HeaderMap, secure: bool) {
 }
 
 /// Both families: the ones in use everywhere, and draft-ietf-httpapi-ratelimit-headers.
-fn add_rate_limit_headers(headers: &mut HeaderMap, budget: &Budget) {
-    let (limit, window) = (budget.quota.limit, budget.quota.window.as_secs());
-    let left = budget.reset_in.as_secs() + u64::from(budget.reset_in.subsec_nanos() > 0);
+fn add_rate_limit_headers(headers: &mut HeaderMap, status: &RateLimitStatus) {
+    let (limit, window) = (status.limit.requests, status.limit.window.as_secs());
+    let left = status.reset_in.as_secs() + u64::from(status.reset_in.subsec_nanos() > 0);
     let reset = chrono::Utc::now().timestamp().unsigned_abs() + left;
-    let class = budget.class.as_str();
+    let class = status.class.as_str();
     for (name, value) in [
         ("x-ratelimit-limit", limit.to_string()),
-        ("x-ratelimit-remaining", budget.remaining.to_string()),
+        ("x-ratelimit-remaining", status.remaining.to_string()),
         ("x-ratelimit-reset", reset.to_string()),
         ("ratelimit-policy", format!(r#""{class}";q={limit};w={window}"#)),
-        ("ratelimit", format!(r#""{class}";r={};t={left}"#, budget.remaining)),
+        ("ratelimit", format!(r#""{class}";r={};t={left}"#, status.remaining)),
     ] {
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(HeaderName::from_static(name), value);

@@ -12,7 +12,7 @@ use super::context;
 use crate::{
     auth::AuthError,
     hub::{Field, HubError},
-    limits::Exhausted,
+    limits::RateLimited,
     store::StoreError,
 };
 
@@ -274,14 +274,14 @@ impl From<AuthError> for Problem {
     }
 }
 
-impl From<Exhausted> for Problem {
-    fn from(Exhausted(budget): Exhausted) -> Self {
+impl From<RateLimited> for Problem {
+    fn from(RateLimited(status): RateLimited) -> Self {
         let detail = format!(
             "{} requests in {} seconds are allowed for {}",
-            budget.quota.limit,
-            budget.quota.window.as_secs(),
-            budget.class.as_str()
+            status.limit.requests,
+            status.limit.window.as_secs(),
+            status.class.as_str()
         );
-        Self { retry_after: Some(budget.reset_in.as_secs() + 1), ..Self::new(Code::RateLimited, detail) }
+        Self { retry_after: Some(status.reset_in.as_secs() + 1), ..Self::new(Code::RateLimited, detail) }
     }
 }

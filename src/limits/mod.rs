@@ -38,7 +38,7 @@ impl Class {
 
 /// Whose budget.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Spender {
+pub enum RateLimitKey {
     App(AppId),
     /// A user, under the app that issued the token.
     User(AppId, UserId),
@@ -46,16 +46,16 @@ pub enum Spender {
 
 /// How much may be spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quota {
-    pub limit: u32,
+pub struct RateLimit {
+    pub requests: u32,
     pub window: Duration,
 }
 
 /// What is left of a budget after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub struct RateLimitStatus {
     pub class: Class,
-    pub quota: Quota,
+    pub limit: RateLimit,
     pub remaining: u32,
     /// Until the budget is whole again.
     pub reset_in: Duration,
@@ -63,16 +63,16 @@ pub struct Budget {
 
 /// The request must not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exhausted(pub Budget);
+pub struct RateLimited(pub RateLimitStatus);
 
 /// The configured quotas and what has been spent of them.
 pub struct Limits {
     config: RateLimits,
-    spent: Spent,
+    consumed: Counter,
 }
 
 /// Where it is counted.
-enum Spent {
+enum Counter {
     Here(LocalLimits),
     Shared(RedisLimits),
 }
@@ -81,41 +81,41 @@ impl Limits {
     /// Counted in this process or, in Redis by all nodes together.
     #[must_use]
     pub fn new(config: RateLimits, client: Option<Arc<RedisClient>>) -> Self {
-        let spent =
-            client.map_or_else(|| Spent::Here(LocalLimits::default()), |client| Spent::Shared(RedisLimits::new(client)));
-        Self { config, spent }
+        let consumed =
+            client.map_or_else(|| Counter::Here(LocalLimits::default()), |client| Counter::Shared(RedisLimits::new(client)));
+        Self { config, consumed }
     }
 
     /// The quota of a class, where an app has none of its own.
     #[must_use]
-    pub fn quota(&self, class: Class, own: Option<u32>) -> Quota {
+    pub fn limit(&self, class: Class, own: Option<u32>) -> RateLimit {
         let limit = match class {
             Class::Publish => self.config.publish,
             Class::Read => self.config.read,
             Class::Notify => self.config.notify,
             Class::Webhooks => self.config.webhooks,
         };
-        Quota { limit: own.unwrap_or(limit.limit), window: Duration::from_secs(limit.window_seconds) }
+        RateLimit { requests: own.unwrap_or(limit.limit), window: Duration::from_secs(limit.window_seconds) }
     }
 
     /// Spends `cost` requests, or none where there are not so many left. `None` where limits are off.
     ///
     /// # Errors
-    /// [`Exhausted`], with the budget as it stays.
-    pub async fn spend(
+    /// [`RateLimited`], with the budget as it stays.
+    pub async fn consume(
         &self,
-        spender: &Spender,
+        key: &RateLimitKey,
         class: Class,
         own: Option<u32>,
         cost: u32,
-    ) -> Result<Option<Budget>, Exhausted> {
+    ) -> Result<Option<RateLimitStatus>, RateLimited> {
         if !self.config.enabled {
             return Ok(None);
         }
-        let quota = self.quota(class, own);
-        match &self.spent {
-            Spent::Here(limits) => limits.spend(spender, class, quota, cost),
-            Spent::Shared(limits) => limits.spend(spender, class, quota, cost).await,
+        let limit = self.limit(class, own);
+        match &self.consumed {
+            Counter::Here(limits) => limits.consume(key, class, limit, cost),
+            Counter::Shared(limits) => limits.consume(key, class, limit, cost).await,
         }
         .map(Some)
     }

@@ -10,17 +10,17 @@ use std::{
 
 use redis::{RedisResult, Script};
 
-use super::{Budget, Class, Exhausted, LocalLimits, Quota, Spender};
+use super::{RateLimitStatus, Class, RateLimited, LocalLimits, RateLimit, RateLimitKey};
 use crate::redis_client::{Connection, RedisClient};
 
 /// A Redis that takes longer is as good as away.
-const PATIENCE: Duration = Duration::from_millis(250);
+const TIMEOUT: Duration = Duration::from_millis(250);
 /// How long this node then counts by itself before it asks again.
-const REST: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keys: the window. Arguments: limit, cost, the window's length in ms. Answers whether it passes, what is left, and the
 /// time until the window ends in ms.
-const SPEND: &str = r"
+const CONSUME: &str = r"
 local limit, cost = tonumber(ARGV[1]), tonumber(ARGV[2])
 local spent = tonumber(redis.call('GET', KEYS[1]) or '0')
 local ends_in = redis.call('PTTL', KEYS[1])
@@ -40,8 +40,8 @@ pub struct RedisLimits {
     client: Arc<RedisClient>,
     script: Script,
     local: LocalLimits,
-    resting_until: Mutex<Option<Instant>>,
-    is_away: AtomicBool,
+    retry_at: Mutex<Option<Instant>>,
+    is_down: AtomicBool,
 }
 
 impl RedisLimits {
@@ -49,61 +49,61 @@ impl RedisLimits {
     pub fn new(client: Arc<RedisClient>) -> Self {
         Self {
             client,
-            script: Script::new(SPEND),
+            script: Script::new(CONSUME),
             local: LocalLimits::default(),
-            resting_until: Mutex::default(),
-            is_away: AtomicBool::new(false),
+            retry_at: Mutex::default(),
+            is_down: AtomicBool::new(false),
         }
     }
 
-    pub(super) async fn spend(
+    pub(super) async fn consume(
         &self,
-        spender: &Spender,
+        key: &RateLimitKey,
         class: Class,
-        quota: Quota,
+        limit: RateLimit,
         cost: u32,
-    ) -> Result<Budget, Exhausted> {
-        let Some(connection) = self.connection() else { return self.local.spend(spender, class, quota, cost) };
-        match tokio::time::timeout(PATIENCE, self.ask(connection, spender, class, quota, cost)).await {
+    ) -> Result<RateLimitStatus, RateLimited> {
+        let Some(connection) = self.connection() else { return self.local.consume(key, class, limit, cost) };
+        match tokio::time::timeout(TIMEOUT, self.query(connection, key, class, limit, cost)).await {
             Ok(Ok((passes, remaining, ends_in_ms))) => {
-                self.is_away.store(false, Ordering::Relaxed);
-                let budget = Budget { class, quota, remaining, reset_in: Duration::from_millis(ends_in_ms) };
-                if passes { Ok(budget) } else { Err(Exhausted(budget)) }
+                self.is_down.store(false, Ordering::Relaxed);
+                let status = RateLimitStatus { class, limit, remaining, reset_in: Duration::from_millis(ends_in_ms) };
+                if passes { Ok(status) } else { Err(RateLimited(status)) }
             }
             failed => {
-                if !self.is_away.swap(true, Ordering::Relaxed) {
+                if !self.is_down.swap(true, Ordering::Relaxed) {
                     let error = failed.ok().and_then(Result::err);
                     let error = error.as_ref().map(|error| error as &(dyn std::error::Error + 'static));
                     tracing::warn!(error, "rate limits are counted by this node alone");
                 }
-                *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
-                self.local.spend(spender, class, quota, cost)
+                *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + RETRY_PAUSE);
+                self.local.consume(key, class, limit, cost)
             }
         }
     }
 
     fn connection(&self) -> Option<Connection> {
-        let rests = *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let rests = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
         if rests.is_some_and(|until| Instant::now() < until) { None } else { self.client.connection() }
     }
 
-    async fn ask(
+    async fn query(
         &self,
         mut connection: Connection,
-        spender: &Spender,
+        key: &RateLimitKey,
         class: Class,
-        quota: Quota,
+        limit: RateLimit,
         cost: u32,
     ) -> RedisResult<(bool, u32, u64)> {
-        let whose = match spender {
-            Spender::App(app) => format!("app:{app}"),
-            Spender::User(app, user) => format!("user:{app}:{user}"),
+        let whose = match key {
+            RateLimitKey::App(app) => format!("app:{app}"),
+            RateLimitKey::User(app, user) => format!("user:{app}:{user}"),
         };
         self.script
             .key(self.client.name(&format!("spent:{}:{whose}", class.as_str())))
-            .arg(quota.limit)
+            .arg(limit.requests)
             .arg(cost)
-            .arg(u64::try_from(quota.window.as_millis()).unwrap_or(u64::MAX))
+            .arg(u64::try_from(limit.window.as_millis()).unwrap_or(u64::MAX))
             .invoke_async(&mut connection)
             .await
     }

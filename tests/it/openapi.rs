@@ -205,9 +205,9 @@ async fn every_class_of_rate_limit_is_the_documented_one() {
                 client().request(method.to_uppercase().parse().unwrap(), format!("http://{}{path}", hub.addr));
             let answer = request.bearer_auth(&app.key).json(&json!({})).send().await.unwrap();
             let policy = answer.headers().get("ratelimit-policy").map(|policy| policy.to_str().unwrap().to_owned());
-            let spent = policy.as_deref().and_then(|policy| policy.split('"').nth(1));
-            assert_eq!(operation["x-rate-limit-class"].as_str(), spent, "{method} {path}");
-            seen += usize::from(spent.is_some());
+            let consumed = policy.as_deref().and_then(|policy| policy.split('"').nth(1));
+            assert_eq!(operation["x-rate-limit-class"].as_str(), consumed, "{method} {path}");
+            seen += usize::from(consumed.is_some());
         }
     }
     assert!(seen >= 20, "{seen}");

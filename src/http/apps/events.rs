@@ -93,7 +93,7 @@ pub async fn publish_batch(
     let items = fields.batch("events", MAX_BATCH).unwrap_or_default();
     fields.finish().map_err(Problem::invalid)?;
     let more = u32::try_from(items.len().saturating_sub(1)).unwrap_or(u32::MAX);
-    app.spend_more(&request, &hub, more).await?;
+    app.consume_more(&request, &hub, more).await?;
     let items = items.into_iter().map(|item| batch_item(item, &app.holder().app)).collect();
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.publish_batch(app.holder(), items, app.origin(&request), idempotency).await?;

@@ -105,7 +105,7 @@ pub async fn create_batch(
     let wanted = if map.contains_key("user_ids") { Wanted::for_users(map) } else { Wanted::one_by_one(map) };
     let wanted = wanted.map_err(Problem::invalid)?;
     let more = u32::try_from(wanted.len().saturating_sub(1)).unwrap_or(u32::MAX);
-    app.spend_more(&request, &hub, more).await?;
+    app.consume_more(&request, &hub, more).await?;
     let creation = creation(&app, wanted.slots(), true);
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.create_notifications(app.holder(), creation, app.origin(&request), idempotency).await?;

@@ -27,7 +27,7 @@ pub struct Socket {
     pub protocol: Option<String>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Socket {
     /// Opens with the credential in `Authorization`.
@@ -72,7 +72,7 @@ impl Socket {
     /// The next frame, or the close code and reason (1006 where there was no close frame).
     pub async fn next(&mut self) -> Result<Value, (u16, String)> {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.inner.next()).await.expect("a frame in time");
+            let message = tokio::time::timeout(TIMEOUT, self.inner.next()).await.expect("a frame in time");
             match message {
                 Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
                 Some(Ok(Message::Close(Some(reason)))) => return Err((reason.code.into(), reason.reason.to_string())),
