@@ -121,16 +121,16 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
         }
     };
-    let (mut committed, mut owed_to): (Vec<Arc<Published>>, Vec<_>) = (Vec::new(), Vec::new());
+    let (mut committed, mut enqueued_for): (Vec<Arc<Published>>, Vec<_>) = (Vec::new(), Vec::new());
     for outcome in outcomes.iter().flatten() {
         committed.extend_from_slice(&outcome.events);
-        owed_to.extend_from_slice(&outcome.owed_to);
+        enqueued_for.extend_from_slice(&outcome.enqueued_for);
     }
-    owed_to.sort_unstable();
-    owed_to.dedup();
+    enqueued_for.sort_unstable();
+    enqueued_for.dedup();
     // Told before the answers: in the order of commit, whatever the answered do next.
     online.publish(&committed);
-    webhooks.nudge(owed_to);
+    webhooks.nudge(enqueued_for);
     for (outcome, (answer, _room)) in outcomes.into_iter().zip(waiting) {
         // Nobody waits any more where the client went away; what is written is written.
         let _ = answer.send(outcome);

@@ -112,7 +112,7 @@ pub enum Receipt {
 pub struct Appended {
     pub events: Vec<Arc<Published>>,
     /// Webhooks that got deliveries.
-    pub owed_to: Vec<WebhookId>,
+    pub enqueued_for: Vec<WebhookId>,
     pub outcome: Outcome,
 }
 

@@ -17,7 +17,7 @@ use super::{
     append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work},
     notification::{Change, NewNotification, ChangeError, NotificationRecord},
     status::Status,
-    webhook::Owed,
+    webhook::PendingDelivery,
 };
 
 /// Submissions, what is decided of each, and the events it became.
@@ -83,10 +83,10 @@ impl<'a> Batch<'a> {
     /// A claim that an earlier request holds.
     pub(super) fn held(&mut self, item: usize, claim: &IdempotencyClaim, hash: &[u8], answer: String) {
         let outcome = if hash == claim.request_hash { Outcome::Replayed { answer } } else { Outcome::Mismatch };
-        self.settle(item, outcome);
+        self.complete(item, outcome);
     }
 
-    fn settle(&mut self, item: usize, outcome: Outcome) {
+    fn complete(&mut self, item: usize, outcome: Outcome) {
         self.items[item].draft = Draft::Settled(outcome);
         self.items[item].events = Cow::Owned(Vec::new());
     }
@@ -159,16 +159,16 @@ impl<'a> Batch<'a> {
             records.into_iter().map(|record| (record.id, (record, false))).collect();
         for (index, change) in self.changes().collect::<Vec<_>>() {
             let Some((record, touched)) = records.get_mut(&change.id) else {
-                self.settle(index, Outcome::Rejected(ChangeError::NotFound));
+                self.complete(index, Outcome::Rejected(ChangeError::NotFound));
                 continue;
             };
             match record.change(change, self.now) {
                 Ok(event) => {
                     *touched |= event.is_some();
-                    self.settle(index, Outcome::Changed(Box::new(record.clone())));
+                    self.complete(index, Outcome::Changed(Box::new(record.clone())));
                     self.items[index].events = Cow::Owned(event.into_iter().collect());
                 }
-                Err(refusal) => self.settle(index, Outcome::Rejected(refusal)),
+                Err(refusal) => self.complete(index, Outcome::Rejected(refusal)),
             }
         }
         records.into_values().filter(|(_, touched)| *touched).map(|(record, _)| record).collect()
@@ -191,10 +191,10 @@ impl<'a> Batch<'a> {
     pub(super) fn delete(&mut self, item: usize, record: Option<&NotificationRecord>) -> bool {
         let Work::Delete { owner, .. } = &self.items[item].submission.work else { return false };
         match record {
-            None => self.settle(item, Outcome::Rejected(ChangeError::NotFound)),
-            Some(record) if record.app_id != *owner => self.settle(item, Outcome::Rejected(ChangeError::NotInScope)),
+            None => self.complete(item, Outcome::Rejected(ChangeError::NotFound)),
+            Some(record) if record.app_id != *owner => self.complete(item, Outcome::Rejected(ChangeError::NotInScope)),
             Some(record) => {
-                self.settle(item, Outcome::Done(1));
+                self.complete(item, Outcome::Done(1));
                 self.items[item].events = Cow::Owned(vec![record.deleted_event(self.now)]);
                 return true;
             }
@@ -227,13 +227,13 @@ impl<'a> Batch<'a> {
                 changed.push(record);
             }
         }
-        self.settle(item, Outcome::Done(changed.len() as u64));
+        self.complete(item, Outcome::Done(changed.len() as u64));
         self.items[item].events = Cow::Owned(events);
         changed
     }
 
     /// How many events each stream gets, in key order: the order in which every node locks them.
-    pub(super) fn tally(&self) -> BTreeMap<(&'static str, String), u64> {
+    pub(super) fn stream_counts(&self) -> BTreeMap<(&'static str, String), u64> {
         let mut counts = BTreeMap::new();
         for event in self.items.iter().flat_map(|item| item.events.iter()) {
             for stream in [StreamKey::App(event.app_id.clone()), holder(event.user_id.as_ref())] {
@@ -293,10 +293,10 @@ impl<'a> Batch<'a> {
     }
 
     /// What became of everything, in the order of the submissions.
-    pub(super) fn finish(self, numbered: Numbered<'a>, owed: &[Owed]) -> Vec<Appended> {
+    pub(super) fn finish(self, numbered: Numbered<'a>, pending: &[PendingDelivery]) -> Vec<Appended> {
         let mut webhooks: HashMap<EventId, Vec<WebhookId>> = HashMap::new();
-        for owed in owed {
-            webhooks.entry(owed.event_id).or_default().push(owed.webhook);
+        for pending in pending {
+            webhooks.entry(pending.event_id).or_default().push(pending.webhook);
         }
         let outcome = |draft| match draft {
             Draft::Settled(outcome) => outcome,
@@ -307,8 +307,8 @@ impl<'a> Batch<'a> {
             .zip(numbered.rows)
             .map(|(item, rows)| {
                 let events: Vec<_> = rows.into_iter().map(|row| row.published).collect();
-                let owed_to = events.iter().filter_map(|event| webhooks.remove(&event.event().id)).flatten().collect();
-                Appended { events, owed_to, outcome: outcome(item.draft) }
+                let enqueued_for = events.iter().filter_map(|event| webhooks.remove(&event.event().id)).flatten().collect();
+                Appended { events, enqueued_for, outcome: outcome(item.draft) }
             })
             .collect()
     }

@@ -189,7 +189,7 @@ pub(super) struct Subscriptions {
 
 /// A delivery to be written in its event's transaction.
 #[derive(Debug)]
-pub(super) struct Owed {
+pub(super) struct PendingDelivery {
     pub id: DeliveryId,
     pub webhook: WebhookId,
     pub app_id: AppId,
@@ -207,13 +207,13 @@ impl Subscriptions {
     }
 
     /// What these events owe.
-    pub(super) fn owed<'a>(&self, events: impl Iterator<Item = &'a Arc<Published>>) -> Vec<Owed> {
-        let mut owed = Vec::new();
+    pub(super) fn match_events<'a>(&self, events: impl Iterator<Item = &'a Arc<Published>>) -> Vec<PendingDelivery> {
+        let mut pending = Vec::new();
         for published in events {
             let event = published.event();
             for (webhook, patterns) in self.by_app.get(&event.app_id).into_iter().flatten() {
                 if patterns.iter().any(|pattern| pattern.matches(published.full_type())) {
-                    owed.push(Owed {
+                    pending.push(PendingDelivery {
                         id: DeliveryId::generate(),
                         webhook: *webhook,
                         app_id: event.app_id.clone(),
@@ -223,7 +223,7 @@ impl Subscriptions {
                 }
             }
         }
-        owed
+        pending
     }
 }
 
@@ -233,7 +233,7 @@ pub(super) fn parse_patterns(texts: &[String]) -> Vec<EventPattern> {
 }
 
 /// What a run of attempts does to its webhook's row, so that it is written once.
-pub(super) struct Tally {
+pub(super) struct AttemptSummary {
     pub succeeded: u64,
     pub failed: u64,
     /// The run of failures begins anew within these attempts.
@@ -243,21 +243,21 @@ pub(super) struct Tally {
     pub is_gone: bool,
 }
 
-impl Tally {
+impl AttemptSummary {
     pub(super) fn of(attempts: &[Attempt]) -> Self {
-        let mut tally = Self { succeeded: 0, failed: 0, resets: false, failures: 0, is_gone: false };
+        let mut summary = Self { succeeded: 0, failed: 0, resets: false, failures: 0, is_gone: false };
         for attempt in attempts {
             if attempt.next == Next::Succeeded {
-                tally.succeeded += 1;
-                tally.resets = true;
-                tally.failures = 0;
+                summary.succeeded += 1;
+                summary.resets = true;
+                summary.failures = 0;
             } else {
-                tally.failed += 1;
-                tally.failures += 1;
+                summary.failed += 1;
+                summary.failures += 1;
             }
-            tally.is_gone |= attempt.next == Next::Gone;
+            summary.is_gone |= attempt.next == Next::Gone;
         }
-        tally
+        summary
     }
 
     /// The run of failures, where it was `before`; and why the webhook is disabled by it, if it is.

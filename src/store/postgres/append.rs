@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     PostgresStore, notifications,
-    outbox::{self, insert_owed},
+    outbox::{self, insert_deliveries},
 };
 use crate::store::{
     Appended, StoreError, Submission,
@@ -34,13 +34,13 @@ impl PostgresStore {
         let (numbering, revision) = raise_streams(&mut transaction, &batch).await?;
         let numbered = batch.number(numbering);
         insert_events(&mut transaction, &numbered).await?;
-        let owed = self.subscriptions(&mut transaction, revision).await?.owed(numbered.published());
-        insert_owed(&mut transaction, &owed, batch.now).await?;
+        let pending = self.subscriptions(&mut transaction, revision).await?.match_events(numbered.published());
+        insert_deliveries(&mut transaction, &pending, batch.now).await?;
         write_audit(&mut transaction, &batch, &numbered).await?;
         batch.answer(&numbered);
         keep_answers(&mut transaction, &batch).await?;
         transaction.commit().await?;
-        Ok(batch.finish(numbered, &owed))
+        Ok(batch.finish(numbered, &pending))
     }
 
     /// What webhooks subscribe to. Read anew where another revision is in force, on whichever node it was made.
@@ -104,7 +104,7 @@ async fn keep_answers(connection: &mut PgConnection, batch: &Batch<'_>) -> Resul
 /// The numbering, and the revision of what webhooks subscribe to (0 where nothing is written).
 async fn raise_streams(connection: &mut PgConnection, batch: &Batch<'_>) -> Result<(Numbering, i64), StoreError> {
     let (mut numbering, mut revision) = (Numbering::default(), 0);
-    let counts = batch.tally();
+    let counts = batch.stream_counts();
     if counts.is_empty() {
         return Ok((numbering, revision));
     }

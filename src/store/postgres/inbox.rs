@@ -6,7 +6,7 @@ use oriva_hub_actors::model::{AppId, JsonObject, NotificationId, StreamKey, Time
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{PostgresStore, damaged, notifications::state_at};
+use super::{PostgresStore, corrupt_row, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
     notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Lookup, Notification, Priority, AccessScope},
@@ -99,7 +99,7 @@ impl NotificationStore for PostgresStore {
         rows.iter()
             .map(|row| {
                 Ok(StatusCount {
-                    app_id: AppId::parse(row.try_get(0)?).map_err(damaged)?,
+                    app_id: AppId::parse(row.try_get(0)?).map_err(corrupt_row)?,
                     status: Status::from_name(row.try_get(1)?).unwrap_or(Status::Expired),
                     count: row.try_get::<i64, _>(2)?.unsigned_abs(),
                 })
@@ -222,8 +222,8 @@ fn notification_of(row: &PgRow) -> Result<Notification, StoreError> {
     Ok(Notification {
         state: state_at(row, 0)?,
         id: NotificationId(row.try_get(10)?),
-        app_id: AppId::parse(row.try_get(11)?).map_err(damaged)?,
-        user_id: UserId::parse(row.try_get(12)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(11)?).map_err(corrupt_row)?,
+        user_id: UserId::parse(row.try_get(12)?).map_err(corrupt_row)?,
         content: Content {
             external_id: row.try_get(13)?,
             notification_type: row.try_get(14)?,

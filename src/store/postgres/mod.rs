@@ -224,6 +224,6 @@ fn role_is_missing(error: &StoreError) -> bool {
 }
 
 /// A row that breaks the rules it was written by.
-fn damaged(error: Invalid) -> StoreError {
+fn corrupt_row(error: Invalid) -> StoreError {
     StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
 }

@@ -7,7 +7,7 @@ use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::damaged;
+use super::corrupt_row;
 use crate::store::{
     StoreError,
     batch::{Batch, Planned},
@@ -241,8 +241,8 @@ async fn store(connection: &mut PgConnection, records: &[NotificationRecord]) ->
 fn record_of(row: &PgRow) -> Result<NotificationRecord, StoreError> {
     Ok(NotificationRecord {
         id: NotificationId(row.try_get(0)?),
-        app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
-        user_id: UserId::parse(row.try_get(2)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
+        user_id: UserId::parse(row.try_get(2)?).map_err(corrupt_row)?,
         external_id: row.try_get(3)?,
         from_platform: row.try_get(4)?,
         state: state_at(row, 5)?,

@@ -7,14 +7,14 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, damaged,
+    PostgresStore, corrupt_row,
     events::{COLUMNS as EVENT, event_at},
     webhooks::{WEBHOOK, recovery_of, webhook_of},
 };
 use crate::store::{
     Outbox, StoreError,
     webhook::{
-        AfterAttempts, Claimed, Lease, Owed, Recovery, Subscriptions, Tally, Webhook, after_attempt, parse_patterns,
+        AfterAttempts, Claimed, Lease, PendingDelivery, Recovery, Subscriptions, AttemptSummary, Webhook, after_attempt, parse_patterns,
     },
 };
 
@@ -182,7 +182,7 @@ impl Outbox for PostgresStore {
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let app_id = AppId::parse(row.try_get(0)?).map_err(damaged)?;
+        let app_id = AppId::parse(row.try_get(0)?).map_err(corrupt_row)?;
         let failures_before = row.try_get::<i32, _>(1)?.unsigned_abs();
         let was_active: bool = row.try_get(2)?;
         let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.id).collect();
@@ -195,10 +195,10 @@ impl Outbox for PostgresStore {
             let disabled = row.try_get::<Option<String>, _>(3)?.filter(|_| !was_active);
             return Ok(Some(AfterAttempts { app_id, failures_before, failures: failures_before, disabled }));
         }
-        settle(&mut transaction, owner, attempts, now).await?;
+        complete(&mut transaction, owner, attempts, now).await?;
         insert_log(&mut transaction, id, &app_id, attempts, now, true).await?;
-        let tally = Tally::of(attempts);
-        let (failures, reason) = tally.judge(failures_before, disable_after);
+        let summary = AttemptSummary::of(attempts);
+        let (failures, reason) = summary.judge(failures_before, disable_after);
         let disabled = reason.filter(|_| was_active);
         sqlx::query(
             "update app_webhooks set last_delivery_at = $2, \
@@ -209,11 +209,11 @@ impl Outbox for PostgresStore {
         )
         .bind(id.0)
         .bind(now.as_datetime())
-        .bind(tally.succeeded > 0)
-        .bind(tally.failed > 0)
+        .bind(summary.succeeded > 0)
+        .bind(summary.failed > 0)
         .bind(failures.cast_signed())
-        .bind((tally.succeeded + tally.failed).cast_signed())
-        .bind(tally.failed.cast_signed())
+        .bind((summary.succeeded + summary.failed).cast_signed())
+        .bind(summary.failed.cast_signed())
         .bind(&disabled)
         .execute(&mut *transaction)
         .await?;
@@ -308,26 +308,26 @@ pub(super) async fn subscriptions(connection: &mut PgConnection, revision: i64) 
     let rows = rows.iter().map(|row| {
         Ok::<_, StoreError>((
             WebhookId(row.try_get(0)?),
-            AppId::parse(row.try_get(1)?).map_err(damaged)?,
+            AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
             row.try_get(2)?,
         ))
     });
     Ok(Subscriptions::new(revision, rows.collect::<Result<_, _>>()?))
 }
 
-pub(super) async fn insert_owed(
+pub(super) async fn insert_deliveries(
     connection: &mut PgConnection,
-    owed: &[Owed],
+    pending: &[PendingDelivery],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if owed.is_empty() {
+    if pending.is_empty() {
         return Ok(());
     }
-    let ids: Vec<Uuid> = owed.iter().map(|owed| owed.id.0).collect();
-    let webhooks: Vec<Uuid> = owed.iter().map(|owed| owed.webhook.0).collect();
-    let apps: Vec<&str> = owed.iter().map(|owed| owed.app_id.as_str()).collect();
-    let events: Vec<Uuid> = owed.iter().map(|owed| owed.event_id.0).collect();
-    let types: Vec<&str> = owed.iter().map(|owed| owed.event_type.as_str()).collect();
+    let ids: Vec<Uuid> = pending.iter().map(|pending| pending.id.0).collect();
+    let webhooks: Vec<Uuid> = pending.iter().map(|pending| pending.webhook.0).collect();
+    let apps: Vec<&str> = pending.iter().map(|pending| pending.app_id.as_str()).collect();
+    let events: Vec<Uuid> = pending.iter().map(|pending| pending.event_id.0).collect();
+    let types: Vec<&str> = pending.iter().map(|pending| pending.event_type.as_str()).collect();
     // A webhook that is deleted at this moment is waited for, and owed nothing then.
     sqlx::query(
         "insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, created_at, \
@@ -348,7 +348,7 @@ pub(super) async fn insert_owed(
 }
 
 /// Where the deliveries stand after these attempts. One that another node took over is that one's, unless it arrived.
-async fn settle(
+async fn complete(
     connection: &mut PgConnection,
     owner: Uuid,
     attempts: &[Attempt],

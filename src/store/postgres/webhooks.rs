@@ -6,7 +6,7 @@ use oriva_hub_actors::model::{AppId, DeliveryId, EventId, StreamKey, Timestamp, 
 use sqlx::{QueryBuilder, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{PostgresStore, apps::write_audit, damaged};
+use super::{PostgresStore, apps::write_audit, corrupt_row};
 use crate::store::{
     Audit, StoreError, WebhookStore,
     webhook::{
@@ -289,7 +289,7 @@ pub(super) fn webhook_of(row: &PgRow) -> Result<Webhook, StoreError> {
     let moment = |index: usize| row.try_get::<Option<DateTime<Utc>>, _>(index).map(|at| at.map(Timestamp::from));
     Ok(Webhook {
         id: WebhookId(row.try_get(0)?),
-        app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
         url: row.try_get(2)?,
         secret: row.try_get(3)?,
         previous_secret: row.try_get(4)?,
@@ -343,7 +343,7 @@ pub(super) fn recovery_of(row: &PgRow) -> Result<Recovery, StoreError> {
     Ok(Recovery {
         id: row.try_get(0)?,
         webhook_id: WebhookId(row.try_get(1)?),
-        app_id: AppId::parse(row.try_get(2)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(2)?).map_err(corrupt_row)?,
         since: row.try_get::<DateTime<Utc>, _>(3)?.into(),
         position: offset(4)?,
         until: offset(5)?,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     SqliteStore, notifications,
-    outbox::{self, insert_owed},
+    outbox::{self, insert_deliveries},
 };
 use crate::store::{
     Appended, StoreError, Submission,
@@ -30,13 +30,13 @@ impl SqliteStore {
         let (numbering, revision) = raise_streams(&mut transaction, &batch).await?;
         let numbered = batch.number(numbering);
         insert_events(&mut transaction, &numbered).await?;
-        let owed = self.subscriptions(&mut transaction, revision).await?.owed(numbered.published());
-        insert_owed(&mut transaction, &owed, batch.now).await?;
+        let pending = self.subscriptions(&mut transaction, revision).await?.match_events(numbered.published());
+        insert_deliveries(&mut transaction, &pending, batch.now).await?;
         write_audit(&mut transaction, &batch, &numbered).await?;
         batch.answer(&numbered);
         keep_answers(&mut transaction, &batch).await?;
         transaction.commit().await?;
-        Ok(batch.finish(numbered, &owed))
+        Ok(batch.finish(numbered, &pending))
     }
 
     /// What webhooks subscribe to. Read anew where another revision is in force.
@@ -100,7 +100,7 @@ async fn keep_answers(connection: &mut SqliteConnection, batch: &Batch<'_>) -> R
 /// is a walk to the connection's thread and back, which costs more than its work.
 async fn raise_streams(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<(Numbering, i64), StoreError> {
     let (mut numbering, mut revision) = (Numbering::default(), 0);
-    let counts = batch.tally();
+    let counts = batch.stream_counts();
     if counts.is_empty() {
         return Ok((numbering, revision));
     }

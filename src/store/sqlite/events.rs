@@ -12,7 +12,7 @@ use oriva_hub_actors::{
 };
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
-use super::{SqliteStore, damaged};
+use super::{SqliteStore, corrupt_row};
 use crate::store::{Appended, EventFilter, EventPage, EventStore, StoreError, Submission, TOTAL_CAP};
 
 pub(super) const COLUMNS: &str = "id, app_id, user_id, event_category, event_type, entity_type, entity_id, event_data, \
@@ -142,9 +142,9 @@ pub(super) fn event_at(row: &SqliteRow, first: usize) -> Result<Arc<Published>, 
         |index: usize| row.try_get::<Option<i64>, _>(first + index).map(|offset| offset.map(i64::unsigned_abs));
     Ok(Published::new(Event {
         id: EventId(row.try_get(first)?),
-        app_id: AppId::parse(row.try_get(first + 1)?).map_err(damaged)?,
-        user_id: row.try_get::<Option<&str>, _>(first + 2)?.map(UserId::parse).transpose().map_err(damaged)?,
-        category: Category::parse(row.try_get(first + 3)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(first + 1)?).map_err(corrupt_row)?,
+        user_id: row.try_get::<Option<&str>, _>(first + 2)?.map(UserId::parse).transpose().map_err(corrupt_row)?,
+        category: Category::parse(row.try_get(first + 3)?).map_err(corrupt_row)?,
         event_type: EventType::from_store(row.try_get(first + 4)?),
         entity_type: row.try_get(first + 5)?,
         entity_id: row.try_get(first + 6)?,

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use oriva_hub_actors::model::{AppId, JsonObject, NotificationId, Timestamp, UserId};
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
-use super::{SqliteStore, damaged, notifications::state_at};
+use super::{SqliteStore, corrupt_row, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
     notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Lookup, Notification, Priority, AccessScope},
@@ -83,7 +83,7 @@ impl NotificationStore for SqliteStore {
         rows.iter()
             .map(|row| {
                 Ok(StatusCount {
-                    app_id: AppId::parse(row.try_get(0)?).map_err(damaged)?,
+                    app_id: AppId::parse(row.try_get(0)?).map_err(corrupt_row)?,
                     status: Status::from_name(row.try_get(1)?).unwrap_or(Status::Expired),
                     count: row.try_get::<i64, _>(2)?.unsigned_abs(),
                 })
@@ -196,8 +196,8 @@ fn notification_of(row: &SqliteRow) -> Result<Notification, StoreError> {
     Ok(Notification {
         state: state_at(row, 0)?,
         id: NotificationId(row.try_get(10)?),
-        app_id: AppId::parse(row.try_get(11)?).map_err(damaged)?,
-        user_id: UserId::parse(row.try_get(12)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(11)?).map_err(corrupt_row)?,
+        user_id: UserId::parse(row.try_get(12)?).map_err(corrupt_row)?,
         content: Content {
             external_id: row.try_get(13)?,
             notification_type: row.try_get(14)?,

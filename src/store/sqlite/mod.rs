@@ -179,6 +179,6 @@ impl Store for SqliteStore {
 }
 
 /// A row that breaks the rules it was written by.
-fn damaged(error: Invalid) -> StoreError {
+fn corrupt_row(error: Invalid) -> StoreError {
     StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
 }

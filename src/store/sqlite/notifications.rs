@@ -6,7 +6,7 @@ use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
 use sqlx::{QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{append::runs, damaged};
+use super::{append::runs, corrupt_row};
 use crate::store::{
     StoreError,
     batch::{Batch, Planned},
@@ -192,8 +192,8 @@ async fn store(connection: &mut SqliteConnection, records: &[NotificationRecord]
 fn record_of(row: &SqliteRow) -> Result<NotificationRecord, StoreError> {
     Ok(NotificationRecord {
         id: NotificationId(row.try_get(0)?),
-        app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
-        user_id: UserId::parse(row.try_get(2)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
+        user_id: UserId::parse(row.try_get(2)?).map_err(corrupt_row)?,
         external_id: row.try_get(3)?,
         from_platform: row.try_get(4)?,
         state: state_at(row, 5)?,

@@ -8,14 +8,14 @@ use uuid::Uuid;
 use super::{
     SqliteStore,
     append::runs,
-    damaged,
+    corrupt_row,
     events::{COLUMNS as EVENT, event_at},
     webhooks::{WEBHOOK, recovery_of, webhook_of},
 };
 use crate::store::{
     Outbox, StoreError,
     webhook::{
-        AfterAttempts, Claimed, Lease, Owed, Recovery, Subscriptions, Tally, Webhook, after_attempt, parse_patterns,
+        AfterAttempts, Claimed, Lease, PendingDelivery, Recovery, Subscriptions, AttemptSummary, Webhook, after_attempt, parse_patterns,
     },
 };
 
@@ -185,7 +185,7 @@ impl Outbox for SqliteStore {
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let app_id = AppId::parse(row.try_get(0)?).map_err(damaged)?;
+        let app_id = AppId::parse(row.try_get(0)?).map_err(corrupt_row)?;
         let failures_before = row.try_get::<i32, _>(1)?.unsigned_abs();
         let was_active: bool = row.try_get(2)?;
         if let Some(first) = attempts.first() {
@@ -201,11 +201,11 @@ impl Outbox for SqliteStore {
             }
         }
         for run in runs(attempts) {
-            settle(&mut transaction, owner, run, now).await?;
+            complete(&mut transaction, owner, run, now).await?;
         }
         insert_log(&mut transaction, id, &app_id, attempts, now, true).await?;
-        let tally = Tally::of(attempts);
-        let (failures, reason) = tally.judge(failures_before, disable_after);
+        let summary = AttemptSummary::of(attempts);
+        let (failures, reason) = summary.judge(failures_before, disable_after);
         let disabled = reason.filter(|_| was_active);
         sqlx::query(
             "update app_webhooks set last_delivery_at = ?2, \
@@ -217,11 +217,11 @@ impl Outbox for SqliteStore {
         )
         .bind(id.0)
         .bind(now.unix_ms())
-        .bind(tally.succeeded > 0)
-        .bind(tally.failed > 0)
+        .bind(summary.succeeded > 0)
+        .bind(summary.failed > 0)
         .bind(failures.cast_signed())
-        .bind((tally.succeeded + tally.failed).cast_signed())
-        .bind(tally.failed.cast_signed())
+        .bind((summary.succeeded + summary.failed).cast_signed())
+        .bind(summary.failed.cast_signed())
         .bind(&disabled)
         .execute(&mut *transaction)
         .await?;
@@ -329,29 +329,29 @@ pub(super) async fn subscriptions(
     let rows = rows.iter().map(|row| {
         Ok::<_, StoreError>((
             WebhookId(row.try_get(0)?),
-            AppId::parse(row.try_get(1)?).map_err(damaged)?,
+            AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
             row.try_get::<Json<Vec<String>>, _>(2)?.0,
         ))
     });
     Ok(Subscriptions::new(revision, rows.collect::<Result<_, _>>()?))
 }
 
-pub(super) async fn insert_owed(
+pub(super) async fn insert_deliveries(
     connection: &mut SqliteConnection,
-    owed: &[Owed],
+    pending: &[PendingDelivery],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    for run in runs(owed) {
+    for run in runs(pending) {
         let mut insert = QueryBuilder::new(
             "insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
              created_at, updated_at) ",
         );
-        insert.push_values(run, |mut row, owed| {
-            row.push_bind(owed.id.0)
-                .push_bind(owed.webhook.0)
-                .push_bind(owed.app_id.as_str().to_owned())
-                .push_bind(owed.event_id.0)
-                .push_bind(owed.event_type.clone());
+        insert.push_values(run, |mut row, pending| {
+            row.push_bind(pending.id.0)
+                .push_bind(pending.webhook.0)
+                .push_bind(pending.app_id.as_str().to_owned())
+                .push_bind(pending.event_id.0)
+                .push_bind(pending.event_type.clone());
             for _ in 0..3 {
                 row.push_bind(now.unix_ms());
             }
@@ -399,7 +399,7 @@ async fn insert_log(
 }
 
 /// Where the deliveries stand after these attempts. One that another node took over is that one's, unless it arrived.
-async fn settle(
+async fn complete(
     connection: &mut SqliteConnection,
     owner: Uuid,
     attempts: &[Attempt],

@@ -5,7 +5,7 @@ use oriva_hub_actors::model::{AppId, DeliveryId, EventId, Timestamp, WebhookId};
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow, types::Json};
 use uuid::Uuid;
 
-use super::{SqliteStore, apps::write_audit, damaged};
+use super::{SqliteStore, apps::write_audit, corrupt_row};
 use crate::store::{
     Audit, StoreError, WebhookStore,
     webhook::{
@@ -286,7 +286,7 @@ pub(super) fn webhook_of(row: &SqliteRow) -> Result<Webhook, StoreError> {
     let moment = |index: usize| row.try_get::<Option<i64>, _>(index).map(|at| at.map(Timestamp::from_unix_ms));
     Ok(Webhook {
         id: WebhookId(row.try_get(0)?),
-        app_id: AppId::parse(row.try_get(1)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
         url: row.try_get(2)?,
         secret: row.try_get(3)?,
         previous_secret: row.try_get(4)?,
@@ -340,7 +340,7 @@ pub(super) fn recovery_of(row: &SqliteRow) -> Result<Recovery, StoreError> {
     Ok(Recovery {
         id: row.try_get(0)?,
         webhook_id: WebhookId(row.try_get(1)?),
-        app_id: AppId::parse(row.try_get(2)?).map_err(damaged)?,
+        app_id: AppId::parse(row.try_get(2)?).map_err(corrupt_row)?,
         since: Timestamp::from_unix_ms(row.try_get(3)?),
         position: offset(4)?,
         until: offset(5)?,
