@@ -3,7 +3,7 @@
 
 mod first_run;
 mod nodes;
-mod sole;
+mod store_lock;
 mod tls;
 
 use std::{
@@ -30,11 +30,11 @@ use oriva_hub_actors::{
 };
 use tokio::time::Instant;
 
-use self::{nodes::Nodes, sole::Sole};
+use self::{nodes::Nodes, store_lock::StoreLock};
 use crate::{
     auth::{Authenticator, Sealer},
     config::{Config, ConfigError, Secrets},
-    http::{MaxBodyBytes, TrustedProxies, openapi, routes, stream, surround},
+    http::{MaxBodyBytes, TrustedProxies, openapi, routes, stream, request_context},
     hub::{
         ReceiptBuffer, Hub, HubError, OutboxConfig, StoreHistory, StoreOutbox, WebhookParts, Writer,
         reseal_secrets,
@@ -118,7 +118,7 @@ pub struct Server {
     addr: SocketAddr,
     window: Duration,
     /// Where the store is an embedded one.
-    _sole: Option<Sole>,
+    _sole: Option<StoreLock>,
 }
 
 impl Server {
@@ -132,7 +132,7 @@ impl Server {
         // What is most often wrong first, before anything runs that would have to be stopped again.
         let tls = tls::load(&config.server.tls)?;
         let socket = bind(config.server.bind)?;
-        let sole = config.embedded_file().map(|file| Sole::of(&file)).transpose()?;
+        let store_lock = config.embedded_file().map(|file| StoreLock::acquire(&file)).transpose()?;
         let store = open_store(config).await?;
         let secrets = secrets(config, &*store).await?;
         if migrate {
@@ -177,7 +177,7 @@ impl Server {
         }
         tracing::info!(%addr, tls = config.server.tls.cert.is_some(), embedded = config.is_embedded(), "listening");
         let window = Duration::from_secs(config.server.shutdown_timeout_seconds);
-        Ok(Self { hub, store, auth, receipts, http, addr, window, _sole: sole })
+        Ok(Self { hub, store, auth, receipts, http, addr, window, _sole: store_lock })
     }
 
     #[must_use]
@@ -330,7 +330,7 @@ macro_rules! http_service {
             .app_data(Data::new(TrustedProxies::new(&config.server.trusted_proxies)))
             .configure(routes)
             .wrap(Condition::new(!config.server.cors.allowed_origins.is_empty(), cors(&config)))
-            .wrap(from_fn(surround));
+            .wrap(from_fn(request_context));
         HttpService::build()
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(REQUEST_HEAD_TIMEOUT)
@@ -387,7 +387,7 @@ async fn drain(hub: &Hub, window: Duration) {
 /// Ends when no request is being answered any more. Connections that are merely kept alive are not waited for.
 async fn stop_http(handle: &ServerHandle, hub: &Hub, window: Duration) {
     let end = Instant::now() + window;
-    while hub.requests_in_hand() > 0 && Instant::now() < end {
+    while hub.requests_in_flight() > 0 && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // The last answers are on their way to the kernel.

@@ -22,7 +22,7 @@ pub struct ObjectArchive {
 
 /// Why objects cannot be kept.
 #[derive(Debug, thiserror::Error)]
-pub enum NotKept {
+pub enum ArchiveError {
     #[error("it must be {RULE}")]
     Address,
     #[error("the directory {} cannot be made", .0.display())]
@@ -43,12 +43,12 @@ impl ObjectArchive {
     ///
     /// # Errors
     /// Where it is neither, or cannot be reached by what is set.
-    pub fn open(url: &str) -> Result<Self, NotKept> {
-        let parsed = parse(url).ok_or(NotKept::Address)?;
+    pub fn open(url: &str) -> Result<Self, ArchiveError> {
+        let parsed = parse(url).ok_or(ArchiveError::Address)?;
         crypto::install();
         let (store, prefix): (Box<dyn ObjectStore>, &str) = match parsed.to_file_path() {
             Ok(directory) if parsed.scheme() == "file" => {
-                std::fs::create_dir_all(&directory).map_err(|error| NotKept::Directory(directory.clone(), error))?;
+                std::fs::create_dir_all(&directory).map_err(|error| ArchiveError::Directory(directory.clone(), error))?;
                 let local = LocalFileSystem::new_with_prefix(directory)?;
                 // What is confirmed survives a power cut: its rows are gone.
                 (Box::new(local.with_fsync(true)), "")
@@ -65,15 +65,15 @@ impl ObjectArchive {
     ///
     /// # Errors
     /// Where it was not.
-    pub async fn keep(&self, name: &str, lines: String) -> Result<(), NotKept> {
+    pub async fn put(&self, name: &str, lines: String) -> Result<(), ArchiveError> {
         // Not on a thread that commits wait for.
         let object = tokio::task::spawn_blocking(move || gzip(&lines)).await;
-        let object = object.map_err(std::io::Error::other).and_then(|object| object).map_err(NotKept::Object)?;
+        let object = object.map_err(std::io::Error::other).and_then(|object| object).map_err(ArchiveError::Object)?;
         let expected = object.len() as u64;
         let path = name.split('/').fold(self.prefix.clone(), |path, part| path.join(part));
         self.store.put(&path, PutPayload::from(object)).await?;
         let found = self.store.head(&path).await?.size;
-        if found == expected { Ok(()) } else { Err(NotKept::Short { expected, found }) }
+        if found == expected { Ok(()) } else { Err(ArchiveError::Short { expected, found }) }
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct ArchiveArgs {
 pub(super) async fn run(args: &ArchiveArgs, config: &Config, json: bool) -> Result<(), CliError> {
     let store = store_of(config).await?;
     let archiver = Archiver::new(store.clone(), &config.retention, std::sync::Arc::new(NextExpiry::default()));
-    let rows = if args.dry_run { archiver.due().await? } else { archiver.run_to_the_end().await?.retired };
+    let rows = if args.dry_run { archiver.due().await? } else { archiver.run_until_empty().await?.retired };
     store.close().await;
     if json {
         let counts: serde_json::Map<_, _> =

@@ -19,7 +19,7 @@ use crate::{
     server::{ServeError, open_store},
     store::{Audit, Store, StoreError},
     telemetry::{self, Traces},
-    workers::ArchiveError,
+    workers::ArchiverError,
 };
 
 /// What the manual says beside the options.
@@ -122,8 +122,8 @@ impl From<StoreError> for CliError {
     }
 }
 
-impl From<ArchiveError> for CliError {
-    fn from(error: ArchiveError) -> Self {
+impl From<ArchiverError> for CliError {
+    fn from(error: ArchiverError) -> Self {
         Self::Failed(chain(&error))
     }
 }
@@ -168,7 +168,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            mutter(&error);
+            print_error(&error);
             match error {
                 CliError::Config(_) | CliError::Usage(_) => ExitCode::from(2),
                 CliError::Failed(_) => ExitCode::FAILURE,
@@ -256,7 +256,7 @@ fn say(line: impl std::fmt::Display) -> Result<(), CliError> {
 }
 
 /// Prints a line beside the output. Where nobody takes it, it is lost.
-fn mutter(line: impl std::fmt::Display) {
+fn print_error(line: impl std::fmt::Display) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "oriva-hub: {line}");
 }

@@ -4,7 +4,7 @@ use actix_rt::signal::unix::{SignalKind, signal};
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, must_exist, mutter, say};
+use super::{CliError, must_exist, print_error, say};
 use crate::{
     config::{Config, masked_url},
     server::{Server, open_store},
@@ -37,7 +37,7 @@ pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliErro
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             // What is committed is on the disk; what is not was not acknowledged.
-            mutter("second signal, ending at once");
+            print_error("second signal, ending at once");
             std::process::exit(1);
         });
     };

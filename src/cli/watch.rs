@@ -16,7 +16,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
-use super::{CliError, mutter, say};
+use super::{CliError, print_error, say};
 
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
@@ -70,7 +70,7 @@ pub(super) async fn run(args: WatchArgs) -> Result<(), CliError> {
             End::Refused(why) => return Err(CliError::Failed(why)),
             End::Lost(why) => {
                 let pause = backoff.next().unwrap_or(Duration::from_secs(20));
-                mutter(format_args!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
+                print_error(format_args!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
                 tokio::time::sleep(pause).await;
             }
         }

@@ -60,7 +60,7 @@ pub(super) fn choose_request_id(headers: &HeaderMap) -> String {
 ///
 /// # Errors
 /// None of its own.
-pub async fn surround(
+pub async fn request_context(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
@@ -73,7 +73,7 @@ pub async fn surround(
     if let Some(context) = span.context() {
         request.extensions_mut().insert(context);
     }
-    let _in_hand = request.app_data::<Data<Hub>>().map(|hub| hub.take_in_hand());
+    let _in_hand = request.app_data::<Data<Hub>>().map(|hub| hub.track_request());
     let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
     let mut response = if is_draining && !is_probe {
@@ -110,7 +110,7 @@ pub async fn surround(
 /// The answer to a request that took too long. The request itself is gone with what served it.
 async fn given_up(id: &str, method: &Method, path: &str, began: Instant, hub: Option<Data<Hub>>) -> Error {
     if let Some(hub) = hub {
-        hub.gave_up();
+        hub.request_timed_out();
     }
     let problem = Problem::overloaded("the answer took too long; ask again");
     let mut answer = with_request_id(id.to_owned(), async { problem.error_response() }).await;

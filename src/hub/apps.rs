@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A key that was just made, with its text: the one time that it is shown.
-pub struct NewKeyShown {
+pub struct CreatedKey {
     pub key: ApiKey,
     pub secret: ApiKeySecret,
 }
@@ -97,14 +97,14 @@ impl Apps {
     ///
     /// # Errors
     /// [`HubError::NotFound`] where there is no such app.
-    pub async fn create_key(&self, app: &AppId, audit: &Audit) -> Result<NewKeyShown, HubError> {
+    pub async fn create_key(&self, app: &AppId, audit: &Audit) -> Result<CreatedKey, HubError> {
         let secret = ApiKeySecret::generate();
         let key = self.store.add_key(&new_key(app, &secret), audit).await.map_err(|error| match error {
             StoreError::InUse => HubError::NotFound,
             other => other.into(),
         })?;
         tracing::info!(app_id = %app, key_id = %key.id, actor = audit.actor, "key created");
-        Ok(NewKeyShown { key, secret })
+        Ok(CreatedKey { key, secret })
     }
 
     /// An app's keys.

@@ -27,7 +27,7 @@ use std::{
 use oriva_hub_actors::{Realtime, model::RevokedCredentials};
 use tokio::sync::Notify;
 
-pub use apps::{Apps, NewKeyShown, display_name};
+pub use apps::{Apps, CreatedKey, display_name};
 pub use error::{Field, HubError};
 pub use events::{BatchItem, Listing, MAX_BATCH};
 pub use history::StoreHistory;
@@ -38,7 +38,7 @@ pub use nodes::{NodeParts, UserPresence, Stats};
 pub use notifications::{NotificationWithApp, Counts, Feed};
 pub use outbox::{OutboxConfig, StoreOutbox, warning};
 pub use plain_text::{Lines, plain_text};
-pub use webhooks::{UrlRule, WebhookParts, WebhookShown, WebhookWanted, reseal_secrets};
+pub use webhooks::{UrlRule, WebhookParts, WebhookWithSecret, NewWebhookRequest, reseal_secrets};
 pub use delivery_receipts::ReceiptBuffer;
 pub use writer::Writer;
 
@@ -69,9 +69,9 @@ pub struct Hub {
 }
 
 /// A request that is being answered.
-pub struct InHand(Arc<AtomicUsize>);
+pub struct TrackedRequest(Arc<AtomicUsize>);
 
-impl Drop for InHand {
+impl Drop for TrackedRequest {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -160,19 +160,19 @@ impl Hub {
 
     /// Notes a request until what is returned is dropped.
     #[must_use]
-    pub fn take_in_hand(&self) -> InHand {
+    pub fn track_request(&self) -> TrackedRequest {
         self.requests.fetch_add(1, Ordering::SeqCst);
-        InHand(self.requests.clone())
+        TrackedRequest(self.requests.clone())
     }
 
     /// A request was given up: what it waited for may have gone without a word.
-    pub fn gave_up(&self) {
-        self.store.distrust();
+    pub fn request_timed_out(&self) {
+        self.store.suspect_connections();
     }
 
     /// Requests being answered.
     #[must_use]
-    pub fn requests_in_hand(&self) -> usize {
+    pub fn requests_in_flight(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 

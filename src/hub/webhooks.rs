@@ -43,7 +43,7 @@ pub struct WebhookParts {
 
 /// What an app asks for in a new webhook.
 #[derive(Debug)]
-pub struct WebhookWanted {
+pub struct NewWebhookRequest {
     pub url: String,
     pub subscribed_events: Vec<String>,
     pub description: Option<String>,
@@ -52,7 +52,7 @@ pub struct WebhookWanted {
 }
 
 /// A webhook with its secret's text: the one time that it is shown.
-pub struct WebhookShown {
+pub struct WebhookWithSecret {
     pub webhook: Webhook,
     pub secret: String,
 }
@@ -79,9 +79,9 @@ impl Hub {
     pub async fn create_webhook(
         &self,
         caller: &KeyHolder,
-        wanted: WebhookWanted,
+        wanted: NewWebhookRequest,
         audit: &Audit,
-    ) -> Result<WebhookShown, HubError> {
+    ) -> Result<WebhookWithSecret, HubError> {
         let id = WebhookId::generate();
         let (secret, sealed) = self.new_secret(id)?;
         let new = NewWebhook {
@@ -96,7 +96,7 @@ impl Hub {
         };
         let webhook = self.store.create_webhook(&new, audit).await?;
         tracing::info!(app_id = %webhook.app_id, webhook_id = %id, "webhook created");
-        Ok(WebhookShown { webhook, secret })
+        Ok(WebhookWithSecret { webhook, secret })
     }
 
     /// # Errors
@@ -152,13 +152,13 @@ impl Hub {
         caller: &KeyHolder,
         id: WebhookId,
         audit: &Audit,
-    ) -> Result<WebhookShown, HubError> {
+    ) -> Result<WebhookWithSecret, HubError> {
         let (secret, sealed) = self.new_secret(id)?;
         let until = Timestamp::from(Timestamp::now().as_datetime() + OVERLAP);
         let change = SecretChange { secret: sealed, previous_until: until };
         let changed = self.store.rotate_secret(&caller.app.id, id, &change, audit).await?;
         tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook secret rotated");
-        Ok(WebhookShown { webhook: changed.ok_or(HubError::NotFound)?, secret })
+        Ok(WebhookWithSecret { webhook: changed.ok_or(HubError::NotFound)?, secret })
     }
 
     /// Sends a `webhook.test` now, once, and says how it went. It counts for nothing but the log.

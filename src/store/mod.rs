@@ -31,7 +31,7 @@ pub use notification::{
     Change, Content, FeedFilter, FeedPage, FeedPosition, DeliveryReceipt, Lookup, NewNotification, Notification, Priority, AccessScope,
     ChangeError, NotificationRecord, NotificationState,
 };
-pub use retention::{Cold, Export, Range, RetentionStore, Retired, Step};
+pub use retention::{ArchiveTable, Export, Range, RetentionStore, RetentionClass, Step};
 pub use status::{InvalidTransition, Status};
 pub use webhook::{
     AfterAttempts, AttemptRow, Claimed, DeliveryFilter, DeliveryRow, DeliveryStatus, Lease, NewWebhook, Recovery,
@@ -412,7 +412,7 @@ pub trait Store:
     fn pool(&self) -> Pool;
 
     /// A question was given up: for a while, connections that come back are not trusted without an answer.
-    fn distrust(&self) {}
+    fn suspect_connections(&self) {}
 
     /// Ends all connections.
     async fn close(&self);
@@ -428,7 +428,7 @@ pub async fn within_deadline<T, E: From<StoreError>>(
 ) -> Result<T, E> {
     tokio::pin!(question);
     tokio::time::timeout(DEADLINE, &mut question).await.unwrap_or_else(|_| {
-        store.distrust();
+        store.suspect_connections();
         Err(StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())).into())
     })
 }

@@ -13,7 +13,7 @@ use super::StoreError;
 /// What retention is applied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Retired {
+pub enum RetentionClass {
     /// Moved to their archive table.
     Events,
     /// Moved to theirs, with what became of them, once they are over.
@@ -26,7 +26,7 @@ pub enum Retired {
     AuditLog,
 }
 
-impl Retired {
+impl RetentionClass {
     pub const ALL: [Self; 5] = [Self::Events, Self::Notifications, Self::Deliveries, Self::DeliveryLog, Self::AuditLog];
 
     #[must_use]
@@ -80,11 +80,11 @@ pub struct Step {
 #[async_trait]
 pub trait RetentionStore: Send + Sync {
     /// How many rows older than `before` are, or will be made, over.
-    async fn count_retired(&self, what: Retired, before: Timestamp) -> Result<u64, StoreError>;
+    async fn count_retired(&self, what: RetentionClass, before: Timestamp) -> Result<u64, StoreError>;
 
     /// Looks at the next `limit` rows older than `before` and retires, in one transaction, those that are over and that no
     /// other node has in hand.
-    async fn retire(&self, what: Retired, range: Range, limit: u32) -> Result<Step, StoreError>;
+    async fn retire(&self, what: RetentionClass, range: Range, limit: u32) -> Result<Step, StoreError>;
 
     /// Looks at the next `limit` notifications older than `before`. Those that are not over and never would be by
     /// themselves expire at `before`, which makes them due now: so badges hear of it before they are archived.
@@ -92,15 +92,15 @@ pub trait RetentionStore: Send + Sync {
 
     /// The rows of an archive table that leave it next: those that were begun with and are still there, or the oldest, at
     /// most `limit`. Begun is committed when it returns.
-    async fn begin_export(&self, table: Cold, limit: u32) -> Result<Option<Export>, StoreError>;
+    async fn begin_export(&self, table: ArchiveTable, limit: u32) -> Result<Option<Export>, StoreError>;
 
     /// Deletes rows whose object is kept. Nothing where another node did.
-    async fn finish_export(&self, table: Cold, id: Uuid) -> Result<(), StoreError>;
+    async fn finish_export(&self, table: ArchiveTable, id: Uuid) -> Result<(), StoreError>;
 }
 
 /// A table of cold rows that can leave the database as newline JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cold {
+pub enum ArchiveTable {
     Events,
     Notifications,
     NotificationStates,
@@ -120,7 +120,7 @@ pub(super) enum Shape {
     Address,
 }
 
-impl Cold {
+impl ArchiveTable {
     pub const ALL: [Self; 4] = [Self::Events, Self::Notifications, Self::NotificationStates, Self::AuditLog];
 
     #[must_use]
@@ -219,19 +219,19 @@ impl Cold {
     }
 }
 
-/// Cold rows on their way out: the same rows under the same name until they are gone, however often it is begun and by
+/// ArchiveTable rows on their way out: the same rows under the same name until they are gone, however often it is begun and by
 /// whichever node, so that an object written twice is one object.
 #[derive(Debug)]
 pub struct Export {
     pub id: Uuid,
-    pub table: Cold,
+    pub table: ArchiveTable,
     pub rows: u64,
     /// One JSON object a row, each ended by a newline.
     pub lines: String,
 }
 
 impl Export {
-    pub(super) fn new(id: Uuid, table: Cold, rows: &[String]) -> Self {
+    pub(super) fn new(id: Uuid, table: ArchiveTable, rows: &[String]) -> Self {
         let mut lines = String::with_capacity(rows.iter().map(|row| row.len() + 1).sum());
         for row in rows {
             lines.push_str(row);

@@ -10,10 +10,10 @@ use oriva_hub_actors::{measures, model::Timestamp};
 
 use super::{Progress, Worker, WorkerError};
 use crate::{
-    archive::{NotKept, ObjectArchive},
+    archive::{ArchiveError, ObjectArchive},
     config::Retention,
     hub::NextExpiry,
-    store::{Cold, Outcome, Range, Retired, Step, Store, StoreError, Submission, within_deadline},
+    store::{ArchiveTable, Outcome, Range, RetentionClass, Step, Store, StoreError, Submission, within_deadline},
 };
 
 /// Rows of one transaction: no long lock.
@@ -21,7 +21,7 @@ const CHUNK: u32 = 1000;
 /// Rows of one object, which is put together in memory: at 64 KiB of data each some 32 MiB.
 const OBJECT_ROWS: u32 = 500;
 /// After each `retention.batch` rows, so that publishing is not held up.
-const BREATH: Duration = Duration::from_millis(100);
+const THROTTLE: Duration = Duration::from_millis(100);
 /// Until what was made to expire has, and can be archived.
 const UNTIL_EXPIRED: Duration = Duration::from_secs(60);
 /// After a failure of the place for objects.
@@ -38,17 +38,17 @@ pub struct Archiver {
 pub struct Pass {
     /// Notifications that were made to expire. They are archived by a later pass.
     pub expired: u64,
-    pub retired: [(Retired, u64); Retired::ALL.len()],
+    pub retired: [(RetentionClass, u64); RetentionClass::ALL.len()],
 }
 
 /// Why a pass did not come to its end. What it did before stays done.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub enum ArchiverError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The rows stay in the archive tables, and go with a later pass.
     #[error("retention.archive_url cannot be written")]
-    Objects(#[from] NotKept),
+    Objects(#[from] ArchiveError),
 }
 
 impl Archiver {
@@ -61,7 +61,7 @@ impl Archiver {
     ///
     /// # Errors
     /// Where the store or the place for objects fails.
-    pub async fn run(&self) -> Result<Pass, ArchiveError> {
+    pub async fn run(&self) -> Result<Pass, ArchiverError> {
         let now = Timestamp::now();
         let old = before(now, self.config.days);
         // They end as any notification does, with an event that badges hear.
@@ -70,7 +70,7 @@ impl Archiver {
             tracing::info!(count = expired, "past retention and not over: ending them");
             self.next_expiry.bring_forward(now);
         }
-        let mut retired = Retired::ALL.map(|what| (what, 0));
+        let mut retired = RetentionClass::ALL.map(|what| (what, 0));
         for (what, count) in &mut retired {
             let what = *what;
             let old = before(now, self.days(what));
@@ -91,7 +91,7 @@ impl Archiver {
     ///
     /// # Errors
     /// As [`Archiver::run`].
-    pub async fn run_to_the_end(&self) -> Result<Pass, ArchiveError> {
+    pub async fn run_until_empty(&self) -> Result<Pass, ArchiverError> {
         let mut pass = self.run().await?;
         if pass.expired > 0 {
             self.end_what_is_due().await?;
@@ -134,20 +134,20 @@ impl Archiver {
             looked_at += chunk;
             if looked_at >= self.config.batch {
                 looked_at = 0;
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(THROTTLE).await;
             }
         }
     }
 
     /// Empties the archive tables: rows are deleted once their object is found again, whole.
-    async fn export(&self, objects: &ObjectArchive) -> Result<(), ArchiveError> {
-        for table in Cold::ALL {
+    async fn export(&self, objects: &ObjectArchive) -> Result<(), ArchiverError> {
+        for table in ArchiveTable::ALL {
             while let Some(export) = within_deadline(&*self.store, self.store.begin_export(table, OBJECT_ROWS)).await? {
                 let name = export.name();
-                objects.keep(&name, export.lines).await?;
+                objects.put(&name, export.lines).await?;
                 within_deadline(&*self.store, self.store.finish_export(table, export.id)).await?;
                 tracing::info!(object = name, rows = export.rows, "archived");
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(THROTTLE).await;
             }
         }
         Ok(())
@@ -157,9 +157,9 @@ impl Archiver {
     ///
     /// # Errors
     /// Where the store fails.
-    pub async fn due(&self) -> Result<[(Retired, u64); Retired::ALL.len()], StoreError> {
+    pub async fn due(&self) -> Result<[(RetentionClass, u64); RetentionClass::ALL.len()], StoreError> {
         let now = Timestamp::now();
-        let mut due = Retired::ALL.map(|what| (what, 0));
+        let mut due = RetentionClass::ALL.map(|what| (what, 0));
         for (what, count) in &mut due {
             *count = self.store.count_retired(*what, before(now, self.days(*what))).await?;
         }
@@ -167,11 +167,11 @@ impl Archiver {
     }
 
     /// How long something is kept.
-    const fn days(&self, what: Retired) -> u32 {
+    const fn days(&self, what: RetentionClass) -> u32 {
         match what {
-            Retired::Events | Retired::Notifications | Retired::Deliveries => self.config.days,
-            Retired::DeliveryLog => self.config.delivery_log_days,
-            Retired::AuditLog => self.config.audit_days,
+            RetentionClass::Events | RetentionClass::Notifications | RetentionClass::Deliveries => self.config.days,
+            RetentionClass::DeliveryLog => self.config.delivery_log_days,
+            RetentionClass::AuditLog => self.config.audit_days,
         }
     }
 }
@@ -197,20 +197,20 @@ impl Worker for Archiver {
         until_midnight()
     }
 
-    fn takes_its_time(&self) -> bool {
+    fn manages_own_deadline(&self) -> bool {
         true
     }
 
     async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         match self.run().await {
             Ok(pass) => Ok(Progress::Until(if pass.expired > 0 { UNTIL_EXPIRED } else { until_midnight() })),
-            Err(ArchiveError::Store(error)) => Err(error.into()),
-            Err(error @ ArchiveError::Objects(_)) => {
+            Err(ArchiverError::Store(error)) => Err(error.into()),
+            Err(error @ ArchiverError::Objects(_)) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "cannot archive: look at the address and its credentials; rows wait in the archive tables"
                 );
-                Err(WorkerError::Elsewhere { again_in: ANOTHER_TRY })
+                Err(WorkerError::Logged { retry_in: ANOTHER_TRY })
             }
         }
     }

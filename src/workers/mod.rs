@@ -12,7 +12,7 @@ mod webhook_recovery;
 
 use std::{sync::Arc, time::Duration};
 
-pub use archiver::{ArchiveError, Archiver};
+pub use archiver::{ArchiverError, Archiver};
 use async_trait::async_trait;
 pub use delivery_receipts::DeliveryReceiptWriter;
 pub use idempotency_purge::IdempotencyPurge;
@@ -46,7 +46,7 @@ pub enum WorkerError {
     Store(#[from] StoreError),
     /// Something other than the store, of which the worker told the log itself.
     #[error("it failed, and told the log why")]
-    Elsewhere { again_in: Duration },
+    Logged { retry_in: Duration },
 }
 
 /// One worker.
@@ -56,7 +56,7 @@ pub trait Worker {
     fn period(&self) -> Duration;
 
     /// Whether a run may take longer than the store has for an answer, and holds its questions to that time itself.
-    fn takes_its_time(&self) -> bool {
+    fn manages_own_deadline(&self) -> bool {
         false
     }
 
@@ -81,7 +81,7 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
     }
     actix_rt::spawn(async move {
         loop {
-            let run = if worker.takes_its_time() {
+            let run = if worker.manages_own_deadline() {
                 worker.run_once().await
             } else {
                 within_deadline(&*store, worker.run_once()).await
@@ -106,7 +106,7 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
                     tracing::warn!(worker = name, error, "worker failed");
                     worker.period().min(LONGEST_AFTER_FAILURE)
                 }
-                Err(WorkerError::Elsewhere { again_in }) => again_in,
+                Err(WorkerError::Logged { retry_in }) => retry_in,
             };
             worker.pause(pause).await;
         }

@@ -49,7 +49,7 @@ impl Worker for NotificationExpiry {
             // The rows stay due.
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "notifications not ended");
-                return Err(WorkerError::Elsewhere { again_in: AFTER_FAILURE });
+                return Err(WorkerError::Logged { retry_in: AFTER_FAILURE });
             }
         };
         if ended > 0 {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, io::Read as _, path::Path, process::Stdio};
 use oriva_hub::{
     archive::ObjectArchive,
     config::Retention,
-    store::{Cold, Retired},
+    store::{ArchiveTable, RetentionClass},
     workers::Archiver,
 };
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ async fn archiver(hub: &TestHub, config: &Retention) -> Archiver {
     Archiver::new(hub.database.store().await, config, hub.hub.next_expiry())
 }
 
-fn count(done: &[(Retired, u64)], what: Retired) -> u64 {
+fn count(done: &[(RetentionClass, u64)], what: RetentionClass) -> u64 {
     done.iter().find(|(kind, _)| *kind == what).map(|(_, count)| *count).unwrap()
 }
 
@@ -52,14 +52,14 @@ async fn what_is_old_is_moved_and_nothing_is_lost_or_doubled(backend: Backend) {
     }
     app.broadcast("b").await;
     let kept = archiver(&hub, &Retention { days: 90, delivery_log_days: 30, ..ALL }).await;
-    assert_eq!(count(&kept.run().await.unwrap().retired, Retired::Events), 0, "young ones stay");
+    assert_eq!(count(&kept.run().await.unwrap().retired, RetentionClass::Events), 0, "young ones stay");
 
     // Two nodes at the same moment.
     let (one, two) = (archiver(&hub, &ALL).await, archiver(&hub, &ALL).await);
-    assert_eq!(count(&one.due().await.unwrap(), Retired::Events), 2501);
+    assert_eq!(count(&one.due().await.unwrap(), RetentionClass::Events), 2501);
     let (first, second) = tokio::join!(one.run(), two.run());
-    let moved = count(&first.unwrap().retired, Retired::Events) + count(&second.unwrap().retired, Retired::Events);
-    let rest = count(&one.run().await.unwrap().retired, Retired::Events);
+    let moved = count(&first.unwrap().retired, RetentionClass::Events) + count(&second.unwrap().retired, RetentionClass::Events);
+    let rest = count(&one.run().await.unwrap().retired, RetentionClass::Events);
     assert_eq!(moved + rest, 2501);
     assert_eq!(number(&hub, "select count(*) from platform_events").await, 0);
     let sum = "select count(*) from platform_events_archive where entity_id <> '' and app_offset between 1 and 2501";
@@ -86,10 +86,10 @@ async fn a_notification_that_is_not_over_ends_before_it_is_archived(backend: Bac
 
     let archiver = archiver(&hub, &ALL).await;
     // The one that is over; and the other where the expiry worker was quicker.
-    let mut archived = count(&archiver.run().await.unwrap().retired, Retired::Notifications);
+    let mut archived = count(&archiver.run().await.unwrap().retired, RetentionClass::Notifications);
     let frame = socket.frame().await;
     assert_eq!((&frame["event_type"], &frame["entity_id"]), (&json!("notification.expired"), &json!(unread)));
-    archived += count(&archiver.run().await.unwrap().retired, Retired::Notifications);
+    archived += count(&archiver.run().await.unwrap().retired, RetentionClass::Notifications);
     assert_eq!(archived, 2);
     for (table, rows) in [
         ("platform_notifications", 0),
@@ -114,10 +114,10 @@ async fn deliveries_and_their_log_are_deleted(backend: Backend) {
     app.publish("alice", 1).await;
     eventually("it is delivered", async || number(&hub, "select count(*) from webhook_delivery_log").await == 1).await;
     let log_only = Retention { days: 90, ..ALL };
-    assert_eq!(count(&archiver(&hub, &log_only).await.run().await.unwrap().retired, Retired::DeliveryLog), 1);
+    assert_eq!(count(&archiver(&hub, &log_only).await.run().await.unwrap().retired, RetentionClass::DeliveryLog), 1);
     assert_eq!(number(&hub, "select count(*) from webhook_deliveries").await, 1);
     let done = archiver(&hub, &ALL).await.run().await.unwrap().retired;
-    assert_eq!((count(&done, Retired::Deliveries), count(&done, Retired::Events)), (1, 1));
+    assert_eq!((count(&done, RetentionClass::Deliveries), count(&done, RetentionClass::Events)), (1, 1));
 }
 
 async fn the_audit_log_leaves_after_its_own_time(backend: Backend) {
@@ -131,11 +131,11 @@ async fn the_audit_log_leaves_after_its_own_time(backend: Backend) {
     };
     let entry = log(&shown).await.remove(0);
     let rows = u64::try_from(number(&hub, "select count(*) from audit_log").await).unwrap();
-    assert_eq!(count(&archiver(&hub, &YOUNG).await.run().await.unwrap().retired, Retired::AuditLog), 0, "a year");
+    assert_eq!(count(&archiver(&hub, &YOUNG).await.run().await.unwrap().retired, RetentionClass::AuditLog), 0, "a year");
 
     let old = archiver(&hub, &Retention { audit_days: 0, ..YOUNG }).await;
-    assert_eq!(count(&old.due().await.unwrap(), Retired::AuditLog), rows);
-    assert_eq!(count(&old.run().await.unwrap().retired, Retired::AuditLog), rows);
+    assert_eq!(count(&old.due().await.unwrap(), RetentionClass::AuditLog), rows);
+    assert_eq!(count(&old.run().await.unwrap().retired, RetentionClass::AuditLog), rows);
     assert_eq!(log(&shown).await, [] as [Value; 0]);
     assert_eq!(number(&hub, "select count(*) from audit_log_archive").await.unsigned_abs(), rows);
 
@@ -177,7 +177,7 @@ async fn however_many_are_not_over_all_of_them_end(backend: Backend) {
     let later = app.notify(&later).await;
 
     let config = Retention { batch: 2, ..ALL };
-    assert_eq!(count(&archiver(&hub, &config).await.due().await.unwrap(), Retired::Notifications), 7);
+    assert_eq!(count(&archiver(&hub, &config).await.due().await.unwrap(), RetentionClass::Notifications), 7);
     let first = archiver(&hub, &config).await.run().await.unwrap();
     assert_eq!(first.expired, 7);
     let inbox = app.user("alice").await;
@@ -185,7 +185,7 @@ async fn however_many_are_not_over_all_of_them_end(backend: Backend) {
     let second = archiver(&hub, &config).await.run().await.unwrap();
     assert_eq!(second.expired, 0);
     // The expiry worker may be quicker than the first pass.
-    assert_eq!([first, second].map(|pass| count(&pass.retired, Retired::Notifications)).iter().sum::<u64>(), 7);
+    assert_eq!([first, second].map(|pass| count(&pass.retired, RetentionClass::Notifications)).iter().sum::<u64>(), 7);
     // What says itself when it ends is kept until then.
     let kept = inbox.get(&later).await;
     assert_eq!(
@@ -202,7 +202,7 @@ async fn the_command_ends_what_has_to_end_first(backend: Backend) {
         app.notify(&App::notification("alice", title)).await;
     }
     let archiver = Archiver::new(hub.database.store().await, &ALL, Default::default());
-    assert_eq!(count(&archiver.run_to_the_end().await.unwrap().retired, Retired::Notifications), 3);
+    assert_eq!(count(&archiver.run_to_the_end().await.unwrap().retired, RetentionClass::Notifications), 3);
     assert_eq!(app.user("alice").await.unread().await, 0);
     let expired = "select count(*) from platform_events_archive where event_type = 'expired'";
     assert_eq!(number(&hub, expired).await, 3);
@@ -245,8 +245,8 @@ async fn what_is_cold_leaves_for_a_directory_once(backend: Backend) {
     let url = format!("file://{}", folder.display());
     // A node wrote an object and was killed before it could say so.
     let store = hub.database.store().await;
-    assert_eq!(count(&archiver(&hub, &ALL).await.run().await.unwrap().retired, Retired::Events), 2702);
-    let begun = store.begin_export(Cold::Events, 500).await.unwrap().unwrap();
+    assert_eq!(count(&archiver(&hub, &ALL).await.run().await.unwrap().retired, RetentionClass::Events), 2702);
+    let begun = store.begin_export(ArchiveTable::Events, 500).await.unwrap().unwrap();
     assert_eq!((begun.rows, begun.lines.lines().count()), (500, 500));
     ObjectArchive::open(&url).unwrap().keep(&begun.name(), begun.lines.clone()).await.unwrap();
 
@@ -255,7 +255,7 @@ async fn what_is_cold_leaves_for_a_directory_once(backend: Backend) {
     let (one, two) = (archiver(&hub, &config).await, archiver(&hub, &config).await);
     let (first, second) = tokio::join!(one.run(), two.run());
     let _ = (first.unwrap(), second.unwrap());
-    store.finish_export(Cold::Events, begun.id).await.unwrap();
+    store.finish_export(ArchiveTable::Events, begun.id).await.unwrap();
 
     let kept = lines(&folder.join("events"));
     let offsets: HashSet<u64> = kept.iter().map(|line| line["app_offset"].as_u64().unwrap()).collect();

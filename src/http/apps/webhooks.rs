@@ -22,7 +22,7 @@ use crate::{
             requests::{self, NewWebhook},
         },
     },
-    hub::{Hub, WebhookWanted, warning},
+    hub::{Hub, NewWebhookRequest, warning},
     store::{Webhook, WebhookChange},
 };
 
@@ -155,7 +155,7 @@ pub async fn create(
     let backoff = fields.integer("retry_backoff_seconds", 1..=MAX_BACKOFF_SECONDS).unwrap_or(DEFAULT_BACKOFF_SECONDS);
     fields.finish().map_err(Problem::invalid)?;
     let (Some(url), Some(subscribed_events)) = (url, events) else { return Err(Problem::invalid(Vec::new())) };
-    let wanted = WebhookWanted {
+    let wanted = NewWebhookRequest {
         url,
         subscribed_events,
         description,

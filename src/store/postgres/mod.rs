@@ -207,7 +207,7 @@ impl Store for PostgresStore {
         Pool { size: self.pool.size(), idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX) }
     }
 
-    fn distrust(&self) {
+    fn suspect_connections(&self) {
         self.trust.lost();
     }
 

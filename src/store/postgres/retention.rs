@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::store::{
-    Cold, Export, Range, RetentionStore, Retired, Step, StoreError,
+    ArchiveTable, Export, Range, RetentionStore, RetentionClass, Step, StoreError,
     retention::{Shape, first_id_at, unpack},
 };
 
@@ -17,17 +17,17 @@ const IS_OPEN: &str = "exists (select from notification_state s where s.notifica
 
 #[async_trait]
 impl RetentionStore for PostgresStore {
-    async fn count_retired(&self, what: Retired, before: Timestamp) -> Result<u64, StoreError> {
+    async fn count_retired(&self, what: RetentionClass, before: Timestamp) -> Result<u64, StoreError> {
         let rows = match what {
-            Retired::Events => "platform_events n where n.id < $1".to_owned(),
-            Retired::Notifications => {
+            RetentionClass::Events => "platform_events n where n.id < $1".to_owned(),
+            RetentionClass::Notifications => {
                 format!(
                     "platform_notifications n where n.id < $1 and not (coalesce(n.expires_at > now(), false) and {IS_OPEN})"
                 )
             }
-            Retired::Deliveries => "webhook_deliveries n where n.id < $1 and n.status <> 'delivering'".to_owned(),
-            Retired::DeliveryLog => "webhook_delivery_log n where n.id < $1".to_owned(),
-            Retired::AuditLog => "audit_log n where n.id < $1".to_owned(),
+            RetentionClass::Deliveries => "webhook_deliveries n where n.id < $1 and n.status <> 'delivering'".to_owned(),
+            RetentionClass::DeliveryLog => "webhook_delivery_log n where n.id < $1".to_owned(),
+            RetentionClass::AuditLog => "audit_log n where n.id < $1".to_owned(),
         };
         let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {rows}")))
             .bind(first_id_at(before))
@@ -36,15 +36,15 @@ impl RetentionStore for PostgresStore {
         Ok(count.unsigned_abs())
     }
 
-    async fn retire(&self, what: Retired, range: Range, limit: u32) -> Result<Step, StoreError> {
+    async fn retire(&self, what: RetentionClass, range: Range, limit: u32) -> Result<Step, StoreError> {
         let (rows, is_over, statements): (_, _, &[&str]) = match what {
-            Retired::Events => (
+            RetentionClass::Events => (
                 "platform_events",
                 "true".to_owned(),
                 &["with gone as (delete from platform_events where id = any($1) returning *) \
                    insert into platform_events_archive select * from gone"],
             ),
-            Retired::Notifications => (
+            RetentionClass::Notifications => (
                 "platform_notifications",
                 format!("not {IS_OPEN}"),
                 &[
@@ -53,15 +53,15 @@ impl RetentionStore for PostgresStore {
                     "delete from platform_notifications where id = any($1)",
                 ],
             ),
-            Retired::Deliveries => (
+            RetentionClass::Deliveries => (
                 "webhook_deliveries",
                 "n.status <> 'delivering'".to_owned(),
                 &["delete from webhook_deliveries where id = any($1)"],
             ),
-            Retired::DeliveryLog => {
+            RetentionClass::DeliveryLog => {
                 ("webhook_delivery_log", "true".to_owned(), &["delete from webhook_delivery_log where id = any($1)"])
             }
-            Retired::AuditLog => (
+            RetentionClass::AuditLog => (
                 "audit_log",
                 "true".to_owned(),
                 &["with gone as (delete from audit_log where id = any($1) returning *) \
@@ -93,7 +93,7 @@ impl RetentionStore for PostgresStore {
         Ok(Step { last: looked_at.last().map(|(id, _)| *id), done: endless.len() as u64 })
     }
 
-    async fn begin_export(&self, table: Cold, limit: u32) -> Result<Option<Export>, StoreError> {
+    async fn begin_export(&self, table: ArchiveTable, limit: u32) -> Result<Option<Export>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         // Waits for whoever finishes one: what is deleted with it is not begun with again. Of two that begin at once one waits,
         // and goes on with what the other began.
@@ -129,7 +129,7 @@ impl RetentionStore for PostgresStore {
         Ok(Some(Export::new(id, table, &lines)))
     }
 
-    async fn finish_export(&self, table: Cold, id: Uuid) -> Result<(), StoreError> {
+    async fn finish_export(&self, table: ArchiveTable, id: Uuid) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         let ids: Option<Vec<u8>> = sqlx::query_scalar("delete from archive_exports where id = $1 returning ids")
             .bind(id)

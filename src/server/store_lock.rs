@@ -13,16 +13,16 @@ use super::ServeError;
 ///
 /// The lock is on a file beside the store's own: closing another handle of that one would let go of SQLite's locks.
 #[derive(Debug)]
-pub(super) struct Sole {
+pub(super) struct StoreLock {
     _held: File,
 }
 
-impl Sole {
+impl StoreLock {
     /// Takes it. The store's folder is made where it is missing.
     ///
     /// # Errors
     /// [`ServeError::Served`] where another hub has it; [`ServeError::Lock`] where there can be no such file.
-    pub fn of(store: &Path) -> Result<Self, ServeError> {
+    pub fn acquire(store: &Path) -> Result<Self, ServeError> {
         let path = store.with_extension("lock");
         let failed = |error| ServeError::Lock(path.clone(), error);
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
