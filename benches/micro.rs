@@ -14,7 +14,7 @@ use oriva_hub::{
 };
 use oriva_hub_actors::{
     model::{
-        AppId, Category, EventId, EventPattern, EventType, JsonObject, Published, SigningSecret, StreamKind, Timestamp,
+        AppId, Category, EventId, EventPattern, EventType, JsonObject, PublishedEvent, SigningSecret, StreamKind, Timestamp,
         UserId, WebhookId,
     },
     testing::{FanOut, Routing, assemble, event},
@@ -32,7 +32,7 @@ fn words(c: &mut Criterion) {
     c.bench_function("event heard from another node", |b| {
         let published = event("alice", 7, 42);
         let (frame, offsets) = (published.frame(StreamKind::User), published.event().offsets);
-        b.iter(|| Published::heard(StreamKind::User, black_box(frame.clone()), offsets, false, None));
+        b.iter(|| PublishedEvent::from_frame(StreamKind::User, black_box(frame.clone()), offsets, false, None));
     });
 
     let text = br#"{"action":"subscribe","event_types":["notification.*","session.*"],"id":"1"}"#;

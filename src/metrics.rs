@@ -1,4 +1,4 @@
-//! What is measured, as Prometheus reads it (contract §8). The names are the realtime core's `measures`.
+//! What is measured, as Prometheus reads it (contract §8). The names are the realtime core's `metric_names`.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -7,7 +7,7 @@ use std::{
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use oriva_hub_actors::{
-    measures::{self, Kind, Measure},
+    metric_names::{self, Kind, Metric},
     model::StreamKind,
 };
 
@@ -29,7 +29,7 @@ pub fn start() {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&SECONDS)
             .and_then(|builder| {
-                builder.set_buckets_for_metric(Matcher::Full(measures::WRITER_BATCH.to_owned()), &SIZES)
+                builder.set_buckets_for_metric(Matcher::Full(metric_names::WRITER_BATCH.to_owned()), &SIZES)
             })
             .map(PrometheusBuilder::build_recorder);
         let recorder = recorder.unwrap_or_else(|_| PrometheusBuilder::new().build_recorder());
@@ -37,7 +37,7 @@ pub fn start() {
         if metrics::set_global_recorder(recorder).is_err() {
             tracing::warn!("another recorder is installed; /metrics stays empty");
         }
-        for Measure { name, kind, help } in measures::ALL {
+        for Metric { name, kind, help } in metric_names::ALL {
             match kind {
                 Kind::Counter => metrics::describe_counter!(*name, *help),
                 Kind::Gauge => metrics::describe_gauge!(*name, *help),
@@ -45,12 +45,12 @@ pub fn start() {
             }
         }
         // What nothing has been counted of yet is 0, where its labels are known, and not absent.
-        metrics::counter!(measures::STREAMS_OPENED).increment(0);
-        metrics::counter!(measures::OVERFLOWS).increment(0);
+        metrics::counter!(metric_names::STREAMS_OPENED).increment(0);
+        metrics::counter!(metric_names::OVERFLOWS).increment(0);
         for kind in [StreamKind::App, StreamKind::User, StreamKind::Broadcast] {
-            metrics::counter!(measures::GAP_PAGES, "stream" => kind.as_str()).increment(0);
+            metrics::counter!(metric_names::GAP_PAGES, "stream" => kind.as_str()).increment(0);
         }
-        metrics::gauge!(measures::BUILD, "version" => env!("ORIVA_HUB_VERSION")).set(1.0);
+        metrics::gauge!(metric_names::BUILD, "version" => env!("ORIVA_HUB_VERSION")).set(1.0);
         handle
     });
     actix_rt::spawn(async move {
@@ -69,23 +69,23 @@ pub async fn render(hub: &Hub) -> String {
 
 /// Looks at what is not counted as it happens.
 async fn observe(hub: &Hub) {
-    metrics::gauge!(measures::SOCKETS).set(hub.online().open_sockets() as f64);
-    metrics::gauge!(measures::SESSIONS).set(hub.online().observe().await.sessions as f64);
+    metrics::gauge!(metric_names::SOCKETS).set(hub.online().open_sockets() as f64);
+    metrics::gauge!(metric_names::SESSIONS).set(hub.online().observe().await.sessions as f64);
     for state in BusState::ALL {
         let label = state.as_str();
-        metrics::gauge!(measures::BUS_STATE, "state" => label).set(if hub.bus() == state { 1.0 } else { 0.0 });
+        metrics::gauge!(metric_names::BUS_STATE, "state" => label).set(if hub.bus() == state { 1.0 } else { 0.0 });
     }
-    metrics::gauge!(measures::WRITER_QUEUE).set(hub.writer_queue() as f64);
+    metrics::gauge!(metric_names::WRITER_QUEUE).set(hub.writer_queue() as f64);
     let pool = hub.pool();
-    metrics::gauge!(measures::STORE_CONNECTIONS, "state" => "idle").set(f64::from(pool.idle));
-    metrics::gauge!(measures::STORE_CONNECTIONS, "state" => "in_use")
+    metrics::gauge!(metric_names::STORE_CONNECTIONS, "state" => "idle").set(f64::from(pool.idle));
+    metrics::gauge!(metric_names::STORE_CONNECTIONS, "state" => "in_use")
         .set(f64::from(pool.size - pool.idle.min(pool.size)));
-    metrics::gauge!(measures::DELIVERIES_IN_FLIGHT).set(hub.deliveries_in_flight().await as f64);
+    metrics::gauge!(metric_names::DELIVERIES_IN_FLIGHT).set(hub.deliveries_in_flight().await as f64);
 }
 
 /// Counts a lookup in a cache.
 pub fn cache_lookup(cache: &'static str, is_hit: bool) {
-    metrics::counter!(measures::CACHE_LOOKUPS, "cache" => cache, "outcome" => if is_hit { "hit" } else { "miss" })
+    metrics::counter!(metric_names::CACHE_LOOKUPS, "cache" => cache, "outcome" => if is_hit { "hit" } else { "miss" })
         .increment(1);
 }
 
@@ -103,6 +103,6 @@ pub fn request(method: &actix_web::http::Method, route: Option<String>, status: 
     let method = method_label(method);
     let route: Arc<str> = route.map_or_else(|| "none".into(), Into::into);
     let status = status.to_string();
-    metrics::histogram!(measures::HTTP_REQUESTS, "method" => method, "route" => route, "status" => status)
+    metrics::histogram!(metric_names::HTTP_REQUESTS, "method" => method, "route" => route, "status" => status)
         .record(took.as_secs_f64());
 }

@@ -4,7 +4,7 @@
 //! what it offers are two handles, [`Realtime`] and
 //! [`Webhooks`].
 
-pub mod measures;
+pub mod metric_names;
 pub mod model;
 pub mod ports;
 pub mod protocol;

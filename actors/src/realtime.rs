@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    model::{AppId, ConnectionCounts, Identity, Published, RevokedCredentials, StreamKey, WebhookId},
+    model::{AppId, ConnectionCounts, Identity, PublishedEvent, RevokedCredentials, StreamKey, WebhookId},
     ports::{Bus, Credentials, EventHistory, Expiry, ConnectionLimiter, DeliveryReceipts},
     protocol::{Close, ServerFrame},
     socket_loop::{SocketLoop, SocketLoopHandle, SocketBounds},
@@ -120,7 +120,7 @@ impl Realtime {
         (hasher.finish() % self.shards.len() as u64) as usize
     }
 
-    fn of(&self, stream: &StreamKey) -> &Shard {
+    fn shard_of(&self, stream: &StreamKey) -> &Shard {
         &self.shards[self.index_of(stream)]
     }
 
@@ -130,7 +130,7 @@ impl Realtime {
     /// [`AcquireError`] where all are taken, or this node takes no more.
     pub async fn acquire(&self, identity: &Identity) -> Result<ReservedConnection, AcquireError> {
         let stream = identity.stream();
-        let shard = self.of(&stream);
+        let shard = self.shard_of(&stream);
         let registry = shard.registry();
         let permit = registry.send(Acquire { stream, scope: identity.scope() }).await.map_err(|_| AcquireError::Draining)??;
         Ok(ReservedConnection { permit, socket_loop: shard.socket_loop.clone() })
@@ -138,7 +138,7 @@ impl Realtime {
 
     /// Tells everybody concerned of events that are committed, in the order of commit. A hint: never waits, and what
     /// does not fit is healed from the store.
-    pub fn publish(&self, events: &[Arc<Published>]) {
+    pub fn publish(&self, events: &[Arc<PublishedEvent>]) {
         for shard in self.shards.iter() {
             let nobody_is_here = shard.context.connections.load(Ordering::SeqCst) == 0;
             let concerned = events.iter().filter(|event| {
@@ -146,11 +146,11 @@ impl Realtime {
                 // Every partition keeps its place in the broadcast stream, for whoever comes next.
                 event.offsets.broadcast.is_some()
                     || !nobody_is_here
-                        && (std::ptr::eq(self.of(&StreamKey::App(event.app_id.clone())), shard)
+                        && (std::ptr::eq(self.shard_of(&StreamKey::App(event.app_id.clone())), shard)
                             || event
                                 .user_id
                                 .clone()
-                                .is_some_and(|user| std::ptr::eq(self.of(&StreamKey::User(user)), shard)))
+                                .is_some_and(|user| std::ptr::eq(self.shard_of(&StreamKey::User(user)), shard)))
             });
             shard.route(concerned.cloned().collect());
         }
@@ -158,7 +158,7 @@ impl Realtime {
     }
 
     /// Passes on what other nodes committed, each event with the one stream that it was heard on. A hint, as `publish`.
-    pub fn receive(&self, events: Vec<(StreamKey, Arc<Published>)>) {
+    pub fn receive(&self, events: Vec<(StreamKey, Arc<PublishedEvent>)>) {
         let mut by_partition: Vec<Vec<_>> = self.shards.iter().map(|_| Vec::new()).collect();
         for (stream, event) in events {
             if stream == StreamKey::Broadcast {
@@ -177,7 +177,7 @@ impl Realtime {
     /// Passes on what is to be said to everybody of a stream on this node.
     pub fn send_frame(&self, stream: StreamKey, frame: Bytes) {
         // A hint that does not fit is not repeated.
-        let _ = self.of(&stream).registry().try_send(SendFrame { stream, frame });
+        let _ = self.shard_of(&stream).registry().try_send(SendFrame { stream, frame });
     }
 
     /// Tells an app's sockets that one of its webhooks was disabled.
@@ -205,7 +205,7 @@ impl Realtime {
 
     /// What a user or app holds on this node.
     pub async fn connection_counts(&self, stream: &StreamKey) -> ConnectionCounts {
-        self.of(stream).registry().send(CountsOf { stream: stream.clone() }).await.unwrap_or_default()
+        self.shard_of(stream).registry().send(CountsOf { stream: stream.clone() }).await.unwrap_or_default()
     }
 
     /// What every user and app holds on this node.
@@ -282,13 +282,13 @@ impl Realtime {
     /// Has a socket that there is not join its session.
     #[cfg(feature = "testing")]
     pub(crate) fn join(&self, join: crate::registry::Join) {
-        self.of(&join.identity.stream()).registry().do_send(join);
+        self.shard_of(&join.identity.stream()).registry().do_send(join);
     }
 
     /// Makes the session of this stream panic.
     #[cfg(any(test, feature = "testing"))]
     pub fn panic_session(&self, stream: StreamKey) {
-        self.of(&stream).registry().do_send(crate::registry::PanicSession { stream });
+        self.shard_of(&stream).registry().do_send(crate::registry::PanicSession { stream });
     }
 }
 
@@ -320,7 +320,7 @@ impl Shard {
             needs_resync: Arc::new(AtomicBool::new(false)),
         };
         let (registry, open) = (shard.registry.clone(), shard.open.clone());
-        let bounds = SocketBounds::of(&context.config);
+        let bounds = SocketBounds::from_config(&context.config);
         let handle = socket_loop;
         arbiter.spawn(keep_running("pump", move || SocketLoop::new(&handle, registry.clone(), bounds, open.clone()).run()));
         arbiter.spawn(shard.supervise(context));
@@ -331,7 +331,7 @@ impl Shard {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn route(&self, events: Vec<Arc<Published>>) {
+    fn route(&self, events: Vec<Arc<PublishedEvent>>) {
         if !events.is_empty() {
             self.hint(Route { events });
         }

@@ -24,7 +24,7 @@ use self::{
     entry::{Entry, Online},
 };
 use crate::{
-    model::{ConnectionCounts, Identity, Published, Scope, StreamKey, StreamKind, Timestamp},
+    model::{ConnectionCounts, Identity, PublishedEvent, Scope, StreamKey, StreamKind, Timestamp},
     realtime::ShardContext,
     socket_loop::SocketKey,
     session::{Session, ToSession},
@@ -78,14 +78,14 @@ pub(crate) struct Join {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Route {
-    pub events: Vec<Arc<Published>>,
+    pub events: Vec<Arc<PublishedEvent>>,
 }
 
 /// Events that other nodes committed, each with the one stream that it was heard on.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Received {
-    pub events: Vec<(StreamKey, Arc<Published>)>,
+    pub events: Vec<(StreamKey, Arc<PublishedEvent>)>,
 }
 
 /// Something may have been lost on the way here: compare with the store, now and for a while.
@@ -173,7 +173,7 @@ impl Registry {
         }
     }
 
-    fn deliver(&mut self, stream: &StreamKey, event: &Arc<Published>) {
+    fn deliver(&mut self, stream: &StreamKey, event: &Arc<PublishedEvent>) {
         if let Some(entry) = self.entries.get_mut(stream) {
             entry.deliver_own(event, stream.kind());
         }

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 use crate::{
     stream_cursor::REORDER_WINDOW,
-    measures,
-    model::{Offset, Published, StreamKey, StreamKind},
+    metric_names,
+    model::{Offset, PublishedEvent, StreamKey, StreamKind},
     realtime::ShardContext,
     protocol::{ClientFrame, Close},
     socket_loop::SocketKey,
@@ -40,13 +40,13 @@ const MAILBOX: usize = 512;
 
 /// Events of one stream that a session is told of at once, in the order of their offsets.
 pub(crate) enum Events {
-    One(Arc<Published>),
+    One(Arc<PublishedEvent>),
     /// Shared with the other sessions that are told of the same ones.
-    Many(Arc<[Arc<Published>]>),
+    Many(Arc<[Arc<PublishedEvent>]>),
 }
 
 impl Events {
-    pub(crate) fn as_slice(&self) -> &[Arc<Published>] {
+    pub(crate) fn as_slice(&self) -> &[Arc<PublishedEvent>] {
         match self {
             Self::One(event) => std::slice::from_ref(event),
             Self::Many(events) => events,
@@ -146,7 +146,7 @@ impl Session {
                     .spawn(ctx);
             }
             Effect::LoadPage { kind, after } => {
-                metrics::counter!(measures::GAP_PAGES, "stream" => kind.as_str()).increment(1);
+                metrics::counter!(metric_names::GAP_PAGES, "stream" => kind.as_str()).increment(1);
                 let stream = stream_of(kind);
                 async move {
                     let page = history.page(&stream, after, PAGE).await;
@@ -225,7 +225,7 @@ impl Handler<ToSession> for Session {
         self.step(input, ctx);
         drop(spans);
         if let Some(oldest) = oldest {
-            metrics::histogram!(measures::DELIVERY_LATENCY).record(oldest.age().as_secs_f64());
+            metrics::histogram!(metric_names::DELIVERY_LATENCY).record(oldest.age().as_secs_f64());
         }
     }
 }

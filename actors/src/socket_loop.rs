@@ -25,7 +25,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use wheel::{Deadlines, Due, Heartbeats};
 
 use crate::{
-    measures,
+    metric_names,
     realtime::RealtimeConfig,
     protocol::{
         ClientFrame, Close, ServerFrame, bare_close_frame, close_frame, parse_client_frame, ping_frame, pong_frame,
@@ -59,7 +59,7 @@ pub(crate) struct SocketBounds {
 }
 
 impl SocketBounds {
-    pub(crate) fn of(config: &RealtimeConfig) -> Self {
+    pub(crate) fn from_config(config: &RealtimeConfig) -> Self {
         Self {
             heartbeat: config.heartbeat,
             max_frame_bytes: config.max_frame_bytes,
@@ -134,8 +134,8 @@ impl SocketLoop {
         }
         let (frames, bytes) = std::mem::take(&mut self.queued);
         if frames > 0 {
-            metrics::counter!(measures::FRAMES_SENT).increment(frames);
-            metrics::counter!(measures::BYTES_SENT).increment(bytes);
+            metrics::counter!(metric_names::FRAMES_SENT).increment(frames);
+            metrics::counter!(metric_names::BYTES_SENT).increment(bytes);
         }
         Poll::Pending
     }
@@ -398,7 +398,7 @@ impl SocketLoop {
         if socket.is_closing() && !reading_stopped {
             return;
         }
-        metrics::counter!(measures::SOCKET_CLOSES, "code" => close.code().to_string()).increment(1);
+        metrics::counter!(metric_names::SOCKET_CLOSES, "code" => close.code().to_string()).increment(1);
         if matches!(close, Close::GoingAway | Close::TokenExpired) {
             socket.begin_close_in_order(close, close_frame(close));
         } else {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    model::{Offset, Published, StreamKind},
+    model::{Offset, PublishedEvent, StreamKind},
     ports::Page,
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct StreamCursor {
     /// The highest offset known to exist.
     head: Offset,
     /// Events that came ahead of others.
-    buffered: BTreeMap<Offset, Arc<Published>>,
+    buffered: BTreeMap<Offset, Arc<PublishedEvent>>,
     /// A page, or the end of the patience, is under way.
     is_waiting: bool,
     /// The highest offset known to exist when the last page was asked for.
@@ -52,7 +52,7 @@ impl StreamCursor {
 
     /// Takes an event from a hint (registry, bus) and appends to `ready` what may be delivered now. Events of two nodes
     /// overtake each other on their way; those that fill the gap soon need no look into the store.
-    pub(crate) fn accept(&mut self, event: Arc<Published>, ready: &mut Vec<Arc<Published>>) -> Need {
+    pub(crate) fn accept(&mut self, event: Arc<PublishedEvent>, ready: &mut Vec<Arc<PublishedEvent>>) -> Need {
         let offset = event.offset_in(self.kind);
         self.head = self.head.max(offset);
         if offset <= self.position {
@@ -89,7 +89,7 @@ impl StreamCursor {
     }
 
     /// Takes the page asked for. Where history no longer reaches back to the gap, the gap is passed over.
-    pub(crate) fn page(&mut self, page: Page, ready: &mut Vec<Arc<Published>>) -> Need {
+    pub(crate) fn page(&mut self, page: Page, ready: &mut Vec<Arc<PublishedEvent>>) -> Need {
         self.is_waiting = false;
         if page.head < self.head_when_asked {
             // Offsets are given in the order of commit, so whatever a hint tells of is in the store when it is asked. This
@@ -130,7 +130,7 @@ impl StreamCursor {
     }
 
     /// Delivers what is held as far as it follows.
-    fn release(&mut self, ready: &mut Vec<Arc<Published>>) {
+    fn release(&mut self, ready: &mut Vec<Arc<PublishedEvent>>) {
         while let Some(entry) = self.buffered.first_entry()
             && *entry.key() <= self.position + 1
         {
@@ -192,11 +192,11 @@ mod tests {
         assert!(!query.answered());
     }
 
-    fn stream(n: Offset) -> Vec<Arc<Published>> {
+    fn stream(n: Offset) -> Vec<Arc<PublishedEvent>> {
         (1..=n).map(|offset| event("alice", offset, offset)).collect()
     }
 
-    fn offsets(events: &[Arc<Published>]) -> Vec<Offset> {
+    fn offsets(events: &[Arc<PublishedEvent>]) -> Vec<Offset> {
         events.iter().map(|event| event.offset_in(StreamKind::User)).collect()
     }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     model::{
         AppId, Attempt, Backoff, Category, Claim, Delivery, DeliveryId, Event, EventId, EventType, JsonObject, Next,
-        Offset, Offsets, Published, Report, StreamKey, Target, Timestamp, UserId, Verdict, WebhookId,
+        Offset, Offsets, PublishedEvent, Report, StreamKey, Target, Timestamp, UserId, Verdict, WebhookId,
     },
     ports::{Deliveries, EventHistory, Page, Unavailable, WebhookSender},
 };
@@ -37,18 +37,18 @@ pub fn assemble(mut bytes: bytes::BytesMut) -> usize {
 /// # Panics
 /// Where `user` is no user id.
 #[must_use]
-pub fn event(user: &str, user_offset: Offset, app_offset: Offset) -> Arc<Published> {
+pub fn event(user: &str, user_offset: Offset, app_offset: Offset) -> Arc<PublishedEvent> {
     published(Some(user), Offsets { app: app_offset, user: Some(user_offset), broadcast: None })
 }
 
 /// A broadcast of app `work-buddy`, which is no platform app.
 #[must_use]
-pub fn broadcast(broadcast_offset: Offset, app_offset: Offset) -> Arc<Published> {
+pub fn broadcast(broadcast_offset: Offset, app_offset: Offset) -> Arc<PublishedEvent> {
     published(None, Offsets { app: app_offset, user: None, broadcast: Some(broadcast_offset) })
 }
 
-fn published(user: Option<&str>, offsets: Offsets) -> Arc<Published> {
-    Published::new(Event {
+fn published(user: Option<&str>, offsets: Offsets) -> Arc<PublishedEvent> {
+    PublishedEvent::new(Event {
         id: EventId::generate(),
         app_id: AppId::parse("work-buddy").expect("a slug"),
         user_id: user.map(|user| UserId::parse(user).expect("a user id")),
@@ -68,7 +68,7 @@ fn published(user: Option<&str>, offsets: Offsets) -> Arc<Published> {
 /// A history in memory that can be told to fail.
 #[derive(Default)]
 pub struct MemoryHistory {
-    events: Mutex<Vec<Arc<Published>>>,
+    events: Mutex<Vec<Arc<PublishedEvent>>>,
     down: std::sync::atomic::AtomicBool,
 }
 
@@ -77,7 +77,7 @@ impl MemoryHistory {
     ///
     /// # Panics
     /// Where another thread panicked while it held the lock.
-    pub fn commit(&self, event: Arc<Published>) {
+    pub fn commit(&self, event: Arc<PublishedEvent>) {
         self.events.lock().expect("no thread panicked").push(event);
     }
 
@@ -85,11 +85,11 @@ impl MemoryHistory {
         self.down.store(down, std::sync::atomic::Ordering::SeqCst);
     }
 
-    fn of(&self, stream: &StreamKey) -> Result<Vec<Arc<Published>>, Unavailable> {
+    fn events_of(&self, stream: &StreamKey) -> Result<Vec<Arc<PublishedEvent>>, Unavailable> {
         if self.down.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Unavailable);
         }
-        let holds = |event: &&Arc<Published>| match stream {
+        let holds = |event: &&Arc<PublishedEvent>| match stream {
             StreamKey::User(user) => event.event().user_id.as_ref() == Some(user),
             StreamKey::App(app) => event.event().app_id == *app,
             StreamKey::Broadcast => event.event().user_id.is_none(),
@@ -104,16 +104,16 @@ impl MemoryHistory {
 #[async_trait]
 impl EventHistory for MemoryHistory {
     async fn head(&self, stream: &StreamKey) -> Result<Offset, Unavailable> {
-        Ok(self.of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())))
+        Ok(self.events_of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())))
     }
 
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable> {
-        let last = |stream| Ok(self.of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())));
+        let last = |stream| Ok(self.events_of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())));
         streams.iter().map(last).collect()
     }
 
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable> {
-        let all = self.of(stream)?;
+        let all = self.events_of(stream)?;
         let head = all.last().map_or(0, |event| event.offset_in(stream.kind()));
         let events = all.into_iter().filter(|event| event.offset_in(stream.kind()) > after).take(limit).collect();
         Ok(Page { events, head })

@@ -12,7 +12,7 @@ use opentelemetry::{
 
 pub use opentelemetry::trace::SpanKind;
 
-use crate::model::{Published, TraceParent};
+use crate::model::{PublishedEvent, TraceParent};
 
 static TRACER: OnceLock<BoxedTracer> = OnceLock::new();
 
@@ -94,7 +94,7 @@ impl Span {
 
 /// One span for each event that somebody traces: from when this node wrote or heard it, until it is dropped.
 #[must_use]
-pub fn deliveries(events: &[std::sync::Arc<Published>]) -> Vec<Span> {
+pub fn deliveries(events: &[std::sync::Arc<PublishedEvent>]) -> Vec<Span> {
     if TRACER.get().is_none() {
         return Vec::new();
     }

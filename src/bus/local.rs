@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use oriva_hub_actors::{
-    model::{NodeId, Published, StreamKey},
+    model::{NodeId, PublishedEvent, StreamKey},
     ports::Bus,
 };
 
@@ -36,7 +36,7 @@ impl Bus for LocalBus {
         self.alone
     }
 
-    fn publish(&self, _: &[Arc<Published>]) {}
+    fn publish(&self, _: &[Arc<PublishedEvent>]) {}
 
     fn send_frame(&self, _: &StreamKey, _: &Bytes) {}
 

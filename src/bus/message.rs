@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oriva_hub_actors::{
-    model::{NodeId, Offsets, Published, StreamKey, StreamKind, TraceParent},
+    model::{NodeId, Offsets, PublishedEvent, StreamKey, StreamKind, TraceParent},
     protocol::text_of,
 };
 use uuid::Uuid;
@@ -36,7 +36,7 @@ pub(super) enum Message {
     /// A credential changed.
     Credentials,
     /// A committed event, on the channel of one of its streams.
-    Event(Arc<Published>),
+    Event(Arc<PublishedEvent>),
     /// Something to say to everybody of a stream.
     Frame(Bytes),
 }
@@ -116,7 +116,7 @@ impl Message {
                     let trace = rest.first_chunk().ok_or(DecodeError::Form)?;
                     (Some(TraceParent::from_bytes(*trace)), rest.slice(TraceParent::LENGTH..))
                 };
-                let event = Published::beats(stream, frame, offsets, flags & FROM_PLATFORM != 0, trace)
+                let event = PublishedEvent::beats(stream, frame, offsets, flags & FROM_PLATFORM != 0, trace)
                     .map_err(|_| DecodeError::Form)?;
                 Self::Event(event)
             }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn the_trace_of_an_event_goes_with_it() {
         let trace = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        let traced = Published::new(Event { trace, ..event("alice", 7, 42).event().clone() });
+        let traced = PublishedEvent::new(Event { trace, ..event("alice", 7, 42).event().clone() });
         let bytes: Bytes = Message::Event(traced.clone()).encode(NodeId::generate(), StreamKind::User).into();
         let decoded = Message::decode(bytes.clone(), NodeId::generate(), StreamKind::User);
         let Ok((_, Message::Event(beats))) = decoded else { panic!("an event") };
@@ -182,16 +182,16 @@ mod tests {
     #[test]
     fn whatever_else_comes_is_strange_and_nothing_worse() {
         let own = NodeId::generate();
-        let whole: Bytes = Message::Event(event("alice", 7, 42)).encode(NodeId::generate(), StreamKind::User).into();
-        for length in 0..whole.len() {
-            assert!(Message::decode(whole.slice(..length), own, StreamKind::User).is_err(), "{length}");
+        let whole_number: Bytes = Message::Event(event("alice", 7, 42)).encode(NodeId::generate(), StreamKind::User).into();
+        for length in 0..whole_number.len() {
+            assert!(Message::decode(whole_number.slice(..length), own, StreamKind::User).is_err(), "{length}");
         }
         // Bytes that are no frame would break the sockets that they are passed on to.
         for frame in [&b""[..], b"hello", b"\x81\x7e\x01", b"\x81\x05hell", b"\x81\x01\xff"] {
             let message = Message::Frame(Bytes::copy_from_slice(frame)).encode(NodeId::generate(), StreamKind::User);
             assert_eq!(Message::decode(message.into(), own, StreamKind::User).unwrap_err(), DecodeError::Form);
         }
-        let mut newer = whole.to_vec();
+        let mut newer = whole_number.to_vec();
         newer[0] = VERSION + 1;
         assert_eq!(Message::decode(newer.into(), own, StreamKind::User).unwrap_err(), DecodeError::Form);
     }

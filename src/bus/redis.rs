@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use oriva_hub_actors::{
-    model::{NodeId, Published, StreamKey},
+    model::{NodeId, PublishedEvent, StreamKey},
     ports::Bus,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -126,7 +126,7 @@ impl Bus for RedisBus {
         self.status.up_for().is_some_and(|up| up >= GRACE) && !self.status.has_unreachable_peer.load(Ordering::SeqCst)
     }
 
-    fn publish(&self, events: &[Arc<Published>]) {
+    fn publish(&self, events: &[Arc<PublishedEvent>]) {
         if events.is_empty() || !self.can_publish() {
             return;
         }

@@ -9,7 +9,7 @@ use actix_web::{
     web::{Bytes, BytesMut, Data},
 };
 use futures_util::StreamExt as _;
-use oriva_hub_actors::model::{Invalid, parse_json, whole};
+use oriva_hub_actors::model::{Invalid, parse_json, whole_number};
 use serde_json::{Map, Value};
 
 use super::problem::{Code, Problem};
@@ -239,7 +239,7 @@ impl Fields {
     }
 
     pub fn integer(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
-        match whole(&self.take(name)?).filter(|number| range.contains(number)) {
+        match whole_number(&self.take(name)?).filter(|number| range.contains(number)) {
             Some(number) => Some(number),
             None => {
                 self.fault(name, &format!("must be a whole number from {} to {}", range.start(), range.end()));

@@ -76,7 +76,7 @@ impl<C: RouteClass> AppKey<C> {
     /// # Errors
     /// 429, and nothing more was spent.
     pub async fn consume_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
-        consume(request, hub, &Charge::of(&self.holder), C::CLASS, cost).await
+        consume(request, hub, &Charge::from_key(&self.holder), C::CLASS, cost).await
     }
 
     /// Where the request came from.
@@ -123,7 +123,7 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
             let Caller::App(holder) = caller else {
                 return Err(Problem::new(Code::Forbidden, WANTS_KEY));
             };
-            consume(&request, &hub, &Charge::of(&holder), C::CLASS, 1).await?;
+            consume(&request, &hub, &Charge::from_key(&holder), C::CLASS, 1).await?;
             Ok(Self { holder, class: PhantomData })
         })
     }
@@ -186,7 +186,7 @@ impl<C: RouteClass> FromRequest for Inbox<C> {
                 return Err(Problem::not_found());
             }
             let (app, token_user, charge) = match caller {
-                Caller::App(holder) => (holder.app.clone(), None, Charge::of(&holder)),
+                Caller::App(holder) => (holder.app.clone(), None, Charge::from_key(&holder)),
                 Caller::User(holder) => {
                     let key = RateLimitKey::User(holder.issuer.id.clone(), holder.user.clone());
                     (holder.issuer, Some(holder.user), Charge { key, limits_of: None })
@@ -290,7 +290,7 @@ struct Charge {
 }
 
 impl Charge {
-    fn of(holder: &KeyHolder) -> Self {
+    fn from_key(holder: &KeyHolder) -> Self {
         Self { key: RateLimitKey::App(holder.app.id.clone()), limits_of: Some(holder.app.clone()) }
     }
 }

@@ -10,7 +10,7 @@ use crate::hub::{Field, Idempotency, Written};
 ///
 /// # Errors
 /// 400.
-pub fn of(request: &HttpRequest) -> Result<Option<impl FnOnce(&Bytes) -> Idempotency>, Problem> {
+pub fn from_request(request: &HttpRequest) -> Result<Option<impl FnOnce(&Bytes) -> Idempotency>, Problem> {
     let Some(key) = key(request)? else { return Ok(None) };
     let route = request.match_pattern().unwrap_or_default();
     Ok(Some(move |body: &Bytes| {

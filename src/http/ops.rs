@@ -29,7 +29,7 @@ pub async fn metrics(hub: Data<Hub>) -> HttpResponse {
     security(()),
 )]
 pub async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(Probe::of("ok"))
+    HttpResponse::Ok().json(Probe::healthy("ok"))
 }
 
 /// Whether requests can be served.
@@ -57,7 +57,7 @@ pub async fn readyz(hub: Data<Hub>) -> HttpResponse {
         Ok(()) if matches!(hub.bus(), BusState::Away | BusState::Split) => {
             HttpResponse::Ok().json(Probe { status: "degraded", failing: Some("bus") })
         }
-        Ok(()) => HttpResponse::Ok().json(Probe::of("ready")),
+        Ok(()) => HttpResponse::Ok().json(Probe::healthy("ready")),
         Err(part) => HttpResponse::ServiceUnavailable()
             .insert_header((header::RETRY_AFTER, "1"))
             .json(Probe { status: "unavailable", failing: Some(part) }),
@@ -75,7 +75,7 @@ struct Probe {
 }
 
 impl Probe {
-    fn of(status: &'static str) -> Self {
+    fn healthy(status: &'static str) -> Self {
         Self { status, failing: None }
     }
 }

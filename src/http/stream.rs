@@ -17,7 +17,7 @@ use actix_http::{
 use actix_web::http::header::{self, HeaderValue};
 use futures_util::SinkExt as _;
 use oriva_hub_actors::{
-    AcquireError, Transport, measures,
+    AcquireError, Transport, metric_names,
     model::{AppId, Identity, RevokedCredentials},
     ports::Expiry,
     protocol::Close,
@@ -135,7 +135,7 @@ async fn serve<T: IntoTransport>(
                 user_id = identity.user().map(tracing::field::display),
                 "stream opened"
             );
-            metrics::counter!(measures::STREAMS_OPENED).increment(1);
+            metrics::counter!(metric_names::STREAMS_OPENED).increment(1);
             let parts = framed.into_parts();
             let identity = Arc::new(identity);
             reserved.attach(parts.io.into_transport()?, parts.read_buf, deflate.is_some(), identity.clone(), expiry);
@@ -145,7 +145,7 @@ async fn serve<T: IntoTransport>(
             Ok(())
         }
         Err(Rejection { problem, close }) => {
-            metrics::counter!(measures::STREAMS_REFUSED, "code" => problem.code.slug()).increment(1);
+            metrics::counter!(metric_names::STREAMS_REFUSED, "code" => problem.code.slug()).increment(1);
             tracing::info!(request_id = id, code = problem.code.slug(), "stream refused");
             if !offer.speaks_v1 {
                 return reject(&mut framed, &id, &problem).await;

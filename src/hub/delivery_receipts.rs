@@ -6,7 +6,7 @@ use std::{
 };
 
 use oriva_hub_actors::{
-    model::{NotificationId, Published, Timestamp},
+    model::{NotificationId, PublishedEvent, Timestamp},
     ports::DeliveryReceipts,
 };
 
@@ -38,7 +38,7 @@ impl ReceiptBuffer {
 }
 
 impl DeliveryReceipts for ReceiptBuffer {
-    fn pushed(&self, event: &Published) {
+    fn pushed(&self, event: &PublishedEvent) {
         let event = event.event();
         let (Ok(id), Some(user_id)) = (event.entity_id.parse(), event.user_id.clone()) else { return };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -60,7 +60,7 @@ pub(super) struct Others {
 }
 
 impl Others {
-    fn now(&self) -> Vec<NodeBeat> {
+    fn list(&self) -> Vec<NodeBeat> {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -75,7 +75,7 @@ impl Hub {
             || match self.nodes.bus.state() {
                 BusState::Split => true,
                 // Other nodes serve the same store, and there is no way to ask them.
-                BusState::None => !self.others.now().is_empty(),
+                BusState::None => !self.others.list().is_empty(),
                 BusState::Connected | BusState::Away => false,
             };
         let elsewhere: usize = elsewhere.unwrap_or_default().iter().map(|held| held.visible_to(app)).sum();
@@ -88,7 +88,7 @@ impl Hub {
     /// Where the store fails.
     pub async fn stats(&self) -> Result<Stats, HubError> {
         let deliveries_pending = self.store.pending_deliveries().await?;
-        let others = self.others.now();
+        let others = self.others.list();
         let snapshot = self.online.connection_snapshot().await;
         let connections_here: usize = snapshot.iter().map(|(_, held)| held.total()).sum();
         let users_here: HashSet<String> = snapshot

@@ -8,7 +8,7 @@ use oriva_hub_actors::{
     Realtime,
     model::{
         Attempt, Backoff, Claim, Delivery, DeliveryId, EventPattern, SigningSecret, Target, Timestamp, WebhookId,
-        futile_patterns,
+        unmatchable_patterns,
     },
     ports::{Deliveries, Unavailable},
 };
@@ -97,7 +97,7 @@ pub fn warning(webhook: &Webhook, disable_after: u32) -> Option<String> {
     let failing =
         fails.then(|| format!("{failures} attempts failed in a row; at {disable_after} the webhook is disabled"));
     let patterns: Vec<_> = webhook.subscribed_events.iter().flat_map(|text| EventPattern::parse(text)).collect();
-    let warnings: Vec<_> = failing.into_iter().chain(futile_patterns(&patterns)).collect();
+    let warnings: Vec<_> = failing.into_iter().chain(unmatchable_patterns(&patterns)).collect();
     (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 

@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use oriva_hub_actors::{
     Webhooks,
     model::{
-        Attempt, Category, Delivery, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, Published,
+        Attempt, Category, Delivery, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, PublishedEvent,
         Report, Timestamp, WebhookId,
     },
     ports::WebhookSender,
@@ -186,7 +186,7 @@ impl Hub {
             offsets: Offsets { app: 0, user: None, broadcast: None },
             trace: None,
         };
-        let event = Published::named(event, "webhook.test".to_owned());
+        let event = PublishedEvent::with_type(event, "webhook.test".to_owned());
         let delivery = Delivery { id: DeliveryId::generate(), attempt: 1, event };
         let report = self.webhooks.sender.send(&target, &delivery).await;
         let attempt = Attempt::judge(delivery, report, target.backoff, 0.5);

@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Instant};
 
 use oriva_hub_actors::{
-    Realtime, Webhooks, measures,
-    model::Published,
+    Realtime, Webhooks, metric_names,
+    model::PublishedEvent,
     traces::{Span, SpanKind},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -103,8 +103,8 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
         batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
     let began = Instant::now();
     let appended = append(store, &submissions).await;
-    metrics::histogram!(measures::WRITER_BATCH).record(submissions.len() as f64);
-    metrics::histogram!(measures::WRITER_COMMIT).record(began.elapsed().as_secs_f64());
+    metrics::histogram!(metric_names::WRITER_BATCH).record(submissions.len() as f64);
+    metrics::histogram!(metric_names::WRITER_COMMIT).record(began.elapsed().as_secs_f64());
     let outcomes = match appended {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         // One that cannot be written must not take the others with it; and what stood in another node's way, or had it
@@ -121,7 +121,7 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
         }
     };
-    let (mut committed, mut enqueued_for): (Vec<Arc<Published>>, Vec<_>) = (Vec::new(), Vec::new());
+    let (mut committed, mut enqueued_for): (Vec<Arc<PublishedEvent>>, Vec<_>) = (Vec::new(), Vec::new());
     for outcome in outcomes.iter().flatten() {
         committed.extend_from_slice(&outcome.events);
         enqueued_for.extend_from_slice(&outcome.enqueued_for);

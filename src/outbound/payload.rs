@@ -1,11 +1,11 @@
 //! The body of a webhook request (contract §7).
 
-use oriva_hub_actors::model::{AppId, Category, Event, EventId, Published, Timestamp, UserId, parse_json};
+use oriva_hub_actors::model::{AppId, Category, Event, EventId, PublishedEvent, Timestamp, UserId, parse_json};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// The body, as it is sent and signed.
-pub(super) fn body(published: &Published) -> String {
+pub(super) fn body(published: &PublishedEvent) -> String {
     #[derive(Serialize)]
     struct Payload<'a> {
         event_id: EventId,

@@ -22,7 +22,7 @@ use redis::{Pipeline, RedisResult};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::task::RedisLimiterParts;
-use self::task::{Names, Command};
+use self::task::{KeyNames, Command};
 use super::{Presence, Unknown};
 use crate::redis_client::RedisClient;
 
@@ -53,7 +53,7 @@ impl RedisConnectionLimiter {
 
     /// The other nodes that live.
     async fn others(&self) -> Result<Vec<String>, Unknown> {
-        let names = Names::of(&self.client);
+        let names = KeyNames::new(&self.client);
         let mut pipeline = Pipeline::new();
         pipeline.cmd("TIME").cmd("ZRANGE").arg(&names.nodes).arg(0).arg(-1).arg("WITHSCORES");
         let ((seconds, micros), nodes): ((i64, i64), Vec<(String, f64)>) = self.query(&pipeline).await?;
@@ -92,7 +92,7 @@ impl ConnectionLimiter for RedisConnectionLimiter {
 #[async_trait]
 impl Presence for RedisConnectionLimiter {
     async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<ConnectionCounts>, Unknown> {
-        let names = Names::of(&self.client);
+        let names = KeyNames::new(&self.client);
         let others = self.others().await?;
         if others.is_empty() {
             return Ok(Vec::new());
@@ -106,7 +106,7 @@ impl Presence for RedisConnectionLimiter {
     }
 
     async fn users_elsewhere(&self, here: &HashSet<String>) -> Result<usize, Unknown> {
-        let names = Names::of(&self.client);
+        let names = KeyNames::new(&self.client);
         let mut users = HashSet::new();
         for node in self.others().await? {
             let mut cursor = 0_u64;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::model::{
-    AppId, Category, EventId, EventType, JsonObject, NotificationId, Published, Timestamp, TraceParent, UserId,
+    AppId, Category, EventId, EventType, JsonObject, NotificationId, PublishedEvent, Timestamp, TraceParent, UserId,
     WebhookId,
 };
 
@@ -110,7 +110,7 @@ pub enum Receipt {
 /// What became of a submission, and the events that tell of it.
 #[derive(Debug, Clone)]
 pub struct Appended {
-    pub events: Vec<Arc<Published>>,
+    pub events: Vec<Arc<PublishedEvent>>,
     /// Webhooks that got deliveries.
     pub enqueued_for: Vec<WebhookId>,
     pub outcome: Outcome,
@@ -118,7 +118,7 @@ pub struct Appended {
 
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// Published or created. The answer is a JSON text.
+    /// PublishedEvent or created. The answer is a JSON text.
     Written {
         answer: String,
     },

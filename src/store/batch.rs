@@ -9,7 +9,7 @@ use std::{
 };
 
 use oriva_hub_actors::model::{
-    AppId, Event, EventId, NotificationId, Offset, Offsets, Published, StreamKey, Timestamp, TraceParent, UserId,
+    AppId, Event, EventId, NotificationId, Offset, Offsets, PublishedEvent, StreamKey, Timestamp, TraceParent, UserId,
     WebhookId,
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Planned<'a> {
 
 /// A committed event to be, with what is stored beside it.
 pub(super) struct EventRow<'a> {
-    pub published: Arc<Published>,
+    pub published: Arc<PublishedEvent>,
     pub origin: &'a Origin,
 }
 
@@ -320,7 +320,7 @@ impl<'a> Numbered<'a> {
         self.rows.iter().flatten()
     }
 
-    pub(super) fn published(&self) -> impl Iterator<Item = &Arc<Published>> {
+    pub(super) fn published(&self) -> impl Iterator<Item = &Arc<PublishedEvent>> {
         self.events().map(|row| &row.published)
     }
 
@@ -353,11 +353,11 @@ impl Numbering {
         offset
     }
 
-    fn publish(&mut self, event: &NewEvent, created_at: Timestamp, trace: Option<TraceParent>) -> Arc<Published> {
+    fn publish(&mut self, event: &NewEvent, created_at: Timestamp, trace: Option<TraceParent>) -> Arc<PublishedEvent> {
         let app = self.take(&StreamKey::App(event.app_id.clone()));
         let held = self.take(&holder(event.user_id.as_ref()));
         let (user, broadcast) = if event.user_id.is_some() { (Some(held), None) } else { (None, Some(held)) };
-        Published::new(Event {
+        PublishedEvent::new(Event {
             id: event.id,
             app_id: event.app_id.clone(),
             user_id: event.user_id.clone(),

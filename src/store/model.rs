@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use oriva_hub_actors::model::{AppId, Category, KeyId, Offset, Published, Timestamp};
+use oriva_hub_actors::model::{AppId, Category, KeyId, Offset, PublishedEvent, Timestamp};
 
 /// Requests a window, by rate-limit class, where an app's differ from the configuration.
 pub type LimitOverrides = BTreeMap<String, u32>;
@@ -98,7 +98,7 @@ impl EventFilter {
 /// A page of events, newest first.
 #[derive(Debug, Clone)]
 pub struct EventPage {
-    pub events: Vec<Arc<Published>>,
+    pub events: Vec<Arc<PublishedEvent>>,
     /// Counted up to one past the cap.
     pub total: u64,
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use oriva_hub_actors::model::{
-    AppId, Attempt, DeliveryId, EventId, EventPattern, Next, Offset, Published, Timestamp, WebhookId,
+    AppId, Attempt, DeliveryId, EventId, EventPattern, Next, Offset, PublishedEvent, Timestamp, WebhookId,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -142,7 +142,7 @@ pub struct DeliveryFilter {
 pub struct Claimed {
     pub webhook: Webhook,
     /// Number of the attempt to be made, and the event.
-    pub deliveries: Vec<(DeliveryId, u16, Arc<Published>)>,
+    pub deliveries: Vec<(DeliveryId, u16, Arc<PublishedEvent>)>,
     /// The moment when the next one is due.
     pub next_due: Option<Timestamp>,
 }
@@ -207,7 +207,7 @@ impl Subscriptions {
     }
 
     /// What these events owe.
-    pub(super) fn match_events<'a>(&self, events: impl Iterator<Item = &'a Arc<Published>>) -> Vec<PendingDelivery> {
+    pub(super) fn match_events<'a>(&self, events: impl Iterator<Item = &'a Arc<PublishedEvent>>) -> Vec<PendingDelivery> {
         let mut pending = Vec::new();
         for published in events {
             let event = published.event();
@@ -244,7 +244,7 @@ pub(super) struct AttemptSummary {
 }
 
 impl AttemptSummary {
-    pub(super) fn of(attempts: &[Attempt]) -> Self {
+    pub(super) fn from_attempts(attempts: &[Attempt]) -> Self {
         let mut summary = Self { succeeded: 0, failed: 0, resets: false, failures: 0, is_gone: false };
         for attempt in attempts {
             if attempt.next == Next::Succeeded {

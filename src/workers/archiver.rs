@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{Days, NaiveTime, Utc};
-use oriva_hub_actors::{measures, model::Timestamp};
+use oriva_hub_actors::{metric_names, model::Timestamp};
 
 use super::{Progress, Worker, WorkerError};
 use crate::{
@@ -65,7 +65,7 @@ impl Archiver {
         let now = Timestamp::now();
         let old = before(now, self.config.days);
         // They end as any notification does, with an event that badges hear.
-        let expired = self.all(old, |range, limit| self.store.expire_retired(range, limit), |_| {}).await?;
+        let expired = self.for_each_step(old, |range, limit| self.store.expire_retired(range, limit), |_| {}).await?;
         if expired > 0 {
             tracing::info!(count = expired, "past retention and not over: ending them");
             self.next_expiry.bring_forward(now);
@@ -74,8 +74,8 @@ impl Archiver {
         for (what, count) in &mut retired {
             let what = *what;
             let old = before(now, self.days(what));
-            let note = |rows| metrics::counter!(measures::ROWS_RETIRED, "table" => what.as_str()).increment(rows);
-            *count = self.all(old, |range, limit| self.store.retire(what, range, limit), note).await?;
+            let note = |rows| metrics::counter!(metric_names::ROWS_RETIRED, "table" => what.as_str()).increment(rows);
+            *count = self.for_each_step(old, |range, limit| self.store.retire(what, range, limit), note).await?;
             if *count > 0 {
                 tracing::info!(table = what.as_str(), count, "past retention");
             }
@@ -116,7 +116,7 @@ impl Archiver {
     }
 
     /// Takes steps over everything older than a moment. How many rows something was done with.
-    async fn all<F: Future<Output = Result<Step, StoreError>>>(
+    async fn for_each_step<F: Future<Output = Result<Step, StoreError>>>(
         &self,
         old: Timestamp,
         step: impl Fn(Range, u32) -> F,

@@ -20,7 +20,7 @@ pub use identity_watch::IdentityWatch;
 pub use key_usage::KeyUsage;
 pub use node_beat::NodeBeats;
 pub use notification_expiry::NotificationExpiry;
-use oriva_hub_actors::{measures, model::Timestamp};
+use oriva_hub_actors::{metric_names, model::Timestamp};
 pub use outbox_watch::OutboxWatch;
 pub use webhook_recovery::WebhookRecovery;
 
@@ -77,7 +77,7 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
     let store = store.clone();
     // A failure that is the first is an increase too.
     for outcome in ["succeeded", "failed"] {
-        metrics::counter!(measures::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(0);
+        metrics::counter!(metric_names::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(0);
     }
     actix_rt::spawn(async move {
         loop {
@@ -87,10 +87,10 @@ pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
                 within_deadline(&*store, worker.run_once()).await
             };
             let outcome = if run.is_ok() { "succeeded" } else { "failed" };
-            metrics::counter!(measures::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(1);
+            metrics::counter!(metric_names::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(1);
             if run.is_ok() {
                 let now = Timestamp::now().unix_ms() as f64 / 1000.0;
-                metrics::gauge!(measures::WORKER_SUCCESS, "worker" => worker.name()).set(now);
+                metrics::gauge!(metric_names::WORKER_SUCCESS, "worker" => worker.name()).set(now);
             }
             let pause = match run {
                 Ok(Progress::More) => {

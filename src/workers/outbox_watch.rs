@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use oriva_hub_actors::{measures, model::Timestamp};
+use oriva_hub_actors::{metric_names, model::Timestamp};
 
 use super::{Progress, Worker, WorkerError};
 use crate::store::Store;
@@ -32,7 +32,7 @@ impl Worker for OutboxWatch {
     async fn run_once(&mut self) -> Result<Progress, WorkerError> {
         let oldest = self.store.oldest_due().await?;
         let age = oldest.map_or(0, |due| (Timestamp::now().unix_ms() - due.unix_ms()).max(0));
-        metrics::gauge!(measures::OLDEST_DUE).set(age as f64 / 1000.0);
+        metrics::gauge!(metric_names::OLDEST_DUE).set(age as f64 / 1000.0);
         Ok(Progress::Done)
     }
 }

@@ -40,7 +40,7 @@ async fn a_published_event_is_answered_and_found(backend: Backend) {
     let listing = app.events("").await;
     let event = &listing.body["events"][0];
     assert_eq!(event["event_id"], answer.body["event_id"]);
-    assert_eq!(event["event_type"], "created", "bare in RETRY_PAUSE");
+    assert_eq!(event["event_type"], "created", "bare in REST");
     assert_eq!(event["event_data"], json!({"n": 1}));
     assert_eq!((&event["user_id"], &event["app_id"]), (&json!("alice"), &json!("work-buddy")));
     let (total, limit, offset) = (&listing.body["total"], &listing.body["limit"], &listing.body["offset"]);

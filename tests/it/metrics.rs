@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oriva_hub_actors::measures;
+use oriva_hub_actors::metric_names;
 
 use crate::harness::{Backend, Database, HubProcess, Receiver, eventually, process::create_app};
 
@@ -72,14 +72,14 @@ async fn what_happens_is_measured() {
     assert!(!text.contains("secret-path") && !text.contains("alice"));
     for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(|rest| rest.split(' ').next().unwrap())
     {
-        assert!(measures::ALL.iter().any(|measure| measure.name == name), "{name} is not in the list");
+        assert!(metric_names::ALL.iter().any(|measure| measure.name == name), "{name} is not in the list");
     }
 }
 
 #[test]
 fn the_operators_guide_names_every_measure() {
     let guide = include_str!("../../docs/OPERATING.md");
-    for measure in measures::ALL {
+    for measure in metric_names::ALL {
         assert!(guide.contains(&format!("`{}`", measure.name)), "docs/OPERATING.md says nothing of {}", measure.name);
     }
 }
@@ -98,9 +98,9 @@ fn dashboard_and_alerts_ask_for_what_there_is_and_show_all_of_it() {
     let dashboard: serde_json::Value = serde_json::from_str(include_str!("../../packaging/grafana.json")).unwrap();
     let shown = named(&dashboard["panels"].to_string());
     for name in shown.iter().chain(&named(include_str!("../../packaging/alerts.yml"))) {
-        assert!(measures::ALL.iter().any(|measure| measure.name == name), "{name} is not measured");
+        assert!(metric_names::ALL.iter().any(|measure| measure.name == name), "{name} is not measured");
     }
-    for measure in measures::ALL {
+    for measure in metric_names::ALL {
         assert!(shown.iter().any(|name| name == measure.name), "the dashboard does not show {}", measure.name);
     }
 }

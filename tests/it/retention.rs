@@ -248,7 +248,7 @@ async fn what_is_cold_leaves_for_a_directory_once(backend: Backend) {
     assert_eq!(count(&archiver(&hub, &ALL).await.run().await.unwrap().retired, RetentionClass::Events), 2702);
     let begun = store.begin_export(ArchiveTable::Events, 500).await.unwrap().unwrap();
     assert_eq!((begun.rows, begun.lines.lines().count()), (500, 500));
-    ObjectArchive::open(&url).unwrap().keep(&begun.name(), begun.lines.clone()).await.unwrap();
+    ObjectArchive::open(&url).unwrap().put(&begun.name(), begun.lines.clone()).await.unwrap();
 
     // Two others go on, at the same moment.
     let config = Retention { archive_url: Some(url), ..ALL };

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{AppId, DeliveryId, Published, WebhookId};
+use super::{AppId, DeliveryId, PublishedEvent, WebhookId};
 
 /// How long a receiver may have a delivery wait by `Retry-After`.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
@@ -58,7 +58,7 @@ pub struct Delivery {
     pub id: DeliveryId,
     /// The number of the attempt that is to be made, from 1.
     pub attempt: u16,
-    pub event: Arc<Published>,
+    pub event: Arc<PublishedEvent>,
 }
 
 /// What a claim gives.

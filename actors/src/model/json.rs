@@ -19,7 +19,7 @@ pub fn parse_json(text: &[u8]) -> Result<Value, serde_json::Error> {
 
 /// A whole number from 0 on, however it is written: JSON knows no integers, and some languages write `60.0`.
 #[must_use]
-pub fn whole(value: &Value) -> Option<u64> {
+pub fn whole_number(value: &Value) -> Option<u64> {
     // Beyond it not every whole number is one.
     const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
     value.as_u64().or_else(|| {

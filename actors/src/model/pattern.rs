@@ -90,7 +90,7 @@ impl EventPattern {
 }
 
 /// What whoever subscribes is told of the patterns among these that no event could match; most often a category is missing.
-pub fn futile_patterns<'a>(patterns: impl IntoIterator<Item = &'a EventPattern>) -> Option<String> {
+pub fn unmatchable_patterns<'a>(patterns: impl IntoIterator<Item = &'a EventPattern>) -> Option<String> {
     let futile: Vec<&str> =
         patterns.into_iter().filter(|pattern| !pattern.can_match()).map(EventPattern::as_str).collect();
     (!futile.is_empty()).then(|| {
@@ -139,9 +139,9 @@ mod tests {
         }
         let futile = ["notification", "created", "order.*", "orders.**", "notifications.created"].map(parse);
         assert!(futile.iter().all(|pattern| !pattern.can_match()));
-        let warning = futile_patterns(futile.iter().chain(&[parse("user.a")])).unwrap();
+        let warning = unmatchable_patterns(futile.iter().chain(&[parse("user.a")])).unwrap();
         assert!(warning.contains("notification, created, order.*, orders.**, notifications.created: "), "{warning}");
-        assert_eq!(futile_patterns(&[parse("user.a")]), None);
+        assert_eq!(unmatchable_patterns(&[parse("user.a")]), None);
     }
 
     #[test]

@@ -20,16 +20,16 @@ use crate::protocol::{deflated, text_frame, text_of};
 /// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
 /// sockets get it (architecture, invariant 4).
 #[derive(Debug)]
-pub struct Published {
+pub struct PublishedEvent {
     event: Event,
     full_type: String,
     frames: [OnceLock<Bytes>; 3],
     deflated: [OnceLock<Bytes>; 3],
     /// When this node wrote, heard or read it.
-    since: Instant,
+    known_since: Instant,
 }
 
-impl Published {
+impl PublishedEvent {
     #[must_use]
     pub fn new(event: Event) -> Arc<Self> {
         let full_type = event.full_type();
@@ -38,13 +38,13 @@ impl Published {
 
     /// The same under a type of the hub's own, which no category has.
     #[must_use]
-    pub fn named(event: Event, full_type: String) -> Arc<Self> {
+    pub fn with_type(event: Event, full_type: String) -> Arc<Self> {
         Arc::new(Self {
             event,
             full_type,
             frames: Default::default(),
             deflated: Default::default(),
-            since: Instant::now(),
+            known_since: Instant::now(),
         })
     }
 
@@ -56,7 +56,7 @@ impl Published {
     /// For how long this node has known it.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.since.elapsed()
+        self.known_since.elapsed()
     }
 
     #[must_use]
@@ -87,7 +87,7 @@ impl Published {
     ///
     /// # Errors
     /// [`Invalid`] where it is no such frame.
-    pub fn heard(
+    pub fn from_frame(
         stream: StreamKind,
         frame: Bytes,
         offsets: Offsets,
@@ -96,26 +96,26 @@ impl Published {
     ) -> Result<Arc<Self>, Invalid> {
         let wrong = || Invalid::new("must be the frame of an event");
         let json = text_of(&frame).ok_or_else(wrong)?;
-        let heard: Heard<'_> = serde_json::from_str(json).map_err(|_| wrong())?;
-        let category = Category::parse(heard.event_category)?;
-        let bare_type = heard.event_type.strip_prefix(category.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        let parsed: EventFrameJson<'_> = serde_json::from_str(json).map_err(|_| wrong())?;
+        let category = Category::parse(parsed.event_category)?;
+        let bare_type = parsed.event_type.strip_prefix(category.as_str()).and_then(|rest| rest.strip_prefix('.'));
         let bare_type = bare_type.ok_or_else(wrong)?;
         let event = Event {
-            id: heard.event_id,
-            app_id: AppId::parse(&heard.app_id)?,
-            user_id: heard.user_id.map(|user| UserId::parse(&user)).transpose()?,
+            id: parsed.event_id,
+            app_id: AppId::parse(&parsed.app_id)?,
+            user_id: parsed.user_id.map(|user| UserId::parse(&user)).transpose()?,
             category,
             event_type: EventType::from_store(bare_type),
-            entity_type: heard.entity_type.into_owned(),
-            entity_id: heard.entity_id.into_owned(),
-            data: JsonObject::from_raw(heard.event_data),
-            timestamp: heard.timestamp,
-            created_at: heard.created_at,
+            entity_type: parsed.entity_type.into_owned(),
+            entity_id: parsed.entity_id.into_owned(),
+            data: JsonObject::from_raw(parsed.event_data),
+            timestamp: parsed.timestamp,
+            created_at: parsed.created_at,
             from_platform,
             offsets,
             trace,
         };
-        if event.offset_in(stream) != Some(heard.offset) {
+        if event.offset_in(stream) != Some(parsed.offset) {
             return Err(wrong());
         }
         let published = Self::new(event);
@@ -161,7 +161,7 @@ impl Published {
 
 /// An event's frame, as it is read.
 #[derive(Deserialize)]
-struct Heard<'a> {
+struct EventFrameJson<'a> {
     event_id: EventId,
     #[serde(borrow)]
     app_id: Cow<'a, str>,
@@ -208,10 +208,10 @@ mod tests {
             (broadcast(3, 43), StreamKind::Broadcast),
         ] {
             let (event, frame) = (published.event(), published.frame(stream));
-            let heard = Published::heard(stream, frame.clone(), event.offsets, event.from_platform, None).unwrap();
-            assert_eq!(heard.frame(stream), frame);
-            assert_eq!(format!("{:?}", heard.event()), format!("{event:?}"));
-            assert_eq!(heard.full_type(), published.full_type());
+            let parsed = PublishedEvent::from_frame(stream, frame.clone(), event.offsets, event.from_platform, None).unwrap();
+            assert_eq!(parsed.frame(stream), frame);
+            assert_eq!(format!("{:?}", parsed.event()), format!("{event:?}"));
+            assert_eq!(parsed.full_type(), published.full_type());
         }
     }
 
@@ -220,17 +220,17 @@ mod tests {
         let published = event("alice", 7, 42);
         let (offsets, frame) = (published.event().offsets, published.frame(StreamKind::User));
         let elsewhere = Offsets { user: Some(8), ..offsets };
-        assert!(Published::heard(StreamKind::User, frame.clone(), elsewhere, false, None).is_err());
+        assert!(PublishedEvent::from_frame(StreamKind::User, frame.clone(), elsewhere, false, None).is_err());
         let mut longer = frame.to_vec();
         longer.push(b' ');
         let mut binary = frame.to_vec();
         binary[0] = 0x82;
         for other in [longer, binary] {
-            assert!(Published::heard(StreamKind::User, other.into(), offsets, false, None).is_err());
+            assert!(PublishedEvent::from_frame(StreamKind::User, other.into(), offsets, false, None).is_err());
         }
         for length in [0, 1, 2, 4, 20, frame.len() - 1] {
             assert!(
-                Published::heard(StreamKind::User, frame.slice(..length), offsets, false, None).is_err(),
+                PublishedEvent::from_frame(StreamKind::User, frame.slice(..length), offsets, false, None).is_err(),
                 "{length}"
             );
         }

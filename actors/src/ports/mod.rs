@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::model::{
-    Attempt, Claim, Delivery, DeliveryId, ConnectionCounts, Identity, Offset, Published, Report, StreamKey, Target, Timestamp,
+    Attempt, Claim, Delivery, DeliveryId, ConnectionCounts, Identity, Offset, PublishedEvent, Report, StreamKey, Target, Timestamp,
     WebhookId,
 };
 
@@ -20,7 +20,7 @@ pub struct Unavailable;
 #[derive(Debug, Clone)]
 pub struct Page {
     /// In offset order, the first being the one asked for or, where history no longer reaches back, a later one.
-    pub events: Vec<Arc<Published>>,
+    pub events: Vec<Arc<PublishedEvent>>,
     /// The stream's end when the page was read, at least the last event's offset.
     pub head: Offset,
 }
@@ -51,7 +51,7 @@ pub trait Bus: Send + Sync {
     fn is_complete(&self) -> bool;
 
     /// Tells other nodes of committed events, in the order of commit.
-    fn publish(&self, events: &[Arc<Published>]);
+    fn publish(&self, events: &[Arc<PublishedEvent>]);
 
     /// Has other nodes say something to everybody of a stream, beside its events.
     fn send_frame(&self, stream: &StreamKey, frame: &Bytes);
@@ -107,7 +107,7 @@ pub trait WebhookSender: Send + Sync {
 /// Hears which notifications reached their users.
 pub trait DeliveryReceipts: Send + Sync {
     /// A socket of the event's user was pushed an event that announces a notification. Must not wait.
-    fn pushed(&self, event: &Published);
+    fn pushed(&self, event: &PublishedEvent);
 }
 
 /// How long a credential still holds.

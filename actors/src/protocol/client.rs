@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::model::{EventPattern, MAX_PATTERNS, Offset, parse_json, whole};
+use crate::model::{EventPattern, MAX_PATTERNS, Offset, parse_json, whole_number};
 
 /// The client's own mark on a frame, echoed in the answer: a string or a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,7 +35,7 @@ pub enum ClientFrame {
 
 /// A frame that could not be understood, with the code and text of the `error` frame that answers it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct FrameError {
     pub code: &'static str,
     pub message: String,
     pub id: Option<FrameId>,
@@ -49,14 +49,14 @@ const ACTIONS: &str = "action must be subscribe, unsubscribe, refresh or ping";
 /// Parses the text of one message.
 ///
 /// # Errors
-/// [`Mistake`] for bad JSON, an unknown action or field, a wrong type or a bad pattern.
-pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, Mistake> {
-    let mut value: Value = parse_json(text).map_err(|error| Mistake {
+/// [`FrameError`] for bad JSON, an unknown action or field, a wrong type or a bad pattern.
+pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, FrameError> {
+    let mut value: Value = parse_json(text).map_err(|error| FrameError {
         code: "malformed_json",
         message: format!("not JSON: {error}"),
         id: None,
     })?;
-    let invalid = |message: String, id: Option<FrameId>| Mistake { code: "validation_failed", message, id };
+    let invalid = |message: String, id: Option<FrameId>| FrameError { code: "validation_failed", message, id };
     let Some(object) = value.as_object_mut() else {
         return Err(invalid("a frame must be a JSON object with an action".to_owned(), None));
     };
@@ -110,7 +110,7 @@ impl Fields<'_> {
 
     fn offset(&mut self, name: &str) -> Option<Offset> {
         let value = self.take(name)?;
-        let offset = whole(&value);
+        let offset = whole_number(&value);
         if offset.is_none() {
             self.fault(format!("{name} must be a whole number from 0 on"));
         }

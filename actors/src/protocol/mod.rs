@@ -5,7 +5,7 @@ mod close;
 mod deflate;
 mod server;
 
-pub use client::{ClientFrame, FrameId, Mistake, parse_client_frame};
+pub use client::{ClientFrame, FrameId, FrameError, parse_client_frame};
 pub use close::{AfterClose, Close};
 pub use deflate::deflated;
 pub(crate) use deflate::inflate;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Close, FrameId};
 use crate::model::{AppId, ConnectionId, EventPattern, Offset, Timestamp, UserId, WebhookId};
 
-/// What the hub says to one socket. Events are not here: they are encoded once for all (see `Published::frame`).
+/// What the hub says to one socket. Events are not here: they are encoded once for all (see `PublishedEvent::frame`).
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ServerFrame<'a> {

@@ -10,7 +10,7 @@ use slotmap::SlotMap;
 use super::Join;
 use crate::{
     Ports, Realtime, RealtimeConfig, ReservedConnection,
-    model::{AppId, ConnectionCounts, Identity, Offset, Published, Scope, StreamKey, UserId},
+    model::{AppId, ConnectionCounts, Identity, Offset, PublishedEvent, Scope, StreamKey, UserId},
     ports::{Bus, Credentials, Expiry, ConnectionLimiter, LimitReached, RefreshError, DeliveryReceipts},
     socket_loop::SocketKey,
     testing::{MemoryHistory, event},
@@ -62,14 +62,14 @@ impl Routing {
     }
 
     /// An event for each of the users, as a writer's batch has them.
-    pub fn batch(&mut self) -> Vec<Arc<Published>> {
+    pub fn batch(&mut self) -> Vec<Arc<PublishedEvent>> {
         self.next += 1;
         let app_offset = |n: usize| (self.next - 1) * self.users as Offset + n as Offset + 1;
         (0..self.users).map(|n| event(&format!("user{n}"), self.next, app_offset(n))).collect()
     }
 
     /// Publishes, and returns when the registry has handed everything on.
-    pub async fn route(&self, events: Vec<Arc<Published>>) -> usize {
+    pub async fn route(&self, events: Vec<Arc<PublishedEvent>>) -> usize {
         self.online.publish(&events);
         self.online.observe().await.sessions
     }
@@ -89,7 +89,7 @@ impl Bus for Nobody {
         true
     }
 
-    fn publish(&self, _: &[Arc<Published>]) {}
+    fn publish(&self, _: &[Arc<PublishedEvent>]) {}
 
     fn send_frame(&self, _: &StreamKey, _: &Bytes) {}
 
@@ -107,7 +107,7 @@ impl ConnectionLimiter for Nobody {
 }
 
 impl DeliveryReceipts for Nobody {
-    fn pushed(&self, _: &Published) {}
+    fn pushed(&self, _: &PublishedEvent) {}
 }
 
 #[async_trait]

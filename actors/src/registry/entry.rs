@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::{AcquireError, Registry, Release};
 use crate::{
-    measures,
-    model::{ConnectionCounts, Offset, Published, Scope, StreamKey, StreamKind},
+    metric_names,
+    model::{ConnectionCounts, Offset, PublishedEvent, Scope, StreamKey, StreamKind},
     socket_loop::SocketKey,
     session::{Events, Session, ToSession},
 };
@@ -81,18 +81,18 @@ impl Entry {
     }
 
     /// An event that this node committed, so that its offset is the store's.
-    pub(super) fn deliver_own(&mut self, event: &Arc<Published>, kind: StreamKind) {
+    pub(super) fn deliver_own(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) {
         if let Some(online) = &mut self.session {
             online.last_sent = online.last_sent.max(event.offset_in(kind));
         }
         self.deliver(event, kind);
     }
 
-    pub(super) fn deliver(&mut self, event: &Arc<Published>, kind: StreamKind) {
+    pub(super) fn deliver(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) {
         self.tell(kind, || Events::One(event.clone()));
     }
 
-    pub(super) fn deliver_broadcasts(&mut self, events: &Arc<[Arc<Published>]>) {
+    pub(super) fn deliver_broadcasts(&mut self, events: &Arc<[Arc<PublishedEvent>]>) {
         self.tell(StreamKind::Broadcast, || Events::Many(events.clone()));
     }
 
@@ -100,7 +100,7 @@ impl Entry {
         if let Some(online) = &mut self.session
             && let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, events: events() })
         {
-            metrics::counter!(measures::OVERFLOWS).increment(1);
+            metrics::counter!(metric_names::OVERFLOWS).increment(1);
             online.needs_resync = true;
         }
     }

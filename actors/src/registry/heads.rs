@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::Registry;
 use crate::{
     stream_cursor::{StreamCursor, HeadQuery, Need, REORDER_WINDOW},
-    measures,
-    model::{Offset, Published, StreamKey, StreamKind},
+    metric_names,
+    model::{Offset, PublishedEvent, StreamKey, StreamKind},
     ports::{Page, Unavailable},
     session::{PAGE, RETRY},
 };
@@ -39,7 +39,7 @@ pub(super) struct Heads {
     unanswered: bool,
     asked: Instant,
     /// Broadcasts whose turn it is, and which sessions were not told of yet.
-    ready: VecDeque<Arc<Published>>,
+    ready: VecDeque<Arc<PublishedEvent>>,
     is_sending: bool,
     /// What the follower wants, once they were told.
     deferred: Need,
@@ -149,7 +149,7 @@ impl Registry {
     }
 
     /// Takes a broadcast from a hint.
-    pub(super) fn accept_broadcast(&mut self, event: Arc<Published>, ctx: &mut Context<Self>) {
+    pub(super) fn accept_broadcast(&mut self, event: Arc<PublishedEvent>, ctx: &mut Context<Self>) {
         let Some(cursor) = &mut self.heads.broadcast else {
             self.heads.highest_heard = self.heads.highest_heard.max(event.offset_in(StreamKind::Broadcast));
             return;
@@ -182,7 +182,7 @@ impl Registry {
             }
             Need::Page { after } => after,
         };
-        metrics::counter!(measures::GAP_PAGES, "stream" => StreamKind::Broadcast.as_str()).increment(1);
+        metrics::counter!(metric_names::GAP_PAGES, "stream" => StreamKind::Broadcast.as_str()).increment(1);
         let history = self.context.history.clone();
         async move {
             let page = history.page(&StreamKey::Broadcast, after, PAGE).await;
@@ -209,7 +209,7 @@ impl Registry {
 
     /// Hands broadcasts to all sessions, as many at a time as came while they took the last ones: a session wakes once
     /// for all of them. They share this thread, and have to get their turn before there is more.
-    fn broadcast(&mut self, ready: Vec<Arc<Published>>, ctx: &mut Context<Self>) {
+    fn broadcast(&mut self, ready: Vec<Arc<PublishedEvent>>, ctx: &mut Context<Self>) {
         self.heads.ready.extend(ready);
         if !self.heads.ready.is_empty() && !std::mem::replace(&mut self.heads.is_sending, true) {
             // After the messages that wait for this registry now, and may bring more.

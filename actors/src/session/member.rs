@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::replay::Replay;
-use crate::model::{EventPattern, Identity, MAX_PATTERNS, Offset, Published, StreamKind};
+use crate::model::{EventPattern, Identity, MAX_PATTERNS, Offset, PublishedEvent, StreamKind};
 
 /// A pattern, and the positions from which it has been in force: an event matched by it after them was sent already,
 /// and no replay sends it again.
@@ -23,11 +23,11 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    pub(super) fn of(&self, kind: StreamKind) -> Offset {
+    pub(super) fn get(&self, kind: StreamKind) -> Offset {
         if kind == StreamKind::Broadcast { self.broadcast } else { self.own }
     }
 
-    pub(super) fn of_mut(&mut self, kind: StreamKind) -> &mut Offset {
+    pub(super) fn get_mut(&mut self, kind: StreamKind) -> &mut Offset {
         if kind == StreamKind::Broadcast { &mut self.broadcast } else { &mut self.own }
     }
 }
@@ -47,11 +47,11 @@ pub(super) struct Member {
 
 impl Member {
     /// Whether a live event is to be sent now. Moves the position.
-    pub(super) fn takes(&mut self, kind: StreamKind, event: &Published) -> bool {
+    pub(super) fn takes(&mut self, kind: StreamKind, event: &PublishedEvent) -> bool {
         if self.replay.is_some() {
             return false;
         }
-        let position = self.positions.of_mut(kind);
+        let position = self.positions.get_mut(kind);
         let offset = event.offset_in(kind);
         if offset <= *position {
             return false;
@@ -61,12 +61,12 @@ impl Member {
     }
 
     /// An event as this socket is sent it.
-    pub(super) fn frame_of(&self, event: &Published, kind: StreamKind) -> Bytes {
+    pub(super) fn frame_of(&self, event: &PublishedEvent, kind: StreamKind) -> Bytes {
         let frame = event.frame(kind);
         if frame.len() < self.compress_from { frame } else { event.deflated_frame(kind) }
     }
 
-    pub(super) fn wants(&self, event: &Published) -> bool {
+    pub(super) fn wants(&self, event: &PublishedEvent) -> bool {
         self.subscriptions.iter().any(|subscription| subscription.pattern.matches(event.full_type()))
             && self.identity.may_see(event.event())
     }

@@ -8,7 +8,7 @@ use super::{
     state::{Effect, record_receipt},
 };
 use crate::{
-    model::{Offset, Published, StreamKind},
+    model::{Offset, PublishedEvent, StreamKind},
     ports::Page,
     protocol::FrameId,
     socket_loop::SocketKey,
@@ -29,7 +29,7 @@ pub(super) struct Replay {
     /// Streams whose history must be seen to reach back before anything is sent.
     pub unchecked: Vec<StreamKind>,
     /// Read, and not pushed yet.
-    pub queue: VecDeque<(StreamKind, Arc<Published>)>,
+    pub queue: VecDeque<(StreamKind, Arc<PublishedEvent>)>,
     pub waiting: Option<Waiting>,
     pub replayed: u64,
 }
@@ -47,7 +47,7 @@ pub(super) struct Seam<'a> {
     pub goal: Positions,
     pub own_kind: StreamKind,
     /// The last events delivered live, which the last step is made of.
-    pub recent: &'a VecDeque<(StreamKind, Arc<Published>)>,
+    pub recent: &'a VecDeque<(StreamKind, Arc<PublishedEvent>)>,
     /// Bytes that are pushed before the socket has to have taken them.
     pub burst_bytes: usize,
 }
@@ -72,9 +72,9 @@ impl Replay {
             if !self.push_queued(socket, member, seam.burst_bytes, effects) {
                 return false;
             }
-            let is_behind = |kind: &StreamKind| member.positions.of(*kind) < seam.goal.of(*kind);
+            let is_behind = |kind: &StreamKind| member.positions.get(*kind) < seam.goal.get(*kind);
             let Some(kind) = [seam.own_kind, StreamKind::Broadcast].into_iter().find(is_behind) else { return true };
-            let position = member.positions.of(kind);
+            let position = member.positions.get(kind);
             let recent = seam.recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event);
             let mut recent = recent.skip_while(|event| event.offset_in(kind) <= position).peekable();
             if recent.peek().is_none_or(|first| first.offset_in(kind) != position + 1) {
@@ -87,9 +87,9 @@ impl Replay {
     }
 
     /// Moves a member past an event, which is queued where the member wants it and was not sent it before.
-    pub(super) fn take(&mut self, member: &mut Member, kind: StreamKind, event: Arc<Published>) {
+    pub(super) fn take(&mut self, member: &mut Member, kind: StreamKind, event: Arc<PublishedEvent>) {
         let offset = event.offset_in(kind);
-        let position = member.positions.of_mut(kind);
+        let position = member.positions.get_mut(kind);
         if offset <= *position {
             return;
         }
@@ -126,18 +126,18 @@ impl Replay {
     /// Asks for the next page; the replay is not complete.
     fn ask(&mut self, socket: SocketKey, member: &Member, kind: StreamKind, effects: &mut Vec<Effect>) -> bool {
         self.waiting = Some(Waiting::Page(kind));
-        effects.push(Effect::LoadReplay { socket, turn: self.turn, kind, after: member.positions.of(kind) });
+        effects.push(Effect::LoadReplay { socket, turn: self.turn, kind, after: member.positions.get(kind) });
         false
     }
 
     /// Whether this event was sent to the socket before the replay began, under a pattern it held then.
-    fn sent_before(&self, kind: StreamKind, event: &Published) -> bool {
+    fn sent_before(&self, kind: StreamKind, event: &PublishedEvent) -> bool {
         let offset = event.offset_in(kind);
-        offset <= self.served.of(kind)
+        offset <= self.served.get(kind)
             && self
                 .previously
                 .iter()
-                .any(|subscription| subscription.since.of(kind) < offset && subscription.pattern.matches(event.full_type()))
+                .any(|subscription| subscription.since.get(kind) < offset && subscription.pattern.matches(event.full_type()))
     }
 }
 

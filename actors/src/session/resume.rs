@@ -8,7 +8,7 @@ use super::{
     state::{Effect, State, push},
 };
 use crate::{
-    model::{EventPattern, Offset, StreamKind, futile_patterns},
+    model::{EventPattern, Offset, StreamKind, unmatchable_patterns},
     ports::Page,
     protocol::{FrameId, ServerFrame, pattern_texts},
     socket_loop::SocketKey,
@@ -44,7 +44,7 @@ impl State {
         if resumes && member.replay.is_some() {
             return close_revoked("conflict", "a replay is under way on this socket; wait for its resumed");
         }
-        let warning = futile_patterns(&patterns);
+        let warning = unmatchable_patterns(&patterns);
         let previously = member.subscriptions.clone();
         if let Err(TooManyPatterns) = member.subscribe(patterns) {
             return close_revoked("validation_failed", "event_types: a socket holds at most 100 patterns");
@@ -62,7 +62,7 @@ impl State {
         let mut unchecked = Vec::new();
         for (kind, asked) in [(self.stream.kind(), resume.after), (StreamKind::Broadcast, resume.after_broadcast)] {
             // Where nothing was missed the store need not be asked.
-            if asked.is_some_and(|asked| asked != now.of(kind)) {
+            if asked.is_some_and(|asked| asked != now.get(kind)) {
                 unchecked.push(kind);
             }
         }
@@ -98,7 +98,7 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         let Some(member) = self.member(socket) else { return };
-        let after = member.positions.of(kind);
+        let after = member.positions.get(kind);
         let Some(mut replay) = member.replay.take() else { return };
         if replay.turn != turn {
             member.replay = Some(replay);
@@ -116,7 +116,7 @@ impl State {
         }
         replay.unchecked.retain(|unchecked| *unchecked != kind);
         if page.events.is_empty() {
-            let position = member.positions.of_mut(kind);
+            let position = member.positions.get_mut(kind);
             *position = page.head.max(*position);
         }
         for event in page.events {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     stream_cursor::{StreamCursor, HeadQuery, Need},
-    model::{ConnectionId, Identity, Offset, Published, Scope, StreamKey, StreamKind},
+    model::{ConnectionId, Identity, Offset, PublishedEvent, Scope, StreamKey, StreamKind},
     realtime::RealtimeConfig,
     ports::{Expiry, Page, RefreshError, Unavailable},
     protocol::{ClientFrame, FrameId, ServerFrame, pattern_texts},
@@ -87,7 +87,7 @@ pub(super) enum Effect {
     },
     /// A socket of the user was pushed this.
     Receipt {
-        event: Arc<Published>,
+        event: Arc<PublishedEvent>,
     },
     TellWhenDrained {
         socket: SocketKey,
@@ -137,7 +137,7 @@ pub(super) struct State {
     newcomers: Vec<Join>,
     pub(super) members: Vec<(SocketKey, Member)>,
     /// The last events delivered, while somebody replays.
-    pub(super) recent: VecDeque<(StreamKind, Arc<Published>)>,
+    pub(super) recent: VecDeque<(StreamKind, Arc<PublishedEvent>)>,
     pub(super) turns: u32,
 }
 
@@ -331,7 +331,7 @@ impl State {
         self.members.push((socket, member));
     }
 
-    fn deliver(&mut self, kind: StreamKind, ready: Vec<Arc<Published>>, effects: &mut Vec<Effect>) {
+    fn deliver(&mut self, kind: StreamKind, ready: Vec<Arc<PublishedEvent>>, effects: &mut Vec<Effect>) {
         let replaying = self.members.iter().any(|(_, member)| member.replay.is_some());
         for event in ready {
             let mut pushed = false;
@@ -395,7 +395,7 @@ fn load(kind: StreamKind, need: Need, effects: &mut Vec<Effect>) {
 }
 
 /// Notes that a notification reached its user.
-pub(super) fn record_receipt(kind: StreamKind, event: &Arc<Published>, effects: &mut Vec<Effect>) {
+pub(super) fn record_receipt(kind: StreamKind, event: &Arc<PublishedEvent>, effects: &mut Vec<Effect>) {
     if kind == StreamKind::User && event.event().announces_notification() {
         effects.push(Effect::Receipt { event: event.clone() });
     }

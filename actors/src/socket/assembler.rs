@@ -244,9 +244,9 @@ mod tests {
     fn a_compressed_message_is_inflated_however_it_comes() {
         // RFC 7692 §7.2.3.1: "Hello".
         let hello = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
-        let whole = frame(0xC1, &hello);
+        let whole_number = frame(0xC1, &hello);
         let ping_between = [frame(0x41, &hello[..3]), frame(0x89, b"p"), frame(0x80, &hello[3..])].concat();
-        for bytes in [whole, ping_between] {
+        for bytes in [whole_number, ping_between] {
             let (mut assembler, mut src, mut texts) = (Assembler::new(true), BytesMut::new(), Vec::new());
             for byte in bytes {
                 src.extend_from_slice(&[byte]);

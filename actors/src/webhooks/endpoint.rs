@@ -17,7 +17,7 @@ use super::{
     supervisor::{EndpointEnded, Idle, Supervisor},
 };
 use crate::{
-    measures,
+    metric_names,
     model::{Attempt, Claim, Delivery, DeliveryId, Next, Target, Verdict, WebhookId},
     ports::Unavailable,
 };
@@ -233,7 +233,7 @@ impl Endpoint {
             (Verdict::Failed { .. }, Next::RetryIn(_)) => "retried",
             (Verdict::Failed { .. }, _) => "failed",
         };
-        metrics::histogram!(measures::ATTEMPTS, "outcome" => outcome)
+        metrics::histogram!(metric_names::ATTEMPTS, "outcome" => outcome)
             .record(attempt.report.response_time.as_secs_f64());
         match attempt.report.verdict {
             Verdict::Delivered => endpoint.breaker.succeeded(),

@@ -139,7 +139,7 @@ impl Tally {
     fn second(&self) -> (Latency, Latency) {
         let take = |both: &Mutex<(Histogram<u64>, Histogram<u64>)>| {
             let mut both = lock(both);
-            let latency = Latency::of(&both.1);
+            let latency = Latency::from_histogram(&both.1);
             both.1.reset();
             latency
         };
@@ -154,8 +154,8 @@ impl Tally {
             closed: self.closed.load(Relaxed),
             requests: self.requests.load(Relaxed),
             refused: self.refused.load(Relaxed),
-            delivery: Latency::of(&lock(&self.latency).0),
-            answer: Latency::of(&lock(&self.answered).0),
+            delivery: Latency::from_histogram(&lock(&self.latency).0),
+            answer: Latency::from_histogram(&lock(&self.answered).0),
         }
     }
 }
@@ -176,7 +176,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    pub fn of(histogram: &Histogram<u64>) -> Self {
+    pub fn from_histogram(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| if histogram.is_empty() { 0 } else { histogram.value_at_quantile(quantile) };
         Self {
             count: histogram.len(),

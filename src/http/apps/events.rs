@@ -40,7 +40,7 @@ const MAX_LIMIT: u64 = 500;
     params(OfApp, IdempotencyKey),
     request_body = requests::NewEvent,
     responses(
-        (status = 200, description = "Published", body = PublishedEvent, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "PublishedEvent", body = PublishedEvent, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
         Limited,
         WithBody,
         Idempotent
@@ -54,7 +54,7 @@ pub async fn publish(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let key = idempotency::of(&request)?;
+    let key = idempotency::from_request(&request)?;
     let (bytes, map) = body.object().await?;
     let event = new_event(map, &app.holder().app).map_err(Problem::invalid)?;
     let idempotency = key.map(|key| key(&bytes));
@@ -87,7 +87,7 @@ pub async fn publish_batch(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let key = idempotency::of(&request)?;
+    let key = idempotency::from_request(&request)?;
     let (bytes, map) = body.object().await?;
     let mut fields = Fields::new(map);
     let items = fields.batch("events", MAX_BATCH).unwrap_or_default();
@@ -114,7 +114,7 @@ pub async fn publish_batch(
 pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     let filter = event_filter(parameters).map_err(Problem::invalid)?;
     let listing = hub.events(app.holder(), &filter).await?;
-    let events: Vec<EventView<'_>> = listing.page.events.iter().map(|event| EventView::of(event.event())).collect();
+    let events: Vec<EventView<'_>> = listing.page.events.iter().map(|event| EventView::from_event(event.event())).collect();
     let is_full = events.len() == filter.limit as usize;
     let next_cursor = events.last().filter(|_| is_full).map(|last| query::encode(&last.offset.to_string()));
     Ok(HttpResponse::Ok().json(Events {
@@ -149,7 +149,7 @@ struct PublishedEvents {
 #[serde(untagged)]
 #[expect(dead_code, reason = "a shape for the document")]
 enum PublishedOrRefused {
-    Published(PublishedEvent),
+    PublishedEvent(PublishedEvent),
     Refused(ItemError<'static>),
 }
 
@@ -187,7 +187,7 @@ struct EventView<'a> {
 }
 
 impl<'a> EventView<'a> {
-    fn of(event: &'a Event) -> Self {
+    fn from_event(event: &'a Event) -> Self {
         Self {
             event_id: event.id,
             app_id: &event.app_id,

@@ -62,7 +62,7 @@ pub async fn create(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let key = idempotency::of(&request)?;
+    let key = idempotency::from_request(&request)?;
     let (bytes, map) = body.object().await?;
     let new = new_notification(map).map_err(Problem::invalid)?;
     let creation = creation(&app, vec![Ok(new)], false);
@@ -100,7 +100,7 @@ pub async fn create_batch(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let key = idempotency::of(&request)?;
+    let key = idempotency::from_request(&request)?;
     let (bytes, map) = body.object().await?;
     let wanted = if map.contains_key("user_ids") { Wanted::for_users(map) } else { Wanted::one_by_one(map) };
     let wanted = wanted.map_err(Problem::invalid)?;

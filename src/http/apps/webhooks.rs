@@ -59,7 +59,7 @@ struct WebhookView<'a> {
 }
 
 impl<'a> WebhookView<'a> {
-    fn of(webhook: &'a Webhook, hub: &Hub) -> Self {
+    fn from_webhook(webhook: &'a Webhook, hub: &Hub) -> Self {
         Self {
             webhook_id: webhook.id,
             app_id: &webhook.app_id,
@@ -166,7 +166,7 @@ pub async fn create(
     let location = format!("/api/v1/apps/{}/webhooks/{}", shown.webhook.app_id, shown.webhook.id);
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, location))
-        .json(WebhookWithSecret { webhook: WebhookView::of(&shown.webhook, &hub), webhook_secret: shown.secret }))
+        .json(WebhookWithSecret { webhook: WebhookView::from_webhook(&shown.webhook, &hub), webhook_secret: shown.secret }))
 }
 
 /// Lists the app's webhooks.
@@ -182,7 +182,7 @@ pub async fn create(
 )]
 pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
     let webhooks = hub.list_webhooks(app.holder()).await?;
-    let webhooks = webhooks.iter().map(|webhook| WebhookView::of(webhook, &hub)).collect();
+    let webhooks = webhooks.iter().map(|webhook| WebhookView::from_webhook(webhook, &hub)).collect();
     Ok(HttpResponse::Ok().json(WebhooksView { webhooks }))
 }
 
@@ -199,7 +199,7 @@ pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>) -> Result<HttpResponse,
 )]
 pub async fn get(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>) -> Result<HttpResponse, Problem> {
     let webhook = hub.webhook(app.holder(), webhook_id(&path.1)?).await?;
-    Ok(HttpResponse::Ok().json(WebhookView::of(&webhook, &hub)))
+    Ok(HttpResponse::Ok().json(WebhookView::from_webhook(&webhook, &hub)))
 }
 
 /// Changes a webhook.
@@ -244,7 +244,7 @@ pub async fn update(
     };
     fields.finish().map_err(Problem::invalid)?;
     let webhook = hub.update_webhook(app.holder(), id, &change, &app.audit(&request)).await?;
-    Ok(HttpResponse::Ok().json(WebhookView::of(&webhook, &hub)))
+    Ok(HttpResponse::Ok().json(WebhookView::from_webhook(&webhook, &hub)))
 }
 
 /// Deletes a webhook and what is owed to it.

@@ -86,13 +86,13 @@ return 1
 ";
 
 /// The names of it all in Redis, kept by one server so that a script may use them together.
-pub(super) struct Names {
+pub(super) struct KeyNames {
     pub(super) nodes: String,
     places: String,
 }
 
-impl Names {
-    pub(super) fn of(client: &RedisClient) -> Self {
+impl KeyNames {
+    pub(super) fn new(client: &RedisClient) -> Self {
         Self { nodes: client.name_together("nodes"), places: client.name_together("places:") }
     }
 
@@ -125,7 +125,7 @@ impl RedisLimiterParts {
     /// Starts counting; `online` says what this node holds.
     pub fn start(self, online: Realtime) {
         let Self { client, commands_rx, own } = self;
-        let names = Names::of(&client);
+        let names = KeyNames::new(&client);
         actix_rt::spawn(
             RedisLimiterTask {
                 client,
@@ -145,7 +145,7 @@ impl RedisLimiterParts {
 
 struct RedisLimiterTask {
     client: Arc<RedisClient>,
-    names: Names,
+    names: KeyNames,
     online: Realtime,
     own: Arc<RwLock<Option<NodeId>>>,
     commands_rx: mpsc::UnboundedReceiver<Command>,

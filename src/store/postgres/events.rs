@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
+        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, PublishedEvent, StreamKey, Timestamp,
         TraceParent, UserId,
     },
     ports::Page,
@@ -138,16 +138,16 @@ fn push_conditions(query: &mut QueryBuilder<Postgres>, app: &AppId, filter: &Eve
     }
 }
 
-fn event_of(row: &PgRow) -> Result<Arc<Published>, StoreError> {
+fn event_of(row: &PgRow) -> Result<Arc<PublishedEvent>, StoreError> {
     event_at(row, 0)
 }
 
 /// From the columns that begin at `first`.
-pub(super) fn event_at(row: &PgRow, first: usize) -> Result<Arc<Published>, StoreError> {
+pub(super) fn event_at(row: &PgRow, first: usize) -> Result<Arc<PublishedEvent>, StoreError> {
     let time = |index: usize| row.try_get::<DateTime<Utc>, _>(first + index).map(Timestamp::from);
     let offset =
         |index: usize| row.try_get::<Option<i64>, _>(first + index).map(|offset| offset.map(i64::unsigned_abs));
-    Ok(Published::new(Event {
+    Ok(PublishedEvent::new(Event {
         id: EventId(row.try_get(first)?),
         app_id: AppId::parse(row.try_get(first + 1)?).map_err(corrupt_row)?,
         user_id: row.try_get::<Option<&str>, _>(first + 2)?.map(UserId::parse).transpose().map_err(corrupt_row)?,

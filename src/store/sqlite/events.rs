@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use oriva_hub_actors::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, Published, StreamKey, Timestamp,
+        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, PublishedEvent, StreamKey, Timestamp,
         TraceParent, UserId,
     },
     ports::Page,
@@ -131,16 +131,16 @@ fn push_conditions(query: &mut QueryBuilder<Sqlite>, app: &AppId, filter: &Event
     }
 }
 
-fn event_of(row: &SqliteRow) -> Result<Arc<Published>, StoreError> {
+fn event_of(row: &SqliteRow) -> Result<Arc<PublishedEvent>, StoreError> {
     event_at(row, 0)
 }
 
 /// From the columns that begin at `first`.
-pub(super) fn event_at(row: &SqliteRow, first: usize) -> Result<Arc<Published>, StoreError> {
+pub(super) fn event_at(row: &SqliteRow, first: usize) -> Result<Arc<PublishedEvent>, StoreError> {
     let time = |index: usize| row.try_get(first + index).map(Timestamp::from_unix_ms);
     let offset =
         |index: usize| row.try_get::<Option<i64>, _>(first + index).map(|offset| offset.map(i64::unsigned_abs));
-    Ok(Published::new(Event {
+    Ok(PublishedEvent::new(Event {
         id: EventId(row.try_get(first)?),
         app_id: AppId::parse(row.try_get(first + 1)?).map_err(corrupt_row)?,
         user_id: row.try_get::<Option<&str>, _>(first + 2)?.map(UserId::parse).transpose().map_err(corrupt_row)?,

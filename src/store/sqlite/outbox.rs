@@ -204,7 +204,7 @@ impl Outbox for SqliteStore {
             complete(&mut transaction, owner, run, now).await?;
         }
         insert_log(&mut transaction, id, &app_id, attempts, now, true).await?;
-        let summary = AttemptSummary::of(attempts);
+        let summary = AttemptSummary::from_attempts(attempts);
         let (failures, reason) = summary.judge(failures_before, disable_after);
         let disabled = reason.filter(|_| was_active);
         sqlx::query(

@@ -82,10 +82,10 @@ async fn places_are_right_again_after_redis_lost_them() {
     }
     hub.redis.kill();
     hub.redis.start_again().await;
-    let whole = json!({"online": true, "connections": 9});
+    let whole_number = json!({"online": true, "connections": 9});
     let inbox = hub.app.inbox("alice");
     eventually("all nine are known again", async || {
-        inbox.ask("GET", "/users/alice/presence", None).await.body == whole
+        inbox.ask("GET", "/users/alice/presence", None).await.body == whole_number
     })
     .await;
     sockets.push(Socket::open(hub.nodes[0].addr, &token).await.expect("the tenth"));

@@ -82,8 +82,8 @@ async fn a_cursor_stays_exact_while_notifications_arrive(backend: Backend) {
         .collect();
     read(app.request("POST", "/notifications/batch").json(&json!({"notifications": many}))).await;
     let alice = app.user("alice").await;
-    let whole = alice.titles("?limit=100").await;
-    assert_eq!(whole.len(), 95);
+    let whole_number = alice.titles("?limit=100").await;
+    assert_eq!(whole_number.len(), 95);
     let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let page = alice.feed(&format!("?limit=10{cursor}")).await.body;
@@ -99,7 +99,7 @@ async fn a_cursor_stays_exact_while_notifications_arrive(backend: Backend) {
         }
     }
     let old: Vec<_> = seen.iter().filter(|title| *title != "newer").cloned().collect();
-    assert_eq!(old, whole, "each once and in order");
+    assert_eq!(old, whole_number, "each once and in order");
     for query in ["?since=2020-01-01T00:00:00Z&limit=10", "?status=unread&status=read&limit=10"] {
         let first = alice.feed(query).await.body["next_cursor"].as_str().unwrap().to_owned();
         let second = alice.titles(&format!("{query}&cursor={first}")).await;

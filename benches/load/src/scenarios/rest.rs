@@ -29,7 +29,7 @@ pub async fn storm(mut run: Run<'_>) -> Result<Report, Failure> {
     let begun = std::time::Instant::now();
     let (fleet, took) = run.open(seats).await?;
     run.figure("connects", count / begun.elapsed().as_secs_f64(), "/s");
-    run.latency_figures("connect and subscribe", Latency::of(&took));
+    run.latency_figures("connect and subscribe", Latency::from_histogram(&took));
     let report = run.report(mark);
     fleet.close().await;
     Ok(report)

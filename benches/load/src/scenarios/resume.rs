@@ -50,7 +50,7 @@ pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
     run.figure("back and subscribed", count / connected.as_secs_f64(), "sockets/s");
     run.figure("back with all they missed", count / begun.elapsed().as_secs_f64(), "sockets/s");
     run.figure("missed events still missing", (wanted - run.tally.count_delivered().min(wanted)) as f64, "");
-    run.latency_figures("connect and subscribe", Latency::of(&took));
+    run.latency_figures("connect and subscribe", Latency::from_histogram(&took));
     let report = run.report(mark);
     fleet.close().await;
     Ok(report)

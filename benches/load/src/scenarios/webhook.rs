@@ -67,18 +67,18 @@ async fn receive(mut stream: TcpStream, tally: &Tally) -> Result<(), Failure> {
         };
         let head = String::from_utf8_lossy(&seen[..end]).to_ascii_lowercase();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-        let whole = end + length.unwrap_or(0);
-        while seen.len() < whole {
+        let whole_number = end + length.unwrap_or(0);
+        while seen.len() < whole_number {
             if stream.read_buf(&mut seen).await? == 0 {
                 return Ok(());
             }
         }
-        let latency = due.find(&seen[end..whole]).map(|at| {
-            let digits = seen[end + at + 6..whole].iter().take_while(|byte| byte.is_ascii_digit());
+        let latency = due.find(&seen[end..whole_number]).map(|at| {
+            let digits = seen[end + at + 6..whole_number].iter().take_while(|byte| byte.is_ascii_digit());
             tally.now_us().saturating_sub(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
         });
         tally.delivered(latency);
-        seen.drain(..whole);
+        seen.drain(..whole_number);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
     }
 }

@@ -11,23 +11,23 @@ pub enum Kind {
 
 /// One measure.
 #[derive(Debug, Clone, Copy)]
-pub struct Measure {
+pub struct Metric {
     pub name: &'static str,
     pub kind: Kind,
     pub help: &'static str,
 }
 
-macro_rules! measures {
+macro_rules! metric_table {
     ($($ident:ident: $kind:ident = $name:literal, $help:literal;)*) => {
         $(#[doc = $help]
         pub const $ident: &str = $name;)*
 
         /// Every measure there is.
-        pub const ALL: &[Measure] = &[$(Measure { name: $name, kind: Kind::$kind, help: $help }),*];
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: Kind::$kind, help: $help }),*];
     };
 }
 
-measures! {
+metric_table! {
     BUILD: Gauge = "oriva_build_info", "Always 1; the label says which version runs.";
     HTTP_REQUESTS: Histogram = "oriva_http_request_duration_seconds", "Requests by method, route and status, and how long they took.";
     STREAMS_OPENED: Counter = "oriva_streams_opened_total", "Sockets that were let in.";
@@ -62,7 +62,7 @@ mod tests {
     fn names_follow_the_convention_and_are_their_own() {
         let mut names: Vec<&str> = ALL.iter().map(|measure| measure.name).collect();
         assert!(names.iter().all(|name| name.starts_with("oriva_")));
-        for Measure { name, kind, .. } in ALL {
+        for Metric { name, kind, .. } in ALL {
             assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
         }
         names.sort_unstable();
