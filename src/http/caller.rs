@@ -130,7 +130,7 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
 }
 
 /// Who sees and changes notifications: a user's device or an app's server, at a route that names neither app nor key.
-pub struct Inbox<C> {
+pub struct InboxAccess<C> {
     app: Arc<App>,
     scope: AccessScope,
     /// The user of the path, where it names one.
@@ -138,7 +138,7 @@ pub struct Inbox<C> {
     class: PhantomData<C>,
 }
 
-impl<C: RouteClass> Inbox<C> {
+impl<C: RouteClass> InboxAccess<C> {
     /// What the caller may see and change.
     #[must_use]
     pub fn scope(&self) -> &AccessScope {
@@ -170,7 +170,7 @@ impl<C: RouteClass> Inbox<C> {
     }
 }
 
-impl<C: RouteClass> FromRequest for Inbox<C> {
+impl<C: RouteClass> FromRequest for InboxAccess<C> {
     type Error = Problem;
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 

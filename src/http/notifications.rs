@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::{
     Problem,
     body::{Body, Fields, MAX_OBJECT_BYTES, text},
-    caller::{AppKey, Inbox, Read, path_id},
+    caller::{AppKey, InboxAccess, Read, path_id},
     openapi::{
         answers::{Limited, WithBody},
         parameters::OfNotification,
@@ -72,7 +72,7 @@ impl<'a> From<&'a NotificationWithApp> for NotificationView<'a> {
     security(("user_token" = []), ("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
-pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn get(inbox: InboxAccess<Read>, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
     let found = hub.notification(inbox.scope(), notification_id(&path)?).await?;
     Ok(HttpResponse::Ok().json(NotificationView::from(&found)))
 }
@@ -96,7 +96,7 @@ pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, path: Path<String>) -> Resu
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
 pub async fn update(
-    inbox: Inbox<Read>,
+    inbox: InboxAccess<Read>,
     hub: Data<Hub>,
     request: HttpRequest,
     path: Path<String>,

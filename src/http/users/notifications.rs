@@ -11,7 +11,7 @@ use crate::{
     http::{
         Problem,
         body::{Body, Fields, text},
-        caller::{Inbox, Read},
+        caller::{InboxAccess, Read},
         notifications::NotificationView,
         openapi::{
             answers::{Checked, Limited, WithBody},
@@ -40,7 +40,7 @@ const MAX_LIMIT: u64 = 100;
     security(("user_token" = []), ("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
-pub async fn feed(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
+pub async fn feed(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     let filter = feed_filter(parameters).map_err(Problem::invalid)?;
     let feed = hub.feed(inbox.scope(), inbox.user()?, &filter).await?;
     let is_full = feed.notifications.len() == filter.limit as usize;
@@ -67,7 +67,7 @@ pub async fn feed(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) ->
     security(("user_token" = []), ("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
-pub async fn counts(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
+pub async fn counts(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
     let counts = hub.notification_counts(inbox.scope(), inbox.user()?).await?;
     Ok(HttpResponse::Ok().json(CountsView {
@@ -94,7 +94,7 @@ pub async fn counts(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) 
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
 pub async fn read_all(
-    inbox: Inbox<Read>,
+    inbox: InboxAccess<Read>,
     hub: Data<Hub>,
     request: HttpRequest,
     body: Body,

@@ -5,7 +5,7 @@ use actix_web::{HttpResponse, web::Data};
 use crate::{
     http::{
         Problem,
-        caller::{Inbox, Read},
+        caller::{InboxAccess, Read},
         openapi::{
             answers::{Checked, Limited},
             parameters::OfUser,
@@ -28,7 +28,7 @@ use crate::{
     security(("user_token" = []), ("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
-pub async fn get(inbox: Inbox<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
+pub async fn get(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
     Ok(HttpResponse::Ok().json(hub.presence(inbox.user()?, inbox.scope().app.as_ref()).await))
 }

@@ -8,7 +8,7 @@ mod append;
 mod apps;
 mod audit;
 mod events;
-mod inbox;
+mod feed;
 mod nodes;
 mod notifications;
 mod outbox;
