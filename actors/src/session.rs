@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Of 256 sessions that are told a broadcast: so many measure it.
-const BROADCASTS_MEASURED: u8 = 16;
+const BROADCAST_LATENCY_SAMPLES: u8 = 16;
 
 /// Events asked of the store at once.
 pub(crate) const PAGE: usize = 128;
@@ -159,7 +159,7 @@ impl Session {
                 .map(move |page, session, ctx| session.step(Input::Page { kind, page }, ctx))
                 .spawn(ctx);
             }
-            Effect::LoadReplay { socket, turn, kind, after } => {
+            Effect::LoadReplay { socket, replay_id, kind, after } => {
                 let stream = stream_of(kind);
                 async move {
                     loop {
@@ -170,7 +170,7 @@ impl Session {
                     }
                 }
                 .into_actor(self)
-                .map(move |page, session, ctx| session.step(Input::ReplayPage { socket, turn, kind, page }, ctx))
+                .map(move |page, session, ctx| session.step(Input::ReplayPage { socket, replay_id, kind, page }, ctx))
                 .spawn(ctx);
             }
             Effect::Refresh { socket, identity, token, id } => {
@@ -202,7 +202,7 @@ impl Handler<ToSession> for Session {
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
         // A broadcast goes to every session there is: one in so many says how long it took.
-        let is_measured = |kind| kind != StreamKind::Broadcast || rand::random::<u8>() < BROADCASTS_MEASURED;
+        let is_measured = |kind| kind != StreamKind::Broadcast || rand::random::<u8>() < BROADCAST_LATENCY_SAMPLES;
         let (oldest, spans) = match &message {
             ToSession::Deliver { kind, events } if is_measured(*kind) => {
                 let events = events.as_slice();

@@ -91,7 +91,7 @@ impl Member {
     }
 
     /// A replay from `after` brings everything that the patterns held now match.
-    pub(super) fn served_since(&mut self, after: Positions) {
+    pub(super) fn mark_replayed_after(&mut self, after: Positions) {
         for subscription in &mut self.subscriptions {
             subscription.since =
                 Positions { own: subscription.since.own.min(after.own), broadcast: subscription.since.broadcast.min(after.broadcast) };
@@ -99,7 +99,7 @@ impl Member {
     }
 
     /// What was up to `now` may not have been sent.
-    pub(super) fn served_from(&mut self, now: Positions) {
+    pub(super) fn reset_since(&mut self, now: Positions) {
         for subscription in &mut self.subscriptions {
             subscription.since = now;
         }

@@ -19,13 +19,13 @@ use crate::{
 pub(super) struct Replay {
     pub id: Option<FrameId>,
     /// Tells this replay's pages from those of one that was given up.
-    pub turn: u32,
+    pub replay_id: u32,
     /// Where the client said it was.
     pub after: Positions,
     /// Where the socket had been served to when the replay was asked for.
-    pub served: Positions,
+    pub served_before: Positions,
     /// What it held then.
-    pub previously: Vec<Subscription>,
+    pub previous_subscriptions: Vec<Subscription>,
     /// Streams whose history must be seen to reach back before anything is sent.
     pub unchecked: Vec<StreamKind>,
     /// Read, and not pushed yet.
@@ -126,16 +126,16 @@ impl Replay {
     /// Asks for the next page; the replay is not complete.
     fn ask(&mut self, socket: SocketKey, member: &Member, kind: StreamKind, effects: &mut Vec<Effect>) -> bool {
         self.waiting = Some(Waiting::Page(kind));
-        effects.push(Effect::LoadReplay { socket, turn: self.turn, kind, after: member.positions.get(kind) });
+        effects.push(Effect::LoadReplay { socket, replay_id: self.replay_id, kind, after: member.positions.get(kind) });
         false
     }
 
     /// Whether this event was sent to the socket before the replay began, under a pattern it held then.
     fn sent_before(&self, kind: StreamKind, event: &PublishedEvent) -> bool {
         let offset = event.offset_in(kind);
-        offset <= self.served.get(kind)
+        offset <= self.served_before.get(kind)
             && self
-                .previously
+                .previous_subscriptions
                 .iter()
                 .any(|subscription| subscription.since.get(kind) < offset && subscription.pattern.matches(event.full_type()))
     }

@@ -39,13 +39,13 @@ impl State {
             );
         }
         let resumes = resume.after.is_some() || resume.after_broadcast.is_some();
-        let (now, epoch, turn) = (self.positions(), self.epoch.clone(), self.turns);
+        let (now, epoch, replay_id) = (self.positions(), self.epoch.clone(), self.next_replay_id);
         let Some(member) = self.member(socket) else { return };
         if resumes && member.replay.is_some() {
             return close_revoked("conflict", "a replay is under way on this socket; wait for its resumed");
         }
         let warning = unmatchable_patterns(&patterns);
-        let previously = member.subscriptions.clone();
+        let previous_subscriptions = member.subscriptions.clone();
         if let Err(TooManyPatterns) = member.subscribe(patterns) {
             return close_revoked("validation_failed", "event_types: a socket holds at most 100 patterns");
         }
@@ -54,10 +54,10 @@ impl State {
         if !resumes {
             return;
         }
-        let served = member.positions;
+        let served_before = member.positions;
         let after = Positions {
-            own: resume.after.unwrap_or(served.own),
-            broadcast: resume.after_broadcast.unwrap_or(served.broadcast),
+            own: resume.after.unwrap_or(served_before.own),
+            broadcast: resume.after_broadcast.unwrap_or(served_before.broadcast),
         };
         let mut unchecked = Vec::new();
         for (kind, asked) in [(self.stream.kind(), resume.after), (StreamKind::Broadcast, resume.after_broadcast)] {
@@ -68,20 +68,20 @@ impl State {
         }
         let replay = Replay {
             id,
-            turn,
+            replay_id,
             after,
-            served,
-            previously,
+            served_before,
+            previous_subscriptions,
             unchecked,
             queue: VecDeque::new(),
             waiting: None,
             replayed: 0,
         };
-        self.turns = turn.wrapping_add(1);
+        self.next_replay_id = replay_id.wrapping_add(1);
         let Some(member) = self.member(socket) else { return };
         member.positions = after;
         member.replay = Some(Box::new(replay));
-        member.served_since(after);
+        member.mark_replayed_after(after);
         if resume.epoch.is_some_and(|theirs| *theirs != *epoch) {
             self.end_replay(socket, false, effects);
         } else {
@@ -92,7 +92,7 @@ impl State {
     pub(super) fn on_replay_page(
         &mut self,
         socket: SocketKey,
-        turn: u32,
+        replay_id: u32,
         kind: StreamKind,
         page: Page,
         effects: &mut Vec<Effect>,
@@ -100,7 +100,7 @@ impl State {
         let Some(member) = self.member(socket) else { return };
         let after = member.positions.get(kind);
         let Some(mut replay) = member.replay.take() else { return };
-        if replay.turn != turn {
+        if replay.replay_id != replay_id {
             member.replay = Some(replay);
             return;
         }
@@ -149,7 +149,7 @@ impl State {
         if !recovered {
             // The client reloads its state; from here on it is served live.
             member.positions = now;
-            member.served_from(now);
+            member.reset_since(now);
         }
         let frame = ServerFrame::Resumed {
             after: replay.after.own,

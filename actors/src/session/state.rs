@@ -63,7 +63,7 @@ pub(super) enum Input {
     },
     ReplayPage {
         socket: SocketKey,
-        turn: u32,
+        replay_id: u32,
         kind: StreamKind,
         page: Page,
     },
@@ -105,7 +105,7 @@ pub(super) enum Effect {
     },
     LoadReplay {
         socket: SocketKey,
-        turn: u32,
+        replay_id: u32,
         kind: StreamKind,
         after: Offset,
     },
@@ -138,7 +138,7 @@ pub(super) struct State {
     pub(super) members: Vec<(SocketKey, Member)>,
     /// The last events delivered, while somebody replays.
     pub(super) recent: VecDeque<(StreamKind, Arc<PublishedEvent>)>,
-    pub(super) turns: u32,
+    pub(super) next_replay_id: u32,
 }
 
 impl State {
@@ -157,7 +157,7 @@ impl State {
             newcomers: Vec::new(),
             members: Vec::new(),
             recent: VecDeque::new(),
-            turns: 0,
+            next_replay_id: 0,
         }
     }
 
@@ -240,7 +240,7 @@ impl State {
                     self.advance(socket, effects);
                 }
             }
-            Input::ReplayPage { socket, turn, kind, page } => self.on_replay_page(socket, turn, kind, page, effects),
+            Input::ReplayPage { socket, replay_id, kind, page } => self.on_replay_page(socket, replay_id, kind, page, effects),
             Input::Refreshed { socket, id, outcome } => {
                 if let Some(member) = self.member(socket) {
                     member.refreshing = false;

@@ -92,7 +92,7 @@ impl Bench {
     fn replay_wanted(&mut self) -> Option<(u32, StreamKind, Offset)> {
         let index = self.effects.iter().position(|effect| matches!(effect, Effect::LoadReplay { .. }))?;
         match self.effects.remove(index) {
-            Effect::LoadReplay { turn, kind, after, .. } => Some((turn, kind, after)),
+            Effect::LoadReplay { replay_id, kind, after, .. } => Some((replay_id, kind, after)),
             _ => None,
         }
     }
@@ -129,13 +129,13 @@ fn live_events_wait_behind_a_replay_and_come_once() {
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 2}));
     assert_eq!(bench.said(socket), ["welcome", "subscribed"]);
-    let (turn, kind, after) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, after) = bench.replay_wanted().unwrap();
     assert_eq!((kind, after), (StreamKind::User, 2));
     // While the page is under way two more are committed; the page sees the first of them.
     bench.live(6).live(7);
     assert_eq!(bench.said(socket), Vec::<String>::new());
     let page = bench.page(3..=6, 6);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     bench.live(8);
     let said = bench.said(socket);
     assert_eq!(said, ["event 3", "event 4", "event 5", "event 6", "event 7", "resumed", "event 8"]);
@@ -147,9 +147,9 @@ fn a_page_that_runs_ahead_of_the_session_is_not_repeated_live() {
     bench.input(Input::Started).head(1);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
-    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(1..=3, 3);
-    bench.input(Input::ReplayPage { socket, turn, kind, page }).live(2).live(3).live(4);
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page }).live(2).live(3).live(4);
     let said = bench.said(socket);
     assert_eq!(said, ["welcome", "subscribed", "event 1", "event 2", "event 3", "resumed", "event 4"]);
 }
@@ -160,9 +160,9 @@ fn a_replay_waits_for_a_slow_socket() {
     bench.input(Input::Started).head(20);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
-    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(1..=20, 20);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     let mut bursts = 0;
     let mut events = 0;
     loop {
@@ -200,10 +200,10 @@ fn broadcasts_wait_for_the_end_of_a_replay() {
     bench.input(Input::Started).head(1);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
-    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     bench.input(Input::Deliver { kind: StreamKind::Broadcast, events: Events::One(broadcast(1, 9)) });
     let page = bench.page(1..=1, 1);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     bench.input(Input::Deliver { kind: StreamKind::Broadcast, events: Events::One(broadcast(2, 10)) });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "event 1", "event 1", "resumed", "event 2"]);
 }
@@ -249,21 +249,21 @@ fn a_second_replay_does_not_repeat_the_first_ones() {
     let mut bench = Bench::user();
     let socket = bench.input(Input::Started).head(4).join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"], "after": 2}));
-    let (turn, kind, after) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, after) = bench.replay_wanted().unwrap();
     assert_eq!(after, 2);
     let page = bench.page(3..=4, 4);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "event 3", "event 4", "resumed"]);
     bench.say(socket, json!({"action": "subscribe", "event_types": ["user.*"], "after": 2}));
-    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(3..=4, 4);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["subscribed", "resumed"]);
     // Further back than the first: what that one did not bring comes now.
     bench.say(socket, json!({"action": "subscribe", "event_types": ["session.*"], "after": 1}));
-    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(2..=4, 4);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["subscribed", "event 2", "resumed"]);
 }
 
@@ -273,16 +273,16 @@ fn what_a_failed_recovery_passed_over_is_not_taken_for_sent() {
     let socket = bench.input(Input::Started).head(3).join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"]}));
     bench.say(socket, json!({"action": "subscribe", "event_types": ["user.*"], "after": 1}));
-    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     bench.live(4);
     // History no longer reaches back to 2.
     let page = bench.page(3..=4, 4);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "subscribed", "resumed"]);
     bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"], "after": 3}));
-    let (turn, kind, _) = bench.replay_wanted().unwrap();
+    let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(4..=4, 4);
-    bench.input(Input::ReplayPage { socket, turn, kind, page });
+    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["subscribed", "event 4", "resumed"]);
 }
 
