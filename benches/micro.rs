@@ -13,10 +13,9 @@ use oriva_hub::{
     },
 };
 use oriva_hub_actors::{
-    model::{
-        AppId, Category, EventId, EventPattern, EventType, JsonObject, PublishedEvent, SigningSecret, StreamKind, Timestamp,
-        UserId, WebhookId,
-    },
+    model::{AppId, Category, EventId, EventPattern, EventType, JsonObject, StreamKind, Timestamp, UserId, WebhookId},
+    ports::SigningSecret,
+    protocol::PublishedEvent,
     testing::{FanOut, Routing, assemble, event},
 };
 

@@ -11,7 +11,7 @@ use oriva_hub_actors::{
     model::StreamKind,
 };
 
-use crate::{bus::BusState, hub::Hub};
+use crate::bus::BusState;
 
 /// Seconds, from a tenth of a millisecond to ten.
 const SECONDS: [f64; 16] =
@@ -61,26 +61,40 @@ pub fn start() {
     });
 }
 
-/// Everything measured, in the text format of Prometheus.
-pub async fn render(hub: &Hub) -> String {
-    observe(hub).await;
-    RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
+/// Figures of a node that are not counted as they happen.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    /// Sockets open.
+    pub sockets: usize,
+    /// Users and apps online.
+    pub sessions: usize,
+    /// The state of the bus.
+    pub bus: BusState,
+    /// Events that wait to be written or are being written.
+    pub writer_queue_events: usize,
+    /// Connections to the store that nobody uses.
+    pub store_connections_idle: u32,
+    /// Connections to the store in use.
+    pub store_connections_in_use: u32,
+    /// Webhook deliveries claimed and not recorded yet.
+    pub deliveries_in_flight: usize,
 }
 
-/// Looks at what is not counted as it happens.
-async fn observe(hub: &Hub) {
-    metrics::gauge!(metric_names::SOCKETS).set(hub.online().open_sockets() as f64);
-    metrics::gauge!(metric_names::SESSIONS).set(hub.online().observe().await.sessions as f64);
+/// All metrics, with these figures, in the text format of Prometheus.
+#[must_use]
+pub fn render(figures: &Figures) -> String {
+    metrics::gauge!(metric_names::SOCKETS).set(figures.sockets as f64);
+    metrics::gauge!(metric_names::SESSIONS).set(figures.sessions as f64);
     for state in BusState::ALL {
-        let label = state.as_str();
-        metrics::gauge!(metric_names::BUS_STATE, "state" => label).set(if hub.bus() == state { 1.0 } else { 0.0 });
+        let is_current = if figures.bus == state { 1.0 } else { 0.0 };
+        metrics::gauge!(metric_names::BUS_STATE, "state" => state.as_str()).set(is_current);
     }
-    metrics::gauge!(metric_names::WRITER_QUEUE).set(hub.writer_queue() as f64);
-    let pool = hub.pool();
-    metrics::gauge!(metric_names::STORE_CONNECTIONS, "state" => "idle").set(f64::from(pool.idle));
-    metrics::gauge!(metric_names::STORE_CONNECTIONS, "state" => "in_use")
-        .set(f64::from(pool.size - pool.idle.min(pool.size)));
-    metrics::gauge!(metric_names::DELIVERIES_IN_FLIGHT).set(hub.deliveries_in_flight().await as f64);
+    metrics::gauge!(metric_names::WRITER_QUEUE).set(figures.writer_queue_events as f64);
+    for (state, count) in [("idle", figures.store_connections_idle), ("in_use", figures.store_connections_in_use)] {
+        metrics::gauge!(metric_names::STORE_CONNECTIONS, "state" => state).set(f64::from(count));
+    }
+    metrics::gauge!(metric_names::DELIVERIES_IN_FLIGHT).set(figures.deliveries_in_flight as f64);
+    RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
 /// Counts a lookup in a cache.

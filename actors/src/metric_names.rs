@@ -34,6 +34,7 @@ metric_table! {
     STREAMS_REFUSED: Counter = "oriva_streams_refused_total", "Upgrades that were refused, by error code.";
     SOCKETS: Gauge = "oriva_sockets", "Sockets open on this node.";
     SESSIONS: Gauge = "oriva_sessions", "Users and apps online on this node.";
+    TASK_RESTARTS: Counter = "oriva_task_restarts_total", "Restarts of long-lived tasks that panicked, by task.";
     SOCKET_CLOSES: Counter = "oriva_socket_closes_total", "Sockets that the hub closed, by close code; 4008 is a client that was too slow.";
     FRAMES_SENT: Counter = "oriva_frames_sent_total", "Frames queued for sockets, heartbeats and closes among them.";
     BYTES_SENT: Counter = "oriva_frame_bytes_sent_total", "Bytes of those frames.";

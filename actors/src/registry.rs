@@ -1,9 +1,12 @@
-//! Who is online on one thread: takes places, starts sessions, and routes events to them.
+//! Who is online on one shard: permits connections, starts sessions, routes events to them, and compares them with the
+//! store when something may have been lost.
 
-#[cfg(feature = "testing")]
-pub(crate) mod bench;
-mod heads;
+mod broadcasts;
 mod entry;
+pub(crate) mod messages;
+mod resync_schedule;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,147 +15,57 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture,
-    dev::ContextFutureSpawner, fut::wrap_future,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseFuture, WrapFuture,
+    dev::ContextFutureSpawner,
 };
-use bytes::Bytes;
 use futures_util::FutureExt as _;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use self::{
-    heads::Heads,
+    broadcasts::BroadcastFeed,
     entry::{Entry, Online},
+    messages::{
+        Acquire, ConnectionSnapshot, CountsOf, Observe, Received, RegistryState, Resync, Route, SendFrame,
+        StopAccepting,
+    },
+    resync_schedule::ResyncSchedule,
 };
 use crate::{
-    model::{ConnectionCounts, Identity, PublishedEvent, Scope, StreamKey, StreamKind, Timestamp},
-    realtime::ShardContext,
-    socket_loop::SocketKey,
-    session::{Session, ToSession},
+    connection_permit::{AcquireError, ConnectionEvent, ConnectionPermit},
+    context::ShardContext,
+    metric_names,
+    model::{Offset, StreamKey, StreamKind},
+    ports::Unavailable,
+    protocol::PublishedEvent,
+    session::{
+        PAGE, Positions, RETRY, Session,
+        messages::{Join, SessionEnded, SessionInput},
+    },
+    stream_cursor::{Need, REORDER_WINDOW},
 };
 
-pub use self::entry::ConnectionPermit;
-
-/// Batches that may wait for a registry; past that the handle remembers that something was lost (see `shards`).
+/// Messages that may wait in the mailbox. Past that the handle notes that the shard needs a resync (see `shard.rs`).
 const MAILBOX: usize = 1024;
-/// How often sessions that lost a message are told to compare themselves with the store.
-const RESYNC_INTERVAL: Duration = Duration::from_millis(250);
+/// Streams whose heads are asked for in one query.
+const STREAMS_PER_QUERY: usize = 1000;
+/// Interval at which sessions that lost a message are resynchronised.
+const OVERFLOW_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Why no place was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AcquireError {
-    #[error("{limit} connections are open already")]
-    LimitReached { limit: usize },
-    #[error("this node takes no new connections now")]
-    Draining,
-}
+/// The outcome of a query for heads.
+type Heads = Result<Vec<(StreamKey, Offset)>, Unavailable>;
 
-/// What a registry looks like from outside.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RegistryState {
-    pub sessions: usize,
-    pub connections: usize,
-    /// Users with at least one place, or asking for one.
-    pub users: usize,
-}
-
-/// Takes a place for a socket to be.
-#[derive(Message)]
-#[rtype(result = "Result<ConnectionPermit, AcquireError>")]
-pub(crate) struct Acquire {
-    pub stream: StreamKey,
-    pub scope: Scope,
-}
-
-/// A socket is open and wants its session. Sent by the pump.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Join {
-    pub socket: SocketKey,
-    pub identity: Arc<Identity>,
-    pub expires_at: Option<Timestamp>,
-    /// It agreed on compressed messages.
-    pub deflates: bool,
-}
-
-/// Committed events, in the order of commit.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Route {
-    pub events: Vec<Arc<PublishedEvent>>,
-}
-
-/// Events that other nodes committed, each with the one stream that it was heard on.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Received {
-    pub events: Vec<(StreamKey, Arc<PublishedEvent>)>,
-}
-
-/// Something may have been lost on the way here: compare with the store, now and for a while.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Resync;
-
-/// What every user and app here holds.
-#[derive(Message)]
-#[rtype(result = "Vec<(StreamKey, ConnectionCounts)>")]
-pub(crate) struct ConnectionSnapshot;
-
-/// Something to say to everybody of a stream, beside its events.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct SendFrame {
-    pub stream: StreamKey,
-    pub frame: Bytes,
-}
-
-/// What one user or app here holds.
-#[derive(Message)]
-#[rtype(result = "ConnectionCounts")]
-pub(crate) struct CountsOf {
-    pub stream: StreamKey,
-}
-
-/// No new places from now on.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct StopAccepting;
-
-#[derive(Message)]
-#[rtype(result = "RegistryState")]
-pub(crate) struct Observe;
-
-/// A session is over, by its end or by its panic.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct SessionEnded {
-    pub stream: StreamKey,
-    pub serial: u64,
-}
-
-/// Makes a user's session panic, to prove that nobody else notices.
-#[cfg(any(test, feature = "testing"))]
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct PanicSession {
-    pub stream: StreamKey,
-}
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Release {
-    stream: StreamKey,
-    scope: Scope,
-    socket: Option<SocketKey>,
-}
-
+/// The actor.
 pub(crate) struct Registry {
     context: Arc<ShardContext>,
     entries: HashMap<StreamKey, Entry>,
-    heads: Heads,
-    waiting: Vec<Join>,
+    broadcasts: BroadcastFeed,
+    resyncs: ResyncSchedule,
+    /// Streams whose sessions wait for their head. Asked for together: one query for however many came at once.
+    starting: Vec<StreamKey>,
+    is_loading_starting: bool,
+    is_resyncing_overflowed: bool,
     next_serial: u64,
-    closed: bool,
+    is_draining: bool,
 }
 
 impl Registry {
@@ -166,39 +79,127 @@ impl Registry {
         Self {
             context,
             entries: HashMap::new(),
-            heads: Heads::default(),
-            waiting: Vec::new(),
+            broadcasts: BroadcastFeed::default(),
+            resyncs: ResyncSchedule::new(Instant::now()),
+            starting: Vec::new(),
+            is_loading_starting: false,
+            is_resyncing_overflowed: false,
             next_serial: 0,
-            closed: false,
+            is_draining: false,
         }
     }
 
-    fn deliver(&mut self, stream: &StreamKey, event: &Arc<PublishedEvent>) {
+    fn deliver_own(&mut self, stream: &StreamKey, event: &Arc<PublishedEvent>) {
         if let Some(entry) = self.entries.get_mut(stream) {
             entry.deliver_own(event, stream.kind());
         }
     }
 
-    fn join(&mut self, join: Join, ctx: &Context<Self>) {
-        let Some(broadcast) = &self.heads.broadcast else { return self.waiting.push(join) };
-        let stream = join.identity.stream();
-        let Some(entry) = self.entries.get_mut(&stream) else {
-            // Its place was given back in the meantime: it is gone.
-            return;
-        };
-        let online = entry.session.get_or_insert_with(|| {
-            self.next_serial += 1;
-            let serial = self.next_serial;
-            let addr = Session::start(self.context.clone(), ctx.address(), stream, serial, broadcast.position());
-            Online::new(addr, serial)
-        });
-        // One message a socket, and sockets are bounded.
-        online.addr.do_send(ToSession::Join(join));
+    /// Asks the store for heads, in chunks, and passes the outcome to `then`.
+    fn load_heads(
+        &self,
+        streams: Vec<StreamKey>,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, Heads, &mut Context<Self>) + 'static,
+    ) {
+        let history = self.context.ports.history.clone();
+        async move {
+            let mut heads = Vec::with_capacity(streams.len());
+            for chunk in streams.chunks(STREAMS_PER_QUERY) {
+                heads.extend(history.heads(chunk).await?);
+            }
+            Ok(streams.into_iter().zip(heads).collect())
+        }
+        .into_actor(self)
+        .map(move |heads, registry, ctx| then(registry, heads, ctx))
+        .spawn(ctx);
     }
 }
 
+/// Sessions.
 impl Registry {
-    /// Claims places for those who ask, one after the other: a claim says how many this node would then hold.
+    /// Gives a socket to its session, or has the session started.
+    fn join(&mut self, join: Join, ctx: &mut Context<Self>) {
+        let stream = join.identity.stream();
+        // No entry: the permit was given back meanwhile, so the socket is gone.
+        let Some(entry) = self.entries.get_mut(&stream) else { return };
+        if let Some(online) = &entry.session {
+            // Unbounded, but one message a socket, and sockets are bounded.
+            return online.addr.do_send(SessionInput::Join(join));
+        }
+        if entry.joining.is_empty() {
+            self.starting.push(stream);
+        }
+        entry.joining.push(join);
+        self.load_starting(ctx);
+    }
+
+    /// Asks for the heads of all streams whose sessions are to start. What comes while a query runs goes with the next,
+    /// and who left meanwhile is not asked for.
+    fn load_starting(&mut self, ctx: &mut Context<Self>) {
+        let needs_broadcast_head = self.broadcasts.position().is_none();
+        let entries = &self.entries;
+        self.starting.retain(|stream| entries.get(stream).is_some_and(|entry| !entry.joining.is_empty()));
+        if self.is_loading_starting || (self.starting.is_empty() && !needs_broadcast_head) {
+            return;
+        }
+        self.is_loading_starting = true;
+        let count = self.starting.len().min(STREAMS_PER_QUERY - 1);
+        let broadcast = needs_broadcast_head.then_some(StreamKey::Broadcast);
+        let streams: Vec<StreamKey> = broadcast.into_iter().chain(self.starting.drain(..count)).collect();
+        let asked = streams.clone();
+        self.load_heads(streams, ctx, move |registry, heads, ctx| match heads {
+            Ok(heads) => {
+                registry.is_loading_starting = false;
+                for (stream, head) in heads {
+                    registry.on_starting_head(stream, head, ctx);
+                }
+                registry.load_starting(ctx);
+            }
+            Err(Unavailable) => {
+                registry.starting.extend(asked.into_iter().filter(|stream| *stream != StreamKey::Broadcast));
+                tokio::time::sleep(RETRY)
+                    .into_actor(registry)
+                    .map(|(), registry, ctx| {
+                        registry.is_loading_starting = false;
+                        registry.load_starting(ctx);
+                    })
+                    .spawn(ctx);
+            }
+        });
+    }
+
+    fn on_starting_head(&mut self, stream: StreamKey, head: Offset, ctx: &mut Context<Self>) {
+        if stream == StreamKey::Broadcast {
+            let need = self.broadcasts.start(head);
+            return self.advance_broadcasts(need, ctx);
+        }
+        // Asked for before the sessions, as the first of their query.
+        let Some(broadcast) = self.broadcasts.position() else { return };
+        let Some(entry) = self.entries.get_mut(&stream) else { return };
+        let joining = std::mem::take(&mut entry.joining);
+        if joining.is_empty() || entry.session.is_some() {
+            return;
+        }
+        self.next_serial += 1;
+        let heads = Positions { own: head, broadcast };
+        let (context, kind) = (self.context.clone(), stream.kind());
+        let addr = Session::start(context, ctx.address().recipient(), stream, self.next_serial, heads);
+        // Unbounded, but one message a session and one a socket, and sockets are bounded.
+        if entry.highest_routed > head {
+            addr.do_send(SessionInput::ObserveHead { kind, head: entry.highest_routed });
+        }
+        for join in joining {
+            addr.do_send(SessionInput::Join(join));
+        }
+        entry.session = Some(Online::new(addr, self.next_serial));
+    }
+}
+
+/// Permits.
+impl Registry {
+    /// Asks the limiter for the next permit of a user or app. One at a time: the limiter is told how many connections
+    /// this node would then hold, and two requests at once would each name a number too low.
     fn acquire_next(&mut self, stream: &StreamKey, ctx: &mut Context<Self>) {
         let limit = self.context.config.max_connections;
         let Some(entry) = self.entries.get_mut(stream) else { return };
@@ -210,46 +211,153 @@ impl Registry {
                 continue;
             }
             if entry.acquiring.is_empty() {
-                // A user at rest owns no queue.
+                // An idle user owns no queue.
                 entry.acquiring = VecDeque::new();
             }
             let mut requested = entry.counts.clone();
             requested.add(&scope);
             entry.requested = Some(requested.clone());
             let stream = stream.clone();
-            let claimed = self.context.limiter.acquire(&stream, &requested, limit);
-            wrap_future::<_, Self>(claimed)
-                .map(move |claimed, registry, ctx| {
+            let acquired = self.context.ports.limiter.acquire(&stream, &requested, limit);
+            actix::fut::wrap_future::<_, Self>(acquired)
+                .map(move |acquired, registry, ctx| {
                     let Some(entry) = registry.entries.get_mut(&stream) else { return };
                     entry.requested = None;
-                    if claimed.is_err() {
-                        // A count that was made meanwhile took it for given.
-                        registry.context.limiter.set_count(&stream, &entry.counts);
+                    if acquired.is_err() {
+                        // A snapshot taken meanwhile counted the request as granted.
+                        registry.context.ports.limiter.set_count(&stream, &entry.counts);
                     }
-                    let permit = claimed.map_err(|_| AcquireError::LimitReached { limit }).map(|()| {
+                    let permit = acquired.map_err(|_| AcquireError::LimitReached { limit }).map(|()| {
                         entry.counts.add(&scope);
                         registry.context.connections.fetch_add(1, Ordering::SeqCst);
                         if entry.counts != requested {
-                            // Somebody went in the meantime.
-                            registry.context.limiter.set_count(&stream, &entry.counts);
+                            // Somebody left meanwhile.
+                            registry.context.ports.limiter.set_count(&stream, &entry.counts);
                         }
-                        ConnectionPermit::new(ctx.address(), stream.clone(), scope)
+                        ConnectionPermit::new(ctx.address().recipient(), stream.clone(), scope)
                     });
-                    // Where nobody waits for it any more, the place is given back by its drop.
+                    // Where nobody waits any more, dropping the permit gives it back.
                     let _ = answer.send(permit);
                     registry.acquire_next(&stream, ctx);
-                    registry.remove_if_unused(&stream);
+                    registry.remove_if_vacant(&stream);
                 })
                 .spawn(ctx);
         }
-        self.remove_if_unused(stream);
+        self.remove_if_vacant(stream);
     }
 
-    fn remove_if_unused(&mut self, stream: &StreamKey) {
+    fn remove_if_vacant(&mut self, stream: &StreamKey) {
         if self.entries.get(stream).is_some_and(Entry::is_vacant) {
-            // The session's last address goes with the entry, and so it ends.
+            // The entry has the session's only address, so the session ends with it.
             self.entries.remove(stream);
-            self.context.bus.unfollow(stream);
+            self.context.ports.bus.unfollow(stream);
+        }
+    }
+}
+
+/// Comparison with the store.
+impl Registry {
+    /// Tells every session how far its stream reaches, and the shard how far the broadcasts reach.
+    fn resync(&mut self, ctx: &mut Context<Self>) {
+        if self.resyncs.request(Instant::now()) {
+            self.load_all_heads(ctx);
+        }
+    }
+
+    fn load_all_heads(&self, ctx: &mut Context<Self>) {
+        let online = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
+        let streams = std::iter::once(StreamKey::Broadcast).chain(online.map(|(stream, _)| stream.clone())).collect();
+        self.load_heads(streams, ctx, |registry, heads, ctx| {
+            let run_again = registry.resyncs.finish(heads.is_ok(), Instant::now());
+            for (stream, head) in heads.unwrap_or_default() {
+                if stream == StreamKey::Broadcast {
+                    let need = registry.broadcasts.observe_head(head);
+                    registry.advance_broadcasts(need, ctx);
+                } else if let Some(entry) = registry.entries.get_mut(&stream) {
+                    entry.observe_head(stream.kind(), head);
+                }
+            }
+            if run_again {
+                registry.load_all_heads(ctx);
+            }
+        });
+    }
+
+    /// Resynchronises the sessions whose mailbox was full when a message came.
+    fn resync_overflowed(&mut self, ctx: &mut Context<Self>) {
+        let needs_resync = |entry: &Entry| entry.session.as_ref().is_some_and(|online| online.needs_resync);
+        let overflowed = self.entries.iter().filter(|(_, entry)| needs_resync(entry)).map(|(stream, _)| stream.clone());
+        let streams: Vec<StreamKey> = overflowed.take(STREAMS_PER_QUERY).collect();
+        if streams.is_empty() || std::mem::replace(&mut self.is_resyncing_overflowed, true) {
+            return;
+        }
+        self.load_heads(streams, ctx, |registry, heads, _| {
+            registry.is_resyncing_overflowed = false;
+            let broadcast_head = registry.broadcasts.position().unwrap_or(0);
+            for (stream, head) in heads.unwrap_or_default() {
+                if let Some(entry) = registry.entries.get_mut(&stream) {
+                    entry.resync(stream.kind(), head, broadcast_head);
+                }
+            }
+        });
+    }
+}
+
+/// Broadcasts.
+impl Registry {
+    /// Sends what is ready and does what the feed needs.
+    fn advance_broadcasts(&mut self, need: Need, ctx: &mut Context<Self>) {
+        if self.broadcasts.wants_turn() {
+            // Behind the messages that are in the mailbox now and may bring more: so a session wakes once for many.
+            std::future::ready(()).into_actor(self).map(|(), registry, ctx| registry.send_broadcasts(ctx)).spawn(ctx);
+        }
+        match self.broadcasts.admit(need) {
+            Need::Nothing => {}
+            Need::WaitForReorder => {
+                tokio::time::sleep(REORDER_WINDOW)
+                    .into_actor(self)
+                    .map(|(), registry, ctx| {
+                        let need = registry.broadcasts.reorder_timeout();
+                        registry.advance_broadcasts(need, ctx);
+                    })
+                    .spawn(ctx);
+            }
+            Need::Page { after } => self.load_broadcasts(after, ctx),
+        }
+    }
+
+    fn load_broadcasts(&self, after: Offset, ctx: &mut Context<Self>) {
+        metrics::counter!(metric_names::GAP_PAGES, "stream" => StreamKind::Broadcast.as_str()).increment(1);
+        let history = self.context.ports.history.clone();
+        async move {
+            let page = history.page(&StreamKey::Broadcast, after, PAGE).await;
+            if page.is_err() {
+                tokio::time::sleep(RETRY).await;
+            }
+            page
+        }
+        .into_actor(self)
+        .map(|page, registry, ctx| {
+            let need = registry.broadcasts.page(page);
+            registry.advance_broadcasts(need, ctx);
+        })
+        .spawn(ctx);
+    }
+
+    /// Sends one batch to all users' sessions. They share this thread, so they get their turn before the next batch.
+    fn send_broadcasts(&mut self, ctx: &mut Context<Self>) {
+        let batch = self.broadcasts.next_batch();
+        for (stream, entry) in &mut self.entries {
+            if stream.kind() == StreamKind::User {
+                entry.deliver_broadcasts(&batch);
+            }
+        }
+        match self.broadcasts.batch_sent() {
+            Ok(()) => {
+                let turn = tokio::task::yield_now().into_actor(self);
+                turn.map(|(), registry, ctx| registry.send_broadcasts(ctx)).spawn(ctx);
+            }
+            Err(need) => self.advance_broadcasts(need, ctx),
         }
     }
 }
@@ -258,8 +366,13 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.start_reconciling(ctx);
-        ctx.run_interval(RESYNC_INTERVAL, |registry, _| registry.entries.values_mut().for_each(Entry::resync_if_needed));
+        self.load_starting(ctx);
+        ctx.run_interval(resync_schedule::INTERVAL, |registry, ctx| {
+            if registry.resyncs.is_due(Instant::now(), registry.context.ports.bus.is_complete()) {
+                registry.resync(ctx);
+            }
+        });
+        ctx.run_interval(OVERFLOW_INTERVAL, Self::resync_overflowed);
     }
 }
 
@@ -267,13 +380,13 @@ impl Handler<Acquire> for Registry {
     type Result = ResponseFuture<Result<ConnectionPermit, AcquireError>>;
 
     fn handle(&mut self, Acquire { stream, scope }: Acquire, ctx: &mut Self::Context) -> Self::Result {
-        if self.closed {
+        if self.is_draining {
             return Box::pin(async { Err(AcquireError::Draining) });
         }
         let (answer, answered) = oneshot::channel();
         let entry = self.entries.entry(stream.clone()).or_default();
         if entry.is_unused() {
-            entry.followed = Some(self.context.bus.follow(&stream).shared());
+            entry.followed = Some(self.context.ports.bus.follow(&stream).shared());
         }
         entry.acquiring.push_back((scope, answer));
         let followed = entry.followed.clone();
@@ -288,30 +401,22 @@ impl Handler<Acquire> for Registry {
     }
 }
 
-impl Handler<Release> for Registry {
+impl Handler<ConnectionEvent> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Release { stream, scope, socket }: Release, _: &mut Self::Context) {
-        if let Some(socket) = socket {
-            self.waiting.retain(|join| join.socket != socket);
-        }
+    fn handle(&mut self, event: ConnectionEvent, ctx: &mut Self::Context) {
+        let (stream, scope, socket) = match event {
+            ConnectionEvent::Joined(join) => return self.join(join, ctx),
+            ConnectionEvent::Released { stream, scope, socket } => (stream, scope, socket),
+        };
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         entry.counts.remove(&scope);
         self.context.connections.fetch_sub(1, Ordering::SeqCst);
-        self.context.limiter.set_count(&stream, &entry.counts);
-        if let (Some(online), Some(socket)) = (&entry.session, socket) {
-            // One message a socket, and sockets are bounded.
-            online.addr.do_send(ToSession::Left { socket });
+        self.context.ports.limiter.set_count(&stream, &entry.counts);
+        if let Some(socket) = socket {
+            entry.socket_left(socket);
         }
-        self.remove_if_unused(&stream);
-    }
-}
-
-impl Handler<Join> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, join: Join, ctx: &mut Self::Context) {
-        self.join(join, ctx);
+        self.remove_if_vacant(&stream);
     }
 }
 
@@ -321,11 +426,12 @@ impl Handler<Route> for Registry {
     fn handle(&mut self, Route { events }: Route, ctx: &mut Self::Context) {
         for event in events {
             if let Some(user) = &event.event().user_id {
-                self.deliver(&StreamKey::User(user.clone()), &event);
+                self.deliver_own(&StreamKey::User(user.clone()), &event);
             }
-            self.deliver(&StreamKey::App(event.event().app_id.clone()), &event);
+            self.deliver_own(&StreamKey::App(event.event().app_id.clone()), &event);
             if event.event().offsets.broadcast.is_some() {
-                self.accept_broadcast(event, ctx);
+                let need = self.broadcasts.accept(event);
+                self.advance_broadcasts(need, ctx);
             }
         }
     }
@@ -337,14 +443,55 @@ impl Handler<Received> for Registry {
     fn handle(&mut self, Received { events }: Received, ctx: &mut Self::Context) {
         for (stream, event) in events {
             if stream == StreamKey::Broadcast {
-                self.accept_broadcast(event, ctx);
+                let need = self.broadcasts.accept(event);
+                self.advance_broadcasts(need, ctx);
             } else if let Some(entry) = self.entries.get_mut(&stream) {
                 entry.deliver(&event, stream.kind());
             } else {
-                // Left over from somebody who is gone.
-                self.context.bus.unfollow(&stream);
+                // A subscription left over from somebody who is gone.
+                self.context.ports.bus.unfollow(&stream);
             }
         }
+    }
+}
+
+impl Handler<Resync> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: Resync, ctx: &mut Self::Context) {
+        self.resyncs.extend(Instant::now());
+        self.resync(ctx);
+    }
+}
+
+impl Handler<SendFrame> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, SendFrame { stream, frame }: SendFrame, _: &mut Self::Context) {
+        if let Some(online) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
+            let _ = online.addr.try_send(SessionInput::SendFrame { frame });
+        }
+    }
+}
+
+impl Handler<SessionEnded> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, SessionEnded { stream, serial }: SessionEnded, _: &mut Self::Context) {
+        // Its sockets give back their permits as they close.
+        if let Some(entry) = self.entries.get_mut(&stream)
+            && entry.session.as_ref().is_some_and(|online| online.serial == serial)
+        {
+            entry.session = None;
+        }
+    }
+}
+
+impl Handler<StopAccepting> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: StopAccepting, _: &mut Self::Context) {
+        self.is_draining = true;
     }
 }
 
@@ -356,53 +503,14 @@ impl Handler<CountsOf> for Registry {
     }
 }
 
-impl Handler<Resync> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, _: Resync, ctx: &mut Self::Context) {
-        self.resync(ctx);
-    }
-}
-
 impl Handler<ConnectionSnapshot> for Registry {
     type Result = MessageResult<ConnectionSnapshot>;
 
     fn handle(&mut self, _: ConnectionSnapshot, _: &mut Self::Context) -> Self::Result {
-        // What is claimed counts: its answer may be there already, and waits for this registry's turn.
+        // A request counts as granted: its answer may be here already and wait for this registry's turn.
         let counts = |entry: &Entry| entry.requested.as_ref().unwrap_or(&entry.counts).clone();
         let all = self.entries.iter().map(|(stream, entry)| (stream.clone(), counts(entry)));
         MessageResult(all.filter(|(_, counts)| counts.total() > 0).collect())
-    }
-}
-
-impl Handler<SendFrame> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, SendFrame { stream, frame }: SendFrame, _: &mut Self::Context) {
-        if let Some(online) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
-            let _ = online.addr.try_send(ToSession::SendFrame { frame });
-        }
-    }
-}
-
-impl Handler<StopAccepting> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, _: StopAccepting, _: &mut Self::Context) {
-        self.closed = true;
-    }
-}
-
-impl Handler<SessionEnded> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, SessionEnded { stream, serial }: SessionEnded, _: &mut Self::Context) {
-        // Its sockets give back their own places as they close.
-        if let Some(entry) = self.entries.get_mut(&stream)
-            && entry.session.as_ref().is_some_and(|online| online.serial == serial)
-        {
-            entry.session = None;
-        }
     }
 }
 
@@ -419,12 +527,12 @@ impl Handler<Observe> for Registry {
 }
 
 #[cfg(any(test, feature = "testing"))]
-impl Handler<PanicSession> for Registry {
+impl Handler<messages::PanicSession> for Registry {
     type Result = ();
 
-    fn handle(&mut self, PanicSession { stream }: PanicSession, _: &mut Self::Context) {
-        if let Some(online) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
-            online.addr.do_send(ToSession::Panic);
+    fn handle(&mut self, message: messages::PanicSession, _: &mut Self::Context) {
+        if let Some(online) = self.entries.get(&message.stream).and_then(|entry| entry.session.as_ref()) {
+            online.addr.do_send(SessionInput::Panic);
         }
     }
 }

@@ -1,125 +1,112 @@
-//! One thread's sockets: reads them, answers what concerns the connection alone, and writes what sessions pushed
-//! within one tick with one `writev` a socket. One task, one timer and one read buffer, however many sockets.
+//! All sockets of one thread: reads them, answers pings and mistakes itself, and writes what sessions pushed within one
+//! turn with one `writev` a socket. One task, one timer and one read buffer, however many sockets.
 
-mod handle;
+pub(crate) mod handle;
+pub(crate) mod key;
 mod wheel;
 
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
-use actix::{Addr, dev::SendError};
+use actix::dev::SendError;
 use bytes::Bytes;
-pub(crate) use handle::SocketLoopHandle;
-pub(crate) use handle::SocketSignal;
-use handle::{Command, CommandQueue};
 use slotmap::SlotMap;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use wheel::{Deadlines, Due, Heartbeats};
 
+use self::{
+    handle::{Command, CommandQueue, SocketLoopHandle, SocketSignal},
+    key::SocketKey,
+    wheel::{Deadline, Deadlines, Heartbeats},
+};
 use crate::{
+    config::RealtimeConfig,
     metric_names,
-    realtime::RealtimeConfig,
     protocol::{
         ClientFrame, Close, ServerFrame, bare_close_frame, close_frame, parse_client_frame, ping_frame, pong_frame,
     },
-    registry::{Join, Registry},
-    session::ToSession,
-    socket::{NewSocket, Incoming, Phase, Read, Socket},
+    session::messages::{Join, SessionInput},
+    socket::{Incoming, Phase, Read, Socket, new_socket::NewSocket},
 };
 
-slotmap::new_key_type! {
-    /// One socket of one pump. A key outlives its socket: what is pushed to it then goes nowhere.
-    pub(crate) struct SocketKey;
-}
-
-/// The timer's period: how exact heartbeats, expiries and drains are.
+/// Period of the timer, and so the precision of heartbeats, expiries and drains.
 const TICK: Duration = Duration::from_millis(250);
 const READ_BUFFER_BYTES: usize = 32 * 1024;
-/// Reads of one socket in one tick; what is left waits for the next, so that no socket starves the others.
-const READS_A_TICK: usize = 4;
-/// How long a socket may wait for its session to welcome it.
-const JOINING: Duration = Duration::from_secs(10);
-/// How long a closed socket may take to answer the close before it is dropped.
+/// Reads of one socket in one turn. The rest waits for the next turn, so that no socket starves the others.
+const READS_PER_TURN: usize = 4;
+/// How long a socket may wait for its `welcome`. Then it is closed and the client tries again.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to answer a close frame before its connection is dropped.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The bounds that sockets are held to.
+/// The limits of every socket (see [`RealtimeConfig`]).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SocketBounds {
-    pub heartbeat: Duration,
-    pub max_frame_bytes: usize,
-    pub max_backlog_bytes: usize,
+struct SocketLimits {
+    heartbeat: Duration,
+    max_frame_bytes: usize,
+    max_backlog_bytes: usize,
 }
 
-impl SocketBounds {
-    pub(crate) fn from_config(config: &RealtimeConfig) -> Self {
-        Self {
-            heartbeat: config.heartbeat,
-            max_frame_bytes: config.max_frame_bytes,
-            max_backlog_bytes: config.max_backlog_bytes,
-        }
-    }
-}
-
+/// The loop.
 pub(crate) struct SocketLoop {
-    handle: Arc<CommandQueue>,
+    queue: Arc<CommandQueue>,
     sockets: SlotMap<SocketKey, Socket>,
-    bounds: SocketBounds,
-    registry: Arc<RwLock<Addr<Registry>>>,
+    limits: SocketLimits,
     heartbeats: Heartbeats,
     deadlines: Deadlines,
     timer: Interval,
     buffer: Box<[u8]>,
-    /// Sockets with something to write at the end of this tick.
+    /// Sockets with something to write at the end of this turn.
     dirty: Vec<SocketKey>,
-    draining: bool,
+    is_draining: bool,
+    /// Sockets of this loop, for the handle to read.
     open: Arc<AtomicUsize>,
-    /// Frames and bytes queued in this tick.
+    /// Frames and bytes queued in this turn.
     queued: (u64, u64),
 }
 
 impl SocketLoop {
-    pub(crate) fn new(
-        handle: &SocketLoopHandle,
-        registry: Arc<RwLock<Addr<Registry>>>,
-        bounds: SocketBounds,
-        open: Arc<AtomicUsize>,
-    ) -> Self {
+    /// The loop behind `handle`. It keeps `open` at the number of its sockets.
+    pub(crate) fn new(handle: &SocketLoopHandle, config: &RealtimeConfig, open: Arc<AtomicUsize>) -> Self {
         let mut timer = tokio::time::interval(TICK);
-        open.store(0, Ordering::SeqCst);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        open.store(0, Ordering::SeqCst);
+        let limits = SocketLimits {
+            heartbeat: config.heartbeat,
+            max_frame_bytes: config.max_frame_bytes,
+            max_backlog_bytes: config.max_backlog_bytes,
+        };
         Self {
-            handle: handle.handle(),
+            queue: handle.queue(),
             sockets: SlotMap::with_key(),
-            bounds,
-            registry,
-            heartbeats: Heartbeats::new(bounds.heartbeat, TICK),
+            limits,
+            heartbeats: Heartbeats::new(limits.heartbeat, TICK),
             deadlines: Deadlines::default(),
             timer,
             buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             dirty: Vec::new(),
-            draining: false,
+            is_draining: false,
             open,
             queued: (0, 0),
         }
     }
 
-    /// Pumps for ever. The task must not be under tokio's cooperative budget, which is meant for one connection's
-    /// share of work and not for all of a thread's.
+    /// Runs until the task is dropped. Outside tokio's cooperative budget, which is meant for one connection's share of
+    /// the work and would interrupt a turn that serves thousands.
     pub(crate) async fn run(mut self) {
         tokio::task::unconstrained(poll_fn(|cx| self.poll(cx))).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.handle.register(cx.waker());
-        let (commands, ready) = self.handle.take();
+        self.queue.register(cx.waker());
+        let (commands, ready) = self.queue.take();
         for command in commands {
             self.apply(command);
         }
@@ -140,7 +127,7 @@ impl SocketLoop {
         Poll::Pending
     }
 
-    /// Runs one socket's work so that its panic is its own end and nobody else's.
+    /// Runs the work of one socket. If it panics, that socket is dropped and the others go on.
     fn guarded(&mut self, key: SocketKey, work: fn(&mut Self, SocketKey)) {
         if catch_unwind(AssertUnwindSafe(|| work(self, key))).is_err() {
             tracing::error!("socket panicked; closing it: report it with the panic above");
@@ -151,23 +138,23 @@ impl SocketLoop {
     fn apply(&mut self, command: Command) {
         match command {
             Command::Adopt(new_socket) => self.adopt(*new_socket),
-            Command::Join { key, session } => {
+            Command::Open { key, session } => {
                 if let Some(socket) = self.sockets.get_mut(key)
                     && matches!(socket.phase, Phase::Joining)
                 {
                     socket.phase = Phase::Open(session);
-                    self.guarded(key, Self::on_joined);
+                    self.guarded(key, Self::on_open);
                 }
             }
             Command::Push { key, frame } => self.queue(key, frame),
-            Command::TellWhenDrained { key } => {
+            Command::NotifyWhenDrained { key } => {
                 if let Some(socket) = self.sockets.get_mut(key) {
-                    socket.tell_when_drained = true;
+                    socket.notify_when_drained = true;
                     self.mark_dirty(key);
                 }
             }
-            // The moment that was noted comes first, finds this one and notes it in its place: a socket has one note,
-            // however often it is refreshed. What an earlier token allowed, a shorter one does not take back.
+            // The deadline already set comes first, sees the later moment and sets itself anew: so a socket has one
+            // deadline however often it is refreshed. A shorter token does not take back what an earlier one allowed.
             Command::Refreshed { key, at } => {
                 if let Some(socket) = self.sockets.get_mut(key) {
                     socket.expires_at = socket.expires_at.max(Some(at));
@@ -179,9 +166,9 @@ impl SocketLoop {
                     self.close(key, close);
                 }
             }
-            Command::CloseRevoked(refused) => {
+            Command::CloseRevoked(revoked) => {
                 let covered =
-                    |socket: &Socket| socket.identity.as_deref().is_some_and(|identity| refused.covers(identity));
+                    |socket: &Socket| socket.identity.as_deref().is_some_and(|identity| revoked.covers(identity));
                 let keys: Vec<_> =
                     self.sockets.iter().filter(|(_, socket)| covered(socket)).map(|(key, _)| key).collect();
                 for key in keys {
@@ -189,10 +176,10 @@ impl SocketLoop {
                 }
             }
             Command::Drain { over } => {
-                self.draining = true;
+                self.is_draining = true;
                 let now = Instant::now();
                 for key in self.sockets.keys() {
-                    self.deadlines.add(now + over.mul_f64(rand::random()), key, Due::Drain);
+                    self.deadlines.add(now + over.mul_f64(rand::random()), key, Deadline::Drain);
                 }
             }
         }
@@ -200,12 +187,12 @@ impl SocketLoop {
 
     fn adopt(&mut self, new_socket: NewSocket) {
         let now = Instant::now();
-        let handle = &self.handle;
-        let mut refused = None;
+        let queue = &self.queue;
+        let mut rejected = None;
         let shown_expiry = new_socket.expiry().map(|expiry| expiry.at);
         let inserted = self.sockets.try_insert_with_key(|key| {
-            let (socket, close) = Socket::new(new_socket, SocketSignal::new(handle.clone(), key), now)?;
-            refused = close;
+            let (socket, close) = Socket::new(new_socket, SocketSignal::new(queue.clone(), key), now)?;
+            rejected = close;
             Ok::<_, std::io::Error>(socket)
         });
         let key = match inserted {
@@ -217,30 +204,26 @@ impl SocketLoop {
         };
         self.open.fetch_add(1, Ordering::SeqCst);
         self.heartbeats.add(key);
-        if let Some(close) = refused.or_else(|| self.draining.then_some(Close::GoingAway)) {
+        if let Some(close) = rejected.or_else(|| self.is_draining.then_some(Close::GoingAway)) {
             self.close(key, close);
             self.guarded(key, Self::on_ready);
             return;
         }
         let socket = &mut self.sockets[key];
         if let Some(at) = socket.expires_at {
-            self.deadlines.add(at, key, Due::Expiry);
+            self.deadlines.add(at, key, Deadline::Expiry);
         }
-        let deflates = socket.deflates();
+        let deflate = socket.deflates();
         if let (Some(identity), Some(permit)) = (&socket.identity, &mut socket.permit) {
-            permit.attached_to(key);
-            // One message a place, and places are bounded.
-            let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
-            let join = Join { socket: key, identity: identity.clone(), expires_at: shown_expiry, deflates };
-            registry.do_send(join);
-            self.deadlines.add(now + JOINING, key, Due::Welcome);
+            permit.join(Join { socket: key, identity: identity.clone(), expires_at: shown_expiry, deflate });
+            self.deadlines.add(now + WELCOME_TIMEOUT, key, Deadline::Welcome);
         } else {
-            self.guarded(key, Self::on_joined);
+            self.guarded(key, Self::on_open);
         }
     }
 
-    /// Looks at what came behind the upgrade request, then begins to read.
-    fn on_joined(&mut self, key: SocketKey) {
+    /// Parses what came behind the upgrade request, then begins to read.
+    fn on_open(&mut self, key: SocketKey) {
         self.take_messages(key);
         self.on_ready(key);
     }
@@ -251,11 +234,11 @@ impl SocketLoop {
         if socket.needs_flush() {
             self.mark_dirty(key);
         }
-        for _ in 0..READS_A_TICK {
+        for _ in 0..READS_PER_TURN {
             let Some(socket) = self.sockets.get_mut(key) else { return };
-            // Until there is a session nobody looks at messages; but an end of the connection is seen, and a pong heard.
+            // Without a session messages are not parsed, but reading goes on: it shows the end of the connection.
             let is_joining = matches!(socket.phase, Phase::Joining);
-            if is_joining && socket.unparsed_bytes() >= self.bounds.max_frame_bytes {
+            if is_joining && socket.unparsed_bytes() >= self.limits.max_frame_bytes {
                 return;
             }
             match socket.read(&mut self.buffer) {
@@ -268,7 +251,7 @@ impl SocketLoop {
                         }
                     }
                 }
-                Read::Nothing => return,
+                Read::Pending => return,
                 Read::End => return self.remove(key),
             }
         }
@@ -278,7 +261,7 @@ impl SocketLoop {
     }
 
     fn take_messages(&mut self, key: SocketKey) {
-        let max = self.bounds.max_frame_bytes;
+        let max = self.limits.max_frame_bytes;
         while let Some(socket) = self.sockets.get_mut(key) {
             if socket.is_reading_stopped() {
                 return;
@@ -286,7 +269,7 @@ impl SocketLoop {
             match socket.next_incoming(max) {
                 Ok(Some(incoming)) => self.on_incoming(key, incoming),
                 Ok(None) => return,
-                Err(close) => return self.close_violation(key, close),
+                Err(close) => return self.close_and_stop_reading(key, close),
             }
         }
     }
@@ -305,7 +288,7 @@ impl SocketLoop {
                     .map_or_else(bare_close_frame, |reason| crate::protocol::close_frame_with(reason.code.into(), ""));
                 socket.begin_close(Close::Normal, frame);
                 socket.finish_after_flush();
-                self.deadlines.add(Instant::now() + LINGER, key, Due::Linger);
+                self.deadlines.add(Instant::now() + LINGER, key, Deadline::Linger);
                 self.mark_dirty(key);
             }
             (Incoming::Ping(payload), _) => self.queue(key, pong_frame(&payload)),
@@ -317,10 +300,10 @@ impl SocketLoop {
             }
             #[cfg(feature = "echo")]
             (Incoming::Binary(data), Phase::Echo) => self.queue(key, crate::protocol::binary_frame(&data)),
-            (Incoming::Binary(_), _) => self.close_violation(key, Close::Unsupported),
+            (Incoming::Binary(_), _) => self.close_and_stop_reading(key, Close::Unsupported),
             (Incoming::Text(text), Phase::Open(session)) => match parse_client_frame(&text) {
                 Ok(ClientFrame::Ping { id }) => self.queue(key, ServerFrame::Pong { id: id.as_ref() }.encode()),
-                Ok(frame) => match session.try_send(ToSession::Frame { socket: key, frame }) {
+                Ok(frame) => match session.try_send(SessionInput::Frame { socket: key, frame }) {
                     Ok(()) => {}
                     Err(SendError::Full(_)) => {
                         let message = "too many frames at once; send this one again";
@@ -351,7 +334,7 @@ impl SocketLoop {
 
     fn mark_dirty(&mut self, key: SocketKey) {
         if let Some(socket) = self.sockets.get_mut(key)
-            && !std::mem::replace(&mut socket.dirty, true)
+            && !std::mem::replace(&mut socket.is_dirty, true)
         {
             self.dirty.push(key);
         }
@@ -359,7 +342,7 @@ impl SocketLoop {
 
     fn flush(&mut self, key: SocketKey) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
-        socket.dirty = false;
+        socket.is_dirty = false;
         match socket.flush() {
             Poll::Ready(Ok(())) => {
                 if socket.is_finished() {
@@ -367,15 +350,15 @@ impl SocketLoop {
                 }
                 if socket.is_closing() {
                     socket.shutdown();
-                } else if std::mem::take(&mut socket.tell_when_drained)
+                } else if std::mem::take(&mut socket.notify_when_drained)
                     && let Phase::Open(session) = &socket.phase
                 {
-                    // One message a request of the session's, which waits for it: bounded by the sockets.
-                    session.do_send(ToSession::Drained { socket: key });
+                    // Unbounded, but the session asked for each and waits for it: one a socket.
+                    session.do_send(SessionInput::Drained { socket: key });
                 }
             }
             Poll::Ready(Err(_)) => self.remove(key),
-            Poll::Pending if !socket.is_closing() && socket.backlog_bytes() > self.bounds.max_backlog_bytes => {
+            Poll::Pending if !socket.is_closing() && socket.backlog_bytes() > self.limits.max_backlog_bytes => {
                 tracing::info!(backlog_bytes = socket.backlog_bytes(), "socket too slow; closing it");
                 self.close(key, Close::TooSlow);
             }
@@ -383,19 +366,19 @@ impl SocketLoop {
         }
     }
 
-    /// Closes with what waits unsent given up.
+    /// Closes a socket and drops its backlog.
     fn close(&mut self, key: SocketKey, close: Close) {
         self.begin_close(key, close, false);
     }
 
-    /// The same after a violation: what the peer still sends cannot be understood.
-    fn close_violation(&mut self, key: SocketKey, close: Close) {
+    /// Closes a socket whose client broke the protocol, and discards what it still sends.
+    fn close_and_stop_reading(&mut self, key: SocketKey, close: Close) {
         self.begin_close(key, close, true);
     }
 
-    fn begin_close(&mut self, key: SocketKey, close: Close, reading_stopped: bool) {
+    fn begin_close(&mut self, key: SocketKey, close: Close, stop_reading: bool) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
-        if socket.is_closing() && !reading_stopped {
+        if socket.is_closing() && !stop_reading {
             return;
         }
         metrics::counter!(metric_names::SOCKET_CLOSES, "code" => close.code().to_string()).increment(1);
@@ -404,33 +387,35 @@ impl SocketLoop {
         } else {
             socket.begin_close(close, close_frame(close));
         }
-        if reading_stopped {
+        if stop_reading {
             socket.stop_reading();
         }
-        self.deadlines.add(Instant::now() + LINGER, key, Due::Linger);
+        self.deadlines.add(Instant::now() + LINGER, key, Deadline::Linger);
         self.mark_dirty(key);
     }
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        for (key, due) in self.deadlines.due(now) {
+        for (key, deadline) in self.deadlines.take_due(now) {
             let Some(socket) = self.sockets.get(key) else { continue };
-            match due {
-                Due::Expiry if socket.expires_at.is_some_and(|at| at <= now) => self.close(key, Close::TokenExpired),
-                Due::Linger if socket.is_closing() => self.remove(key),
-                // The store does not answer, or the session ended before it heard of this socket: the client tries anew.
-                Due::Welcome if matches!(socket.phase, Phase::Joining) => self.close(key, Close::Internal),
-                Due::Drain => self.close(key, Close::GoingAway),
-                Due::Expiry => {
+            match deadline {
+                Deadline::Expiry if socket.expires_at.is_some_and(|at| at <= now) => {
+                    self.close(key, Close::TokenExpired);
+                }
+                Deadline::Linger if socket.is_closing() => self.remove(key),
+                // The store does not answer, or the session ended before it heard of this socket. The client tries again.
+                Deadline::Welcome if matches!(socket.phase, Phase::Joining) => self.close(key, Close::Internal),
+                Deadline::Drain => self.close(key, Close::GoingAway),
+                Deadline::Expiry => {
                     if let Some(at) = socket.expires_at {
-                        self.deadlines.add(at, key, Due::Expiry);
+                        self.deadlines.add(at, key, Deadline::Expiry);
                     }
                 }
-                Due::Linger | Due::Welcome => {}
+                Deadline::Linger | Deadline::Welcome => {}
             }
         }
-        let Some(beating) = self.heartbeats.turn() else { return };
-        let silence = self.bounds.heartbeat * 2;
+        let Some(beating) = self.heartbeats.advance() else { return };
+        let silence = self.limits.heartbeat * 2;
         let mut alive = Vec::with_capacity(beating.len());
         for key in beating {
             let Some(socket) = self.sockets.get(key) else { continue };

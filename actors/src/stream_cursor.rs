@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    model::{Offset, PublishedEvent, StreamKind},
+    model::{Offset, StreamKind},
     ports::Page,
+    protocol::PublishedEvent,
 };
 
 /// Events kept that came ahead of others; past that they are dropped and fetched.
@@ -152,45 +153,12 @@ impl StreamCursor {
     }
 }
 
-/// Asking for a stream's end: one question at a time, and one more where something came up meanwhile. However often a
-/// store that does not answer is asked for, one question waits.
-#[derive(Debug, Default)]
-pub(crate) struct HeadQuery {
-    in_flight: bool,
-    again: bool,
-}
-
-impl HeadQuery {
-    /// Whether to ask now.
-    pub(crate) fn request_page(&mut self) -> bool {
-        self.again = self.in_flight;
-        !std::mem::replace(&mut self.in_flight, true)
-    }
-
-    /// Notes the answer. Whether to ask again: it may have been read before what came up.
-    pub(crate) fn answered(&mut self) -> bool {
-        self.in_flight = std::mem::take(&mut self.again);
-        self.in_flight
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::testing::event;
-
-    #[test]
-    fn a_streams_end_is_asked_for_once_at_a_time_and_once_more() {
-        let mut query = HeadQuery::default();
-        assert!(query.request_page());
-        assert!(!query.request_page() && !query.request_page());
-        assert!(query.answered(), "what came up meanwhile is looked at");
-        assert!(!query.answered());
-        assert!(query.request_page());
-        assert!(!query.answered());
-    }
 
     fn stream(n: Offset) -> Vec<Arc<PublishedEvent>> {
         (1..=n).map(|offset| event("alice", offset, offset)).collect()

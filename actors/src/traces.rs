@@ -12,7 +12,7 @@ use opentelemetry::{
 
 pub use opentelemetry::trace::SpanKind;
 
-use crate::model::{PublishedEvent, TraceParent};
+use crate::{model::TraceParent, protocol::PublishedEvent};
 
 static TRACER: OnceLock<BoxedTracer> = OnceLock::new();
 

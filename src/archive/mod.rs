@@ -48,7 +48,8 @@ impl ObjectArchive {
         crypto::install();
         let (store, prefix): (Box<dyn ObjectStore>, &str) = match parsed.to_file_path() {
             Ok(directory) if parsed.scheme() == "file" => {
-                std::fs::create_dir_all(&directory).map_err(|error| ArchiveError::Directory(directory.clone(), error))?;
+                std::fs::create_dir_all(&directory)
+                    .map_err(|error| ArchiveError::Directory(directory.clone(), error))?;
                 let local = LocalFileSystem::new_with_prefix(directory)?;
                 // What is confirmed survives a power cut: its rows are gone.
                 (Box::new(local.with_fsync(true)), "")

@@ -1,4 +1,4 @@
-//! No bus. A node with a store of its own hears of everything; one that shares its store looks into it.
+//! The bus of a node without Redis. Alone on its store it needs none; otherwise its sessions poll the store.
 
 use std::sync::Arc;
 
@@ -6,22 +6,23 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use oriva_hub_actors::{
-    model::{NodeId, PublishedEvent, StreamKey},
+    model::{NodeId, StreamKey},
     ports::Bus,
+    protocol::PublishedEvent,
 };
 
-use super::{BusState, NodeBus};
+use super::{NodeBus, state::BusState};
 
-/// The bus of a node without Redis.
+/// No bus.
 pub struct LocalBus {
-    alone: bool,
+    is_alone: bool,
 }
 
 impl LocalBus {
-    /// `alone`: nobody else writes to this node's store.
+    /// `is_alone`: nobody else writes to this node's store.
     #[must_use]
-    pub fn new(alone: bool) -> Self {
-        Self { alone }
+    pub fn new(is_alone: bool) -> Self {
+        Self { is_alone }
     }
 }
 
@@ -33,7 +34,7 @@ impl Bus for LocalBus {
     fn unfollow(&self, _: &StreamKey) {}
 
     fn is_complete(&self) -> bool {
-        self.alone
+        self.is_alone
     }
 
     fn publish(&self, _: &[Arc<PublishedEvent>]) {}

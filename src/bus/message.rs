@@ -1,23 +1,24 @@
-//! What goes over the bus: a head of fixed size, and for an event the very frame that sockets are sent.
+//! Messages on the bus: a header of fixed size and, for an event, the very frame that sockets are sent.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use oriva_hub_actors::{
-    model::{NodeId, Offsets, PublishedEvent, StreamKey, StreamKind, TraceParent},
-    protocol::text_of,
+    model::{NodeId, Offsets, StreamKey, StreamKind, TraceParent},
+    protocol::{PublishedEvent, text_of},
 };
 use uuid::Uuid;
 
-/// The form of all that follows. A node that meets another form looks into the store instead.
+/// Version of the format. A node that receives another version resynchronises instead.
 const VERSION: u8 = 1;
-/// Version, kind, origin.
-const HEAD: usize = 18;
-/// Three offsets and the flags.
-const EVENT_HEAD: usize = 25;
+/// Bytes of the header: version, kind, origin.
+const HEADER: usize = 18;
+/// Bytes of an event's header: three offsets and the flags.
+const EVENT_HEADER: usize = 25;
 
+/// Flag: the event is of a platform app.
 const FROM_PLATFORM: u8 = 1;
-/// A trace's context stands between head and frame.
+/// Flag: a trace context stands between header and frame.
 const TRACED: u8 = 2;
 
 const BEAT: u8 = 0;
@@ -26,35 +27,35 @@ const CREDENTIALS: u8 = 2;
 const EVENT: u8 = 3;
 const FRAME: u8 = 4;
 
-/// What a node tells.
+/// What a node sends to the others.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// It lives, and hears and is heard.
+    /// A heartbeat.
     Beat,
-    /// Something may be committed that nobody can tell of.
+    /// Something may be committed of which no message came: compare with the store.
     Resync,
     /// A credential changed.
     Credentials,
     /// A committed event, on the channel of one of its streams.
     Event(Arc<PublishedEvent>),
-    /// Something to say to everybody of a stream.
+    /// A frame that is no event, for the sockets of a stream.
     Frame(Bytes),
 }
 
-/// Why a message was not understood.
+/// Why a message is passed over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DecodeError {
-    /// It was this node's own.
+    /// This node sent it.
     Own,
-    /// It is of another form.
+    /// Its format is unknown.
     Form,
 }
 
 impl Message {
-    /// The bytes to publish, `stream` being the kind of the channel's.
+    /// Encodes the message for the channel of a stream of this kind.
     pub(super) fn encode(&self, origin: NodeId, stream: StreamKind) -> Vec<u8> {
         let head = |kind, rest: usize| {
-            let mut bytes = Vec::with_capacity(HEAD + rest);
+            let mut bytes = Vec::with_capacity(HEADER + rest);
             bytes.extend_from_slice(&[VERSION, kind]);
             bytes.extend_from_slice(origin.0.as_bytes());
             bytes
@@ -66,7 +67,7 @@ impl Message {
             Self::Event(event) => {
                 let frame = event.frame(stream);
                 let trace = event.event().trace;
-                let mut bytes = head(EVENT, EVENT_HEAD + TraceParent::LENGTH + frame.len());
+                let mut bytes = head(EVENT, EVENT_HEADER + TraceParent::LENGTH + frame.len());
                 let Offsets { app, user, broadcast } = event.event().offsets;
                 for offset in [app, user.unwrap_or(0), broadcast.unwrap_or(0)] {
                     bytes.extend_from_slice(&offset.to_be_bytes());
@@ -87,13 +88,18 @@ impl Message {
         }
     }
 
-    /// Reads what came on a channel of a stream of this kind, unless this node sent it.
+    /// Decodes a message from the channel of a stream of this kind.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; own messages among them, but for heartbeats.
     pub(super) fn decode(bytes: Bytes, own: NodeId, stream: StreamKind) -> Result<(NodeId, Self), DecodeError> {
-        let (kind, origin) = match bytes.get(..HEAD) {
-            Some([VERSION, kind, origin @ ..]) => (*kind, NodeId(Uuid::from_slice(origin).map_err(|_| DecodeError::Form)?)),
+        let (kind, origin) = match bytes.get(..HEADER) {
+            Some([VERSION, kind, origin @ ..]) => {
+                (*kind, NodeId(Uuid::from_slice(origin).map_err(|_| DecodeError::Form)?))
+            }
             _ => return Err(DecodeError::Form),
         };
-        // Its own beat is what a node judges the way by.
+        // A node judges the connection by its own heartbeat.
         if origin == own && kind != BEAT {
             return Err(DecodeError::Own);
         }
@@ -102,26 +108,26 @@ impl Message {
             RESYNC => Self::Resync,
             CREDENTIALS => Self::Credentials,
             EVENT => {
-                let head = bytes.get(HEAD..HEAD + EVENT_HEAD).ok_or(DecodeError::Form)?;
+                let head = bytes.get(HEADER..HEADER + EVENT_HEADER).ok_or(DecodeError::Form)?;
                 let offset = |index: usize| {
                     head[index * 8..][..8].iter().fold(0_u64, |offset, byte| offset << 8 | u64::from(*byte))
                 };
                 let some = |offset: u64| (offset > 0).then_some(offset);
                 let offsets = Offsets { app: offset(0), user: some(offset(1)), broadcast: some(offset(2)) };
-                let flags = head[EVENT_HEAD - 1];
-                let rest = bytes.slice(HEAD + EVENT_HEAD..);
+                let flags = head[EVENT_HEADER - 1];
+                let rest = bytes.slice(HEADER + EVENT_HEADER..);
                 let (trace, frame) = if flags & TRACED == 0 {
                     (None, rest)
                 } else {
                     let trace = rest.first_chunk().ok_or(DecodeError::Form)?;
                     (Some(TraceParent::from_bytes(*trace)), rest.slice(TraceParent::LENGTH..))
                 };
-                let event = PublishedEvent::beats(stream, frame, offsets, flags & FROM_PLATFORM != 0, trace)
+                let event = PublishedEvent::from_frame(stream, frame, offsets, flags & FROM_PLATFORM != 0, trace)
                     .map_err(|_| DecodeError::Form)?;
                 Self::Event(event)
             }
             FRAME => {
-                let frame = bytes.slice(HEAD..);
+                let frame = bytes.slice(HEADER..);
                 text_of(&frame).ok_or(DecodeError::Form)?;
                 Self::Frame(frame)
             }
@@ -131,7 +137,7 @@ impl Message {
     }
 }
 
-/// A stream as a channel's name says it: `user:alice`.
+/// The channel of a stream: `user:alice`.
 pub(super) fn channel_of(stream: &StreamKey) -> String {
     match stream {
         StreamKey::Broadcast => "broadcast".to_owned(),
@@ -182,7 +188,8 @@ mod tests {
     #[test]
     fn whatever_else_comes_is_strange_and_nothing_worse() {
         let own = NodeId::generate();
-        let whole_number: Bytes = Message::Event(event("alice", 7, 42)).encode(NodeId::generate(), StreamKind::User).into();
+        let whole_number: Bytes =
+            Message::Event(event("alice", 7, 42)).encode(NodeId::generate(), StreamKind::User).into();
         for length in 0..whole_number.len() {
             assert!(Message::decode(whole_number.slice(..length), own, StreamKind::User).is_err(), "{length}");
         }

@@ -1,58 +1,50 @@
-//! What nodes tell each other: committed events, doubts, and that a credential changed. Hints all of them; whatever is
-//! lost is healed from the store.
+//! The bus between nodes: committed events, requests to resynchronise, and news of changed credentials. Everything on it
+//! is a hint. What is lost is found in the store.
 
 mod local;
 mod message;
 mod redis;
+mod state;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use oriva_hub_actors::{model::NodeId, ports::Bus};
-use serde::Serialize;
-use utoipa::ToSchema;
+use bytes::Bytes;
+use oriva_hub_actors::{
+    model::{NodeId, StreamKey},
+    ports::Bus,
+    protocol::PublishedEvent,
+};
 
-pub use self::redis::{RedisBus, RedisBusParts};
+pub use self::redis::RedisBus;
 pub use local::LocalBus;
+pub use state::BusState;
 
-/// How a bus stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum BusState {
-    /// There is none: this node is alone, or its sessions look into the store for what others do.
-    None,
-    /// Redis answers, and this node hears itself over it.
-    Connected,
-    /// Redis does not answer. Sessions look into the store meanwhile.
-    Away,
-    /// It does, but a node that serves the same store is not heard over it: it has none, another one, or is cut off from
-    /// it. Sessions look into the store.
-    Split,
+/// What a node learns over the bus.
+#[derive(Debug)]
+pub enum BusEvent {
+    /// Other nodes committed events; each with the stream on whose channel it came.
+    Events(Vec<(StreamKey, Arc<PublishedEvent>)>),
+    /// A frame that is no event, for the sockets of a stream.
+    Frame(StreamKey, Bytes),
+    /// Something may have been lost: compare all streams with the store.
+    Resync,
+    /// A credential changed on another node.
+    CredentialsChanged,
 }
 
-impl BusState {
-    pub const ALL: [Self; 4] = [Self::None, Self::Connected, Self::Away, Self::Split];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Connected => "connected",
-            Self::Away => "away",
-            Self::Split => "split",
-        }
-    }
-}
-
-/// What the hub asks of a bus beside what sessions need of it.
+/// What the hub asks of a bus, beside what sessions need of it.
 #[async_trait]
 pub trait NodeBus: Bus {
+    /// Whether other nodes can be heard.
     fn state(&self) -> BusState;
 
-    /// Has other nodes look at credentials now.
+    /// Has other nodes look for changed credentials now.
     fn credentials_changed(&self);
 
-    /// The nodes that the store knows: those that are not heard may commit what nobody tells of.
+    /// Sets the nodes that the store knows. A node among them that is not heard may commit what nobody tells of.
     fn set_known_nodes(&self, others: &[NodeId]);
 
-    /// Returns when what was to be told is on its way; soon, whatever happens.
+    /// Waits until everything queued is sent, for a second at most.
     async fn flush(&self);
 }

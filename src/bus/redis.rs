@@ -1,14 +1,12 @@
-//! The bus over Redis pub/sub: a channel a stream, subscribed to while somebody here follows it. This is the handle; the
-//! connection is kept by `redis/task.rs`.
+//! The bus over Redis pub/sub: one channel a stream, subscribed to while somebody here follows it. This is the handle; its
+//! task, in `redis/task.rs`, keeps the connection.
 
+mod session;
+mod status;
 mod task;
 
 use std::{
-    collections::HashSet,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -16,89 +14,65 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use oriva_hub_actors::{
-    model::{NodeId, PublishedEvent, StreamKey},
+    Tasks,
+    model::{NodeId, StreamKey},
     ports::Bus,
+    protocol::PublishedEvent,
 };
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::task::RedisBusParts;
-use super::{BusState, NodeBus, message::Message};
+use self::{
+    status::{BusStatus, Command, Outgoing},
+    task::RedisBusTask,
+};
+use super::{BusEvent, NodeBus, message::Message, state::BusState};
 use crate::redis_client::RedisClient;
 
-/// Messages that may wait to be told; past that other nodes are told of a doubt instead.
+/// Messages that may wait to be sent. Past that they are dropped, and the other nodes are told to resynchronise.
 const SEND_BUFFER: usize = 16 * 1024;
-/// How long a bus that is back is not relied upon: until then others may not have noticed that somebody listens.
+/// Bytes of those messages, whose frames may also be held by sockets.
+const SEND_BUFFER_BYTES: usize = 64 * 1024 * 1024;
+/// What a message takes beside its frame.
+const MESSAGE_OVERHEAD: usize = 128;
+/// Events of the bus that may wait to be routed.
+const EVENT_BUFFER: usize = 256;
+/// How long a new connection is not relied upon: until then other nodes may not know yet that this one listens.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long a stopping node waits for the last messages to be on their way.
+/// How long a stopping node waits for its last messages to be sent.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// The bus as everybody uses it.
+/// The handle.
 pub struct RedisBus {
-    commands_tx: mpsc::UnboundedSender<Command>,
-    send_tx: mpsc::Sender<Outgoing>,
+    commands: mpsc::UnboundedSender<Command>,
+    outgoing: mpsc::Sender<Outgoing>,
     status: Arc<BusStatus>,
 }
 
-/// What sessions want to hear. One a user or app that comes or goes, and those are bounded.
-enum Command {
-    Follow(StreamKey, oneshot::Sender<()>),
-    Unfollow(StreamKey),
-}
-
-/// A message, and the stream on whose channel it goes; `None`: to the nodes themselves.
-type Outgoing = (Option<StreamKey>, Message);
-
-/// What handle and task both know.
-#[derive(Default)]
-struct BusStatus {
-    up_since: Mutex<Option<Instant>>,
-    /// Other nodes that are heard.
-    peers: Mutex<HashSet<NodeId>>,
-    /// There are nodes that serve the same store and are not heard.
-    has_unreachable_peer: AtomicBool,
-    /// Something was not told.
-    publish_dropped: AtomicBool,
-    /// Something was not heard.
-    receive_dropped: AtomicBool,
-    /// Messages on their way to Redis.
-    in_flight: AtomicUsize,
-}
-
-impl BusStatus {
-    fn set_up(&self, up: bool) {
-        *self.up_since.lock().unwrap_or_else(PoisonError::into_inner) = up.then(Instant::now);
-    }
-
-    fn peers(&self) -> MutexGuard<'_, HashSet<NodeId>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn up_for(&self) -> Option<Duration> {
-        self.up_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
-    }
-}
-
 impl RedisBus {
-    /// The handle, and what [`RedisBusParts::start`] makes a bus of.
+    /// Starts the bus on a thread of its own. What it learns comes from the receiver.
     #[must_use]
-    pub fn new(client: Arc<RedisClient>, node: NodeId) -> (Arc<Self>, RedisBusParts) {
-        let (commands_tx, commands_rx) = mpsc::unbounded_channel();
-        let (send_tx, send_rx) = mpsc::channel(SEND_BUFFER);
+    pub fn start(client: Arc<RedisClient>, node: NodeId, tasks: &Tasks) -> (Arc<Self>, mpsc::Receiver<BusEvent>) {
+        let (commands, commands_rx) = mpsc::unbounded_channel();
+        let (outgoing, outgoing_rx) = mpsc::channel(SEND_BUFFER);
+        let (events_tx, events) = mpsc::channel(EVENT_BUFFER);
         let status = Arc::new(BusStatus::default());
-        let bus = Self { commands_tx, send_tx, status: status.clone() };
-        (Arc::new(bus), RedisBusParts { client, node, commands_rx, send_rx, status })
+        let task = RedisBusTask::new(client, node, status.clone(), commands_rx, outgoing_rx, events_tx);
+        task.start(tasks.clone());
+        (Arc::new(Self { commands, outgoing, status }), events)
     }
 
-    fn send(&self, stream: Option<StreamKey>, message: Message) {
-        self.status.in_flight.fetch_add(1, Ordering::SeqCst);
-        if self.send_tx.try_send((stream, message)).is_err() {
-            self.status.in_flight.fetch_sub(1, Ordering::SeqCst);
+    fn send(&self, stream: Option<StreamKey>, message: Message, frame_bytes: usize) {
+        let bytes = MESSAGE_OVERHEAD + frame_bytes;
+        self.status.queued(bytes);
+        let fits = self.status.in_flight_bytes.load(Ordering::SeqCst) <= SEND_BUFFER_BYTES;
+        if !fits || self.outgoing.try_send(Outgoing { stream, message, bytes }).is_err() {
+            self.status.unqueued(1, bytes);
             self.status.publish_dropped.store(true, Ordering::SeqCst);
         }
     }
 
-    /// Whether to tell at all. What is not told while Redis is away is made up for by a doubt; while the bus is young,
-    /// others may be there who were not heard yet.
+    /// Whether to send at all. While Redis is away messages are dropped, and a resync is requested once it is back. While
+    /// the connection is new, nodes may listen that were not heard yet.
     fn can_publish(&self) -> bool {
         match self.status.up_for() {
             None => {
@@ -113,13 +87,13 @@ impl RedisBus {
 impl Bus for RedisBus {
     fn follow(&self, stream: &StreamKey) -> BoxFuture<'static, ()> {
         let (confirm, confirmed) = oneshot::channel();
-        let _ = self.commands_tx.send(Command::Follow(stream.clone(), confirm));
-        // Where the connection breaks, nobody confirms: then the session looks into the store anyway.
+        let _ = self.commands.send(Command::Follow(stream.clone(), confirm));
+        // Nobody confirms where the connection breaks. Then the session polls the store anyway.
         confirmed.map(drop).boxed()
     }
 
     fn unfollow(&self, stream: &StreamKey) {
-        let _ = self.commands_tx.send(Command::Unfollow(stream.clone()));
+        let _ = self.commands.send(Command::Unfollow(stream.clone()));
     }
 
     fn is_complete(&self) -> bool {
@@ -136,20 +110,20 @@ impl Bus for RedisBus {
             let streams =
                 [event.user_id.clone().map(StreamKey::User), Some(StreamKey::App(event.app_id.clone())), broadcast];
             for stream in streams.into_iter().flatten() {
-                self.send(Some(stream), Message::Event(published.clone()));
+                self.send(Some(stream), Message::Event(published.clone()), event.data.as_str().len());
             }
         }
     }
 
     fn send_frame(&self, stream: &StreamKey, frame: &Bytes) {
         if self.can_publish() {
-            self.send(Some(stream.clone()), Message::Frame(frame.clone()));
+            self.send(Some(stream.clone()), Message::Frame(frame.clone()), frame.len());
         }
     }
 
     fn request_resync(&self) {
         if self.can_publish() {
-            self.send(None, Message::Resync);
+            self.send(None, Message::Resync, 0);
         }
     }
 }
@@ -166,7 +140,7 @@ impl NodeBus for RedisBus {
 
     fn credentials_changed(&self) {
         if self.can_publish() {
-            self.send(None, Message::Credentials);
+            self.send(None, Message::Credentials, 0);
         }
     }
 
@@ -177,8 +151,8 @@ impl NodeBus for RedisBus {
     }
 
     async fn flush(&self) {
-        let begun = Instant::now();
-        while self.status.in_flight.load(Ordering::SeqCst) > 0 && begun.elapsed() < FLUSH {
+        let started = Instant::now();
+        while self.status.in_flight.load(Ordering::SeqCst) > 0 && started.elapsed() < FLUSH {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     auth::{Caller, KeyHolder},
     hub::Hub,
-    limits::{RateLimitStatus, Class, RateLimited, RateLimitKey},
-    store::{App, Audit, Origin, AccessScope},
+    limits::{Class, RateLimitKey, RateLimitStatus, RateLimited},
+    store::{AccessScope, App, Audit, Origin},
 };
 
 /// What is kept of a `User-Agent`.

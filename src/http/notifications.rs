@@ -21,7 +21,7 @@ use super::{
     users::notifications::status,
 };
 use crate::{
-    hub::{NotificationWithApp, Field, Hub},
+    hub::{Field, Hub, NotificationWithApp},
     store::{Change, Content, NotificationRecord, NotificationState, Status},
 };
 

@@ -16,7 +16,7 @@ use crate::{bus::BusState, hub::Hub};
     security(()),
 )]
 pub async fn metrics(hub: Data<Hub>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(crate::metrics::render(&hub).await)
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(crate::metrics::render(&hub.figures().await))
 }
 
 /// Whether the process is up.

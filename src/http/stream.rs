@@ -152,7 +152,7 @@ async fn serve<T: IntoTransport>(
             }
             // A browser shows its page nothing of an answer to an upgrade but that it failed.
             accept(&mut framed, &request, &id, true, None).await?;
-            hub.online().close_refused(framed.into_parts().io.into_transport()?, close);
+            hub.online().close_rejected(framed.into_parts().io.into_transport()?, close);
             Ok(())
         }
     }
@@ -168,7 +168,9 @@ async fn recheck_revocation(hub: &Hub, offer: &Offer, identity: &Identity) {
     ) {
         let revoked = match identity {
             Identity::App { key, .. } => RevokedCredentials { keys: [*key].into(), ..RevokedCredentials::default() },
-            Identity::User { issuer, .. } => RevokedCredentials { apps: [issuer.clone()].into(), ..RevokedCredentials::default() },
+            Identity::User { issuer, .. } => {
+                RevokedCredentials { apps: [issuer.clone()].into(), ..RevokedCredentials::default() }
+            }
         };
         hub.online().close_revoked(&Arc::new(revoked));
     }
@@ -214,7 +216,9 @@ async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Rejection> {
             let detail = format!("{limit} connections are open already");
             Rejection::new(Code::ConnectionLimit, &detail, Close::TooManyConnections)
         }
-        AcquireError::Draining => Rejection { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway },
+        AcquireError::Draining => {
+            Rejection { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway }
+        }
     })?;
     Ok(Admitted { identity, expiry, reserved })
 }

@@ -36,7 +36,12 @@ impl Default for CountCache {
 }
 
 impl CountCache {
-    pub(super) async fn unread(&self, store: &dyn Store, scope: &AccessScope, user: &UserId) -> Result<u64, StoreError> {
+    pub(super) async fn unread(
+        &self,
+        store: &dyn Store,
+        scope: &AccessScope,
+        user: &UserId,
+    ) -> Result<u64, StoreError> {
         let whose = (user.clone(), scope.app.clone());
         // The end first: what changes in between makes the count newer than it says, never older.
         let end = store.head(&StreamKey::User(user.clone())).await?;

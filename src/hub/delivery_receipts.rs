@@ -6,8 +6,9 @@ use std::{
 };
 
 use oriva_hub_actors::{
-    model::{NotificationId, PublishedEvent, Timestamp},
+    model::{NotificationId, Timestamp},
     ports::DeliveryReceipts,
+    protocol::PublishedEvent,
 };
 
 use crate::store::DeliveryReceipt;
@@ -44,7 +45,12 @@ impl DeliveryReceipts for ReceiptBuffer {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() < REMEMBERED {
             let id = NotificationId(id);
-            all.entry(id).or_insert_with(|| DeliveryReceipt { id, app_id: event.app_id.clone(), user_id, at: Timestamp::now() });
+            all.entry(id).or_insert_with(|| DeliveryReceipt {
+                id,
+                app_id: event.app_id.clone(),
+                user_id,
+                at: Timestamp::now(),
+            });
         }
     }
 }

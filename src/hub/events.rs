@@ -1,6 +1,10 @@
 //! Publishing events and looking them up (contract §4).
 
-use super::{Hub, HubError, Idempotency, Written};
+use super::{
+    core::Hub,
+    error::HubError,
+    idempotency::{Idempotency, Written},
+};
 use crate::{
     auth::KeyHolder,
     store::{EventFilter, EventPage, NewEvent, Origin, Receipt, TOTAL_CAP, Work},

@@ -37,10 +37,6 @@ impl StoreHistory {
 
 #[async_trait]
 impl EventHistory for StoreHistory {
-    async fn head(&self, stream: &StreamKey) -> Result<Offset, Unavailable> {
-        self.ask(self.store.head(stream)).await
-    }
-
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable> {
         self.ask(self.store.heads(streams)).await
     }

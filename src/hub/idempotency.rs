@@ -1,14 +1,10 @@
 //! Requests that may be sent twice: an `Idempotency-Key` has its first answer given again (contract §4).
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use oriva_hub_actors::model::{AppId, Timestamp};
 
-use super::{Hub, HubError};
+use super::{core::Hub, error::HubError};
 use crate::store::{IdempotencyClaim, Origin, Outcome, Submission, Work};
 
 /// How long an answer is kept for its key.
@@ -30,29 +26,6 @@ pub struct Written {
     pub replayed: bool,
 }
 
-/// Keys under which a request is being worked on.
-#[derive(Default)]
-pub(super) struct InFlight(Mutex<HashSet<(AppId, String)>>);
-
-struct Working<'a> {
-    all: &'a InFlight,
-    this: (AppId, String),
-}
-
-impl InFlight {
-    fn begin(&self, app: &AppId, key: &str) -> Option<Working<'_>> {
-        let this = (app.clone(), key.to_owned());
-        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(this.clone());
-        is_new.then(|| Working { all: self, this })
-    }
-}
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.this);
-    }
-}
-
 impl Hub {
     /// Writes what is to be published or created, once for its key.
     ///
@@ -67,7 +40,7 @@ impl Hub {
         idempotency: Option<Idempotency>,
     ) -> Result<Written, HubError> {
         let _working = match &idempotency {
-            Some(Idempotency { key, .. }) => Some(self.in_flight.begin(app, key).ok_or_else(|| {
+            Some(Idempotency { key, .. }) => Some(self.in_flight_keys.begin(app, key).ok_or_else(|| {
                 HubError::Conflict("a request with this Idempotency-Key is being worked on".to_owned())
             })?),
             None => None,

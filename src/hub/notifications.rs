@@ -4,12 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
 
-use super::{Hub, HubError, Idempotency, Written};
+use super::{
+    core::Hub,
+    error::HubError,
+    idempotency::{Idempotency, Written},
+};
 use crate::{
     auth::KeyHolder,
     store::{
-        App, Appended, Change, Creation, FeedFilter, Lookup, NewNotification, Notification, Origin, Outcome, AccessScope,
-        ReadAll, ChangeError, NotificationRecord, Status, Submission, TOTAL_CAP, Work,
+        AccessScope, App, Appended, Change, ChangeError, Creation, FeedFilter, Lookup, NewNotification, Notification,
+        NotificationRecord, Origin, Outcome, ReadAll, Status, Submission, TOTAL_CAP, Work,
     },
 };
 

@@ -6,11 +6,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::{
     Realtime,
-    model::{
-        Attempt, Backoff, Claim, Delivery, DeliveryId, EventPattern, SigningSecret, Target, Timestamp, WebhookId,
-        unmatchable_patterns,
-    },
-    ports::{Deliveries, Unavailable},
+    model::{DeliveryId, EventPattern, Timestamp, WebhookId, unmatchable_patterns},
+    ports::{Attempt, Backoff, Claim, Deliveries, Delivery, SigningSecret, Target, Unavailable},
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -71,7 +68,7 @@ impl StoreOutbox {
                 reason,
                 "webhook disabled; its deliveries are kept until the app enables it again (PATCH is_active)"
             );
-            self.online.tell_webhook_disabled(app_id, webhook, reason);
+            self.online.send_webhook_disabled(app_id, webhook, reason);
             return;
         }
         for share in WARNINGS {

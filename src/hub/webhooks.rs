@@ -1,18 +1,15 @@
 //! Webhooks as their apps register, see and repair them (contract §7).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use oriva_hub_actors::{
-    Webhooks,
-    model::{
-        Attempt, Category, Delivery, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, PublishedEvent,
-        Report, Timestamp, WebhookId,
-    },
-    ports::WebhookSender,
+    model::{Category, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, Timestamp, WebhookId},
+    ports::{Attempt, Delivery, Report},
+    protocol::PublishedEvent,
 };
 
-use super::{Hub, HubError, outbox::target};
+use super::{core::Hub, error::HubError, outbox::target};
 use crate::{
     auth::{KeyHolder, Sealer},
     store::{
@@ -27,19 +24,6 @@ const OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
 const SECRET_BYTES: usize = 32;
 /// Events that one step of a recovery looks at.
 const RECOVERED_AT_ONCE: u32 = 500;
-
-/// Judges a URL as it is registered.
-pub type UrlRule = Arc<dyn Fn(&str) -> Result<String, Invalid> + Send + Sync>;
-
-/// What webhooks need beside the store.
-pub struct WebhookParts {
-    pub sealer: Arc<Sealer>,
-    pub sender: Arc<dyn WebhookSender>,
-    pub actors: Webhooks,
-    pub disable_after: u32,
-    /// The rule for a webhook's URL.
-    pub check_url: UrlRule,
-}
 
 /// What an app asks for in a new webhook.
 #[derive(Debug)]
@@ -237,7 +221,7 @@ impl Hub {
     ) -> Result<Recovery, HubError> {
         let opened = self.store.start_recovery(&caller.app.id, id, since, audit).await?;
         let recovery = opened.ok_or(HubError::NotFound)?;
-        self.recoveries.notify_one();
+        self.recovery_started.notify_one();
         Ok(recovery)
     }
 
@@ -251,7 +235,7 @@ impl Hub {
 
     /// Completes when a recovery was opened on this node.
     pub async fn recovery_opened(&self) {
-        self.recoveries.notified().await;
+        self.recovery_started.notified().await;
     }
 
     /// Takes the oldest open recovery a step further. False where none is open.

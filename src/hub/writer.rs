@@ -4,13 +4,13 @@
 use std::{sync::Arc, time::Instant};
 
 use oriva_hub_actors::{
-    Realtime, Webhooks, metric_names,
-    model::PublishedEvent,
+    Realtime, Tasks, Webhooks, metric_names,
+    protocol::PublishedEvent,
     traces::{Span, SpanKind},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::HubError;
+use super::error::HubError;
 use crate::store::{Appended, Store, StoreError, Submission, within_deadline};
 
 /// Events that may wait, those being written included; past that a request is told to come back.
@@ -39,9 +39,16 @@ impl Writer {
     /// Starts the writer, which ends when its last handle is gone. What is committed is told to
     /// `online`, and `webhooks` are nudged to what they got.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks) -> Self {
+    pub fn start(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks, tasks: &Tasks) -> Self {
         let (queue, jobs) = mpsc::unbounded_channel();
-        actix_rt::spawn(run(store, online, webhooks, jobs));
+        let (jobs, tasks) = (Arc::new(tokio::sync::Mutex::new(jobs)), tasks.clone());
+        actix_rt::spawn(async move {
+            let build = || {
+                let (store, online, webhooks, jobs) = (store.clone(), online.clone(), webhooks.clone(), jobs.clone());
+                async move { run(&*store, &online, &webhooks, &mut *jobs.lock().await).await }
+            };
+            tasks.keep_running("writer", build).await;
+        });
         Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)) }
     }
 
@@ -78,7 +85,7 @@ impl Writer {
     }
 }
 
-async fn run(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks, mut jobs: mpsc::UnboundedReceiver<Job>) {
+async fn run(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, jobs: &mut mpsc::UnboundedReceiver<Job>) {
     let mut next = None;
     while let Some(first) = match next.take() {
         Some(job) => Some(job),
@@ -94,7 +101,7 @@ async fn run(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks, mut jo
             }
             batch.push(job);
         }
-        write_batch(&*store, &online, &webhooks, batch).await;
+        write_batch(store, online, webhooks, batch).await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use moka::{Expiry, sync::Cache};
 
-use super::{RateLimitStatus, Class, RateLimited, RateLimit, RateLimitKey};
+use super::{Class, RateLimit, RateLimitKey, RateLimitStatus, RateLimited};
 
 /// Windows remembered; past that the longest unused are forgotten, and their spenders begin anew.
 const MAX_WINDOWS: u64 = 1_000_000;
@@ -29,7 +29,13 @@ impl Default for LocalLimits {
 }
 
 impl LocalLimits {
-    pub(super) fn consume(&self, key: &RateLimitKey, class: Class, limit: RateLimit, cost: u32) -> Result<RateLimitStatus, RateLimited> {
+    pub(super) fn consume(
+        &self,
+        key: &RateLimitKey,
+        class: Class,
+        limit: RateLimit,
+        cost: u32,
+    ) -> Result<RateLimitStatus, RateLimited> {
         let window = self.0.get_with((key.clone(), class), || {
             Arc::new(Window { opened: Instant::now(), length: limit.window, consumed: Mutex::new(0) })
         });

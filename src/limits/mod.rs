@@ -13,7 +13,7 @@ use oriva_hub_actors::model::{AppId, UserId};
 use self::redis::RedisLimits;
 use local::LocalLimits;
 
-use crate::{config::RateLimits, client::RedisClient};
+use crate::{config::RateLimits, redis_client::RedisClient};
 
 /// A class of routes, with its own budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,8 +81,8 @@ impl Limits {
     /// Counted in this process or, in Redis by all nodes together.
     #[must_use]
     pub fn new(config: RateLimits, client: Option<Arc<RedisClient>>) -> Self {
-        let consumed =
-            client.map_or_else(|| Counter::Here(LocalLimits::default()), |client| Counter::Shared(RedisLimits::new(client)));
+        let consumed = client
+            .map_or_else(|| Counter::Here(LocalLimits::default()), |client| Counter::Shared(RedisLimits::new(client)));
         Self { config, consumed }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use redis::{RedisResult, Script};
 
-use super::{RateLimitStatus, Class, RateLimited, LocalLimits, RateLimit, RateLimitKey};
+use super::{Class, LocalLimits, RateLimit, RateLimitKey, RateLimitStatus, RateLimited};
 use crate::redis_client::{Connection, RedisClient};
 
 /// A Redis that takes longer is as good as away.

@@ -1,6 +1,9 @@
 //! The body of a webhook request (contract §7).
 
-use oriva_hub_actors::model::{AppId, Category, Event, EventId, PublishedEvent, Timestamp, UserId, parse_json};
+use oriva_hub_actors::{
+    model::{AppId, Category, Event, EventId, Timestamp, UserId, parse_json},
+    protocol::PublishedEvent,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 

@@ -5,8 +5,8 @@ use std::{error::Error as _, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{Delivery, Report, Target, TraceParent, Verdict},
-    ports::WebhookSender,
+    model::TraceParent,
+    ports::{Delivery, Report, Target, Verdict, WebhookSender},
     traces::{Span, SpanKind},
 };
 use reqwest::{

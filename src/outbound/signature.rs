@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, Mac as _};
-use oriva_hub_actors::model::SigningSecret;
+use oriva_hub_actors::ports::SigningSecret;
 use sha2::Sha256;
 
 /// How a secret begins.

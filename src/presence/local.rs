@@ -1,4 +1,4 @@
-//! ConnectionLimiter of a node that counts for itself.
+//! Connection counts of a node without Redis: the registry's own count is all there is.
 
 use std::collections::HashSet;
 
@@ -9,16 +9,21 @@ use oriva_hub_actors::{
     ports::{ConnectionLimiter, LimitReached},
 };
 
-use super::{Presence, Unknown};
+use super::{PresenceDirectory, Unknown};
 
-/// A node without Redis: the registry's own count is all there is.
+/// Counts nothing itself.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalConnectionLimiter;
 
 impl ConnectionLimiter for LocalConnectionLimiter {
-    fn acquire(&self, _: &StreamKey, own: &ConnectionCounts, limit: usize) -> BoxFuture<'static, Result<(), LimitReached>> {
-        let previous_names = own.total() > limit;
-        async move { if previous_names { Err(LimitReached) } else { Ok(()) } }.boxed()
+    fn acquire(
+        &self,
+        _: &StreamKey,
+        own: &ConnectionCounts,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<(), LimitReached>> {
+        let is_over = own.total() > limit;
+        async move { if is_over { Err(LimitReached) } else { Ok(()) } }.boxed()
     }
 
     fn set_count(&self, _: &StreamKey, _: &ConnectionCounts) {}
@@ -27,7 +32,7 @@ impl ConnectionLimiter for LocalConnectionLimiter {
 }
 
 #[async_trait]
-impl Presence for LocalConnectionLimiter {
+impl PresenceDirectory for LocalConnectionLimiter {
     async fn elsewhere(&self, _: &StreamKey) -> Result<Vec<ConnectionCounts>, Unknown> {
         Ok(Vec::new())
     }

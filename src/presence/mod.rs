@@ -1,4 +1,4 @@
-//! Connection places over all nodes: who may open one more socket, and who is online elsewhere.
+//! Connections over all nodes: whether one more may be opened, and who is online elsewhere.
 
 mod local;
 mod redis;
@@ -10,24 +10,37 @@ use oriva_hub_actors::{
     model::{ConnectionCounts, StreamKey},
     ports::ConnectionLimiter,
 };
+use tokio::sync::oneshot;
 
-pub use self::redis::{RedisConnectionLimiter, RedisLimiterParts};
+pub use self::redis::RedisConnectionLimiter;
 pub use local::LocalConnectionLimiter;
 
-/// What other nodes hold cannot be said now.
+/// Other nodes cannot be asked now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("other nodes cannot be asked")]
 pub struct Unknown;
 
-/// What the hub asks of places beside what sockets need of them.
+/// What this node holds, by stream.
+pub type Snapshot = Vec<(StreamKey, ConnectionCounts)>;
+
+/// Asks for what this node holds now.
+pub type SnapshotRequest = oneshot::Sender<Snapshot>;
+
+/// What the hub asks of the connection counts, beside what sockets need of them.
 #[async_trait]
-pub trait Presence: ConnectionLimiter {
-    /// What other nodes hold for a stream.
+pub trait PresenceDirectory: ConnectionLimiter {
+    /// What each other node holds for a stream.
+    ///
+    /// # Errors
+    /// [`Unknown`].
     async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<ConnectionCounts>, Unknown>;
 
-    /// How many users other nodes hold places who are not among those `here`.
+    /// How many users hold a connection on another node and none here.
+    ///
+    /// # Errors
+    /// [`Unknown`].
     async fn users_elsewhere(&self, here: &HashSet<String>) -> Result<usize, Unknown>;
 
-    /// Gives back all that this node holds: it stops.
+    /// Gives back everything that this node holds: it stops.
     async fn leave(&self);
 }

@@ -5,6 +5,7 @@
 //! other's messages, and a store restored from a backup starts with empty counts.
 
 mod connection;
+mod pushes;
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -15,9 +16,10 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, PushInfo, RedisError,
     RedisResult, cluster::ClusterClientBuilder,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 pub use connection::{Connection, Pool, Subscriber};
+pub use pushes::{PushReceiver, PushSender, push_queue};
 
 /// Time limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -103,11 +105,11 @@ impl RedisClient {
     /// Redis is unreachable or refuses the connection.
     pub async fn connect(
         &self,
-        pushes: mpsc::Sender<PushInfo>,
+        pushes: PushSender,
         dropped: impl Fn() + Send + Sync + 'static,
     ) -> RedisResult<RedisConnections> {
         let push = move |push: PushInfo| {
-            if let Err(mpsc::error::TrySendError::Full(_)) = pushes.try_send(push) {
+            if !pushes.send(push) {
                 dropped();
             }
             Ok::<(), std::convert::Infallible>(())

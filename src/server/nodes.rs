@@ -1,54 +1,79 @@
-//! What a node knows the others by: alone, or over Redis.
+//! What connects a node to the others: nothing, or Redis.
 
 use std::sync::Arc;
 
-use oriva_hub_actors::{Realtime, model::NodeId};
+use oriva_hub_actors::{Realtime, Tasks, model::NodeId};
 use secrecy::ExposeSecret as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    bus::{LocalBus, RedisBus, RedisBusParts},
+    bus::{BusEvent, LocalBus, NodeBus, RedisBus},
     config::{Config, ConfigError},
-    hub::NodeParts,
-    client::RedisClient,
-    presence::{LocalConnectionLimiter, RedisConnectionLimiter, RedisLimiterParts},
+    presence::{LocalConnectionLimiter, PresenceDirectory, RedisConnectionLimiter, SnapshotRequest},
+    redis_client::RedisClient,
 };
 
-/// Built, and not yet started: who is online here has to be known first.
+/// The adapters between a node and the others, running.
 pub(super) struct Nodes {
-    pub parts: NodeParts,
+    /// This node, until it ends.
+    pub node: NodeId,
+    pub bus: Arc<dyn NodeBus>,
+    pub presence: Arc<dyn PresenceDirectory>,
     /// Redis, where it is configured.
-    pub client: Option<Arc<RedisClient>>,
-    over_redis: Option<(RedisBusParts, RedisLimiterParts)>,
+    pub redis: Option<Arc<RedisClient>>,
+    /// What the bus learns and what the limiter asks, until [`connect`] takes them.
+    inputs: Option<(mpsc::Receiver<BusEvent>, mpsc::Receiver<SnapshotRequest>)>,
 }
 
-impl Nodes {
-    /// # Errors
-    /// Where `redis.url` cannot be read.
-    pub fn new(config: &Config, epoch: Arc<str>) -> Result<Self, ConfigError> {
-        let node = NodeId::generate();
-        let Some(url) = &config.redis.url else {
-            let bus = Arc::new(LocalBus::new(config.is_embedded()));
-            let parts = NodeParts { node, bus, presence: Arc::new(LocalConnectionLimiter) };
-            return Ok(Self { parts, client: None, over_redis: None });
-        };
-        // The library's words may repeat the URL, and with it a password.
-        let client = RedisClient::new(url.expose_secret(), epoch)
-            .map_err(|_| ConfigError("redis.url must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]".to_owned()))?;
-        let client = Arc::new(client);
-        let (bus, bus_parts) = RedisBus::new(client.clone(), node);
-        let (presence, places_parts) = RedisConnectionLimiter::new(client.clone());
-        let parts = NodeParts { node, bus, presence };
-        Ok(Self { parts, client: Some(client), over_redis: Some((bus_parts, places_parts)) })
-    }
+/// Starts the adapters.
+///
+/// # Errors
+/// `redis.url` cannot be read.
+pub(super) fn start(config: &Config, epoch: Arc<str>, tasks: &Tasks) -> Result<Nodes, ConfigError> {
+    let node = NodeId::generate();
+    let Some(url) = &config.redis.url else {
+        let bus = Arc::new(LocalBus::new(config.is_embedded()));
+        return Ok(Nodes { node, bus, presence: Arc::new(LocalConnectionLimiter), redis: None, inputs: None });
+    };
+    // The library's message may repeat the URL, and with it a password.
+    let client = RedisClient::new(url.expose_secret(), epoch)
+        .map_err(|_| ConfigError("redis.url must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]".to_owned()))?;
+    let client = Arc::new(client);
+    let (bus, events) = RedisBus::start(client.clone(), node, tasks);
+    let (presence, snapshots) = RedisConnectionLimiter::start(client.clone(), tasks);
+    Ok(Nodes { node, bus, presence, redis: Some(client), inputs: Some((events, snapshots)) })
+}
 
-    /// Begins to hear and to tell. What is returned wakes whoever looks after credentials.
-    pub fn start(self, online: &Realtime) -> (NodeParts, Arc<Notify>) {
-        let credentials = Arc::new(Notify::new());
-        if let Some((bus, places)) = self.over_redis {
-            bus.start(online.clone(), credentials.clone());
-            places.start(online.clone());
-        }
-        (self.parts, credentials)
-    }
+/// Passes on what the bus learns, and answers what the limiter asks. `credentials_changed` is notified when another node
+/// says so.
+pub(super) fn connect(nodes: &mut Nodes, online: &Realtime, credentials_changed: &Arc<Notify>, tasks: &Tasks) {
+    let Some((events, snapshots)) = nodes.inputs.take() else { return };
+    let inputs = Arc::new(tokio::sync::Mutex::new((events, snapshots)));
+    let (online, credentials_changed, tasks) = (online.clone(), credentials_changed.clone(), tasks.clone());
+    actix_rt::spawn(async move {
+        let build = || {
+            let (inputs, online, credentials_changed) = (inputs.clone(), online.clone(), credentials_changed.clone());
+            async move {
+                let (events, snapshots) = &mut *inputs.lock().await;
+                loop {
+                    tokio::select! {
+                        event = events.recv() => match event {
+                            Some(BusEvent::Events(events)) => online.receive(events),
+                            Some(BusEvent::Frame(stream, frame)) => online.send_frame(stream, frame),
+                            Some(BusEvent::Resync) => online.resync(),
+                            Some(BusEvent::CredentialsChanged) => credentials_changed.notify_one(),
+                            None => return,
+                        },
+                        request = snapshots.recv() => match request {
+                            Some(request) => {
+                                let _ = request.send(online.connection_snapshot().await);
+                            }
+                            None => return,
+                        },
+                    }
+                }
+            }
+        };
+        tasks.keep_running("bus_events", build).await;
+    });
 }

@@ -1,5 +1,5 @@
-//! An embedded store is served by one hub: what a second one commits, the sockets of the first would hear of late, and
-//! limits would be counted by each for itself.
+//! The lock that keeps a second hub from serving the same embedded store. It would hear of the first one's commits late,
+//! and each would count limits for itself.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -7,21 +7,21 @@ use std::{
     path::Path,
 };
 
-use super::ServeError;
+use super::error::ServeError;
 
-/// The right to serve an embedded store, until it is dropped or the process ends, however it does.
+/// The right to serve an embedded store. It ends when this is dropped, or with the process.
 ///
-/// The lock is on a file beside the store's own: closing another handle of that one would let go of SQLite's locks.
+/// The lock is on a file beside the store's own: closing any handle of that one would release SQLite's locks.
 #[derive(Debug)]
 pub(super) struct StoreLock {
     _held: File,
 }
 
 impl StoreLock {
-    /// Takes it. The store's folder is made where it is missing.
+    /// Takes the lock. Creates the store's folder where it is missing.
     ///
     /// # Errors
-    /// [`ServeError::Served`] where another hub has it; [`ServeError::Lock`] where there can be no such file.
+    /// [`ServeError::Served`]: another hub has it. [`ServeError::Lock`]: the lock file cannot be created.
     pub fn acquire(store: &Path) -> Result<Self, ServeError> {
         let path = store.with_extension("lock");
         let failed = |error| ServeError::Lock(path.clone(), error);

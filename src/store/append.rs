@@ -2,12 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use oriva_hub_actors::model::{
-    AppId, Category, EventId, EventType, JsonObject, NotificationId, PublishedEvent, Timestamp, TraceParent, UserId,
-    WebhookId,
+use oriva_hub_actors::{
+    model::{
+        AppId, Category, EventId, EventType, JsonObject, NotificationId, Timestamp, TraceParent, UserId, WebhookId,
+    },
+    protocol::PublishedEvent,
 };
 
-use super::notification::{Change, NewNotification, ChangeError, NotificationRecord};
+use super::notification::{Change, ChangeError, NewNotification, NotificationRecord};
 
 /// A validated event that is not yet stored.
 #[derive(Debug, Clone)]
@@ -118,7 +120,7 @@ pub struct Appended {
 
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// PublishedEvent or created. The answer is a JSON text.
+    /// Published or created. The answer is a JSON text.
     Written {
         answer: String,
     },

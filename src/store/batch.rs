@@ -8,14 +8,16 @@ use std::{
     sync::Arc,
 };
 
-use oriva_hub_actors::model::{
-    AppId, Event, EventId, NotificationId, Offset, Offsets, PublishedEvent, StreamKey, Timestamp, TraceParent, UserId,
-    WebhookId,
+use oriva_hub_actors::{
+    model::{
+        AppId, Event, EventId, NotificationId, Offset, Offsets, StreamKey, Timestamp, TraceParent, UserId, WebhookId,
+    },
+    protocol::PublishedEvent,
 };
 
 use super::{
     append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work},
-    notification::{Change, NewNotification, ChangeError, NotificationRecord},
+    notification::{Change, ChangeError, NewNotification, NotificationRecord},
     status::Status,
     webhook::PendingDelivery,
 };
@@ -219,7 +221,12 @@ impl<'a> Batch<'a> {
     }
 
     /// Has all of these become `to`; those that did are to be stored.
-    pub(super) fn transition_unchecked(&mut self, item: usize, records: Vec<NotificationRecord>, to: Status) -> Vec<NotificationRecord> {
+    pub(super) fn transition_unchecked(
+        &mut self,
+        item: usize,
+        records: Vec<NotificationRecord>,
+        to: Status,
+    ) -> Vec<NotificationRecord> {
         let (now, mut events, mut changed) = (self.now, Vec::new(), Vec::new());
         for mut record in records {
             if let Some(event) = record.transition_unchecked(to, now) {
@@ -307,7 +314,8 @@ impl<'a> Batch<'a> {
             .zip(numbered.rows)
             .map(|(item, rows)| {
                 let events: Vec<_> = rows.into_iter().map(|row| row.published).collect();
-                let enqueued_for = events.iter().filter_map(|event| webhooks.remove(&event.event().id)).flatten().collect();
+                let enqueued_for =
+                    events.iter().filter_map(|event| webhooks.remove(&event.event().id)).flatten().collect();
                 Appended { events, enqueued_for, outcome: outcome(item.draft) }
             })
             .collect()

@@ -17,9 +17,10 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use oriva_hub_actors::{
     model::{
-        AppId, Attempt, DeliveryId, KeyId, NodeId, NotificationId, Offset, RevokedCredentials, StreamKey, Timestamp, UserId, WebhookId,
+        AppId, DeliveryId, KeyId, NodeId, NotificationId, Offset, RevokedCredentials, StreamKey, Timestamp, UserId,
+        WebhookId,
     },
-    ports::Page,
+    ports::{Attempt, Page},
 };
 
 use uuid::Uuid;
@@ -28,10 +29,10 @@ pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey};
 pub use notification::{
-    Change, Content, FeedFilter, FeedPage, FeedPosition, DeliveryReceipt, Lookup, NewNotification, Notification, Priority, AccessScope,
-    ChangeError, NotificationRecord, NotificationState,
+    AccessScope, Change, ChangeError, Content, DeliveryReceipt, FeedFilter, FeedPage, FeedPosition, Lookup,
+    NewNotification, Notification, NotificationRecord, NotificationState, Priority,
 };
-pub use retention::{ArchiveTable, Export, Range, RetentionStore, RetentionClass, Step};
+pub use retention::{ArchiveTable, Export, Range, RetentionClass, RetentionStore, Step};
 pub use status::{InvalidTransition, Status};
 pub use webhook::{
     AfterAttempts, AttemptRow, Claimed, DeliveryFilter, DeliveryRow, DeliveryStatus, Lease, NewWebhook, Recovery,

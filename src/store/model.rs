@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use oriva_hub_actors::model::{AppId, Category, KeyId, Offset, PublishedEvent, Timestamp};
+use oriva_hub_actors::{
+    model::{AppId, Category, KeyId, Offset, Timestamp},
+    protocol::PublishedEvent,
+};
 
 /// Requests a window, by rate-limit class, where an app's differ from the configuration.
 pub type LimitOverrides = BTreeMap<String, u32>;
@@ -66,7 +69,6 @@ pub struct Audit {
     pub actor: String,
     pub ip: Option<IpAddr>,
 }
-
 
 /// Which of an app's events are asked for.
 #[derive(Debug, Clone, Default)]

@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use oriva_hub_actors::model::{
-    AppId, Attempt, DeliveryId, EventId, EventPattern, Next, Offset, PublishedEvent, Timestamp, WebhookId,
+use oriva_hub_actors::{
+    model::{AppId, DeliveryId, EventId, EventPattern, Offset, Timestamp, WebhookId},
+    ports::{Attempt, Next},
+    protocol::PublishedEvent,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -207,7 +209,10 @@ impl Subscriptions {
     }
 
     /// What these events owe.
-    pub(super) fn match_events<'a>(&self, events: impl Iterator<Item = &'a Arc<PublishedEvent>>) -> Vec<PendingDelivery> {
+    pub(super) fn match_events<'a>(
+        &self,
+        events: impl Iterator<Item = &'a Arc<PublishedEvent>>,
+    ) -> Vec<PendingDelivery> {
         let mut pending = Vec::new();
         for published in events {
             let event = published.event();

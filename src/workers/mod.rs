@@ -10,9 +10,9 @@ mod notification_expiry;
 mod outbox_watch;
 mod webhook_recovery;
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-pub use archiver::{ArchiverError, Archiver};
+pub use archiver::{Archiver, ArchiverError};
 use async_trait::async_trait;
 pub use delivery_receipts::DeliveryReceiptWriter;
 pub use idempotency_purge::IdempotencyPurge;
@@ -20,7 +20,7 @@ pub use identity_watch::IdentityWatch;
 pub use key_usage::KeyUsage;
 pub use node_beat::NodeBeats;
 pub use notification_expiry::NotificationExpiry;
-use oriva_hub_actors::{metric_names, model::Timestamp};
+use oriva_hub_actors::{Tasks, metric_names, model::Timestamp};
 pub use outbox_watch::OutboxWatch;
 pub use webhook_recovery::WebhookRecovery;
 
@@ -72,43 +72,66 @@ pub trait Worker {
     }
 }
 
-/// Runs a worker until the system stops.
-pub fn spawn(store: &Arc<dyn Store>, mut worker: impl Worker + 'static) {
-    let store = store.clone();
-    // A failure that is the first is an increase too.
-    for outcome in ["succeeded", "failed"] {
-        metrics::counter!(metric_names::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(0);
+/// Runs workers until the store is closed.
+pub struct Workers {
+    store: Arc<dyn Store>,
+    tasks: Tasks,
+}
+
+impl Workers {
+    /// Workers on this store. Those that panic are restarted, and reported as down by `tasks`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, tasks: Tasks) -> Self {
+        Self { store, tasks }
     }
-    actix_rt::spawn(async move {
-        loop {
-            let run = if worker.manages_own_deadline() {
-                worker.run_once().await
-            } else {
-                within_deadline(&*store, worker.run_once()).await
-            };
-            let outcome = if run.is_ok() { "succeeded" } else { "failed" };
-            metrics::counter!(metric_names::WORKER_RUNS, "worker" => worker.name(), "outcome" => outcome).increment(1);
-            if run.is_ok() {
-                let now = Timestamp::now().unix_ms() as f64 / 1000.0;
-                metrics::gauge!(metric_names::WORKER_SUCCESS, "worker" => worker.name()).set(now);
-            }
-            let pause = match run {
-                Ok(Progress::More) => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                Ok(Progress::Until(pause)) => pause,
-                Ok(Progress::Done) => worker.period(),
-                // The hub has ended.
-                Err(WorkerError::Store(error)) if error.is_closed() => return,
-                Err(WorkerError::Store(error)) => {
-                    let (name, error) = (worker.name(), &error as &dyn std::error::Error);
-                    tracing::warn!(worker = name, error, "worker failed");
-                    worker.period().min(LONGEST_AFTER_FAILURE)
-                }
-                Err(WorkerError::Logged { retry_in }) => retry_in,
-            };
-            worker.pause(pause).await;
+
+    /// Starts a worker on the caller's thread.
+    pub fn spawn(&self, worker: impl Worker + 'static) {
+        let (store, tasks, name) = (self.store.clone(), self.tasks.clone(), worker.name());
+        // A counter that begins at 0 shows the first failure as an increase.
+        for outcome in ["succeeded", "failed"] {
+            metrics::counter!(metric_names::WORKER_RUNS, "worker" => name, "outcome" => outcome).increment(0);
         }
-    });
+        let worker = Rc::new(tokio::sync::Mutex::new(worker));
+        actix_rt::spawn(async move {
+            let build = || {
+                let (worker, store) = (worker.clone(), store.clone());
+                async move { run(&mut *worker.lock().await, &*store).await }
+            };
+            tasks.keep_running(name, build).await;
+        });
+    }
+}
+
+/// Runs a worker until the store is closed.
+async fn run(worker: &mut impl Worker, store: &dyn Store) {
+    loop {
+        let outcome = if worker.manages_own_deadline() {
+            worker.run_once().await
+        } else {
+            within_deadline(store, worker.run_once()).await
+        };
+        let label = if outcome.is_ok() { "succeeded" } else { "failed" };
+        metrics::counter!(metric_names::WORKER_RUNS, "worker" => worker.name(), "outcome" => label).increment(1);
+        if outcome.is_ok() {
+            let now = Timestamp::now().unix_ms() as f64 / 1000.0;
+            metrics::gauge!(metric_names::WORKER_SUCCESS, "worker" => worker.name()).set(now);
+        }
+        let pause = match outcome {
+            Ok(Progress::More) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Ok(Progress::Until(pause)) => pause,
+            Ok(Progress::Done) => worker.period(),
+            Err(WorkerError::Store(error)) if error.is_closed() => return,
+            Err(WorkerError::Store(error)) => {
+                let (name, error) = (worker.name(), &error as &dyn std::error::Error);
+                tracing::warn!(worker = name, error, "worker failed");
+                worker.period().min(LONGEST_AFTER_FAILURE)
+            }
+            Err(WorkerError::Logged { retry_in }) => retry_in,
+        };
+        worker.pause(pause).await;
+    }
 }

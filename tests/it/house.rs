@@ -51,7 +51,10 @@ const FORBIDDEN: [(&str, &[&str]); 17] = [
     ("src/archive", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
     ("src/auth", &["crate::http", "crate::hub", "crate::server", "crate::cli", "sqlx", "actix_web"]),
     ("src/limits", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
-    ("src/redis_client", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
+    (
+        "src/redis_client",
+        &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"],
+    ),
     ("src/bus", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix_web"]),
     (
         "src/presence",

@@ -53,7 +53,7 @@ async fn a_socket_that_never_reads_is_dropped_and_others_are_served(backend: Bac
     let mut healthy = reader.await.unwrap();
     eventually("the stuck one is gone", async || hub.hub.online().open_sockets() == 1).await;
     assert!(healthy.is_quiet().await);
-    let places = hub.hub.online().observe().await.places;
+    let places = hub.hub.online().observe().await.connections;
     assert_eq!(places, 1, "its place is free");
 }
 

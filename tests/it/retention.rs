@@ -58,7 +58,8 @@ async fn what_is_old_is_moved_and_nothing_is_lost_or_doubled(backend: Backend) {
     let (one, two) = (archiver(&hub, &ALL).await, archiver(&hub, &ALL).await);
     assert_eq!(count(&one.due().await.unwrap(), RetentionClass::Events), 2501);
     let (first, second) = tokio::join!(one.run(), two.run());
-    let moved = count(&first.unwrap().retired, RetentionClass::Events) + count(&second.unwrap().retired, RetentionClass::Events);
+    let moved = count(&first.unwrap().retired, RetentionClass::Events)
+        + count(&second.unwrap().retired, RetentionClass::Events);
     let rest = count(&one.run().await.unwrap().retired, RetentionClass::Events);
     assert_eq!(moved + rest, 2501);
     assert_eq!(number(&hub, "select count(*) from platform_events").await, 0);
@@ -131,7 +132,11 @@ async fn the_audit_log_leaves_after_its_own_time(backend: Backend) {
     };
     let entry = log(&shown).await.remove(0);
     let rows = u64::try_from(number(&hub, "select count(*) from audit_log").await).unwrap();
-    assert_eq!(count(&archiver(&hub, &YOUNG).await.run().await.unwrap().retired, RetentionClass::AuditLog), 0, "a year");
+    assert_eq!(
+        count(&archiver(&hub, &YOUNG).await.run().await.unwrap().retired, RetentionClass::AuditLog),
+        0,
+        "a year"
+    );
 
     let old = archiver(&hub, &Retention { audit_days: 0, ..YOUNG }).await;
     assert_eq!(count(&old.due().await.unwrap(), RetentionClass::AuditLog), rows);
@@ -202,7 +207,7 @@ async fn the_command_ends_what_has_to_end_first(backend: Backend) {
         app.notify(&App::notification("alice", title)).await;
     }
     let archiver = Archiver::new(hub.database.store().await, &ALL, Default::default());
-    assert_eq!(count(&archiver.run_to_the_end().await.unwrap().retired, RetentionClass::Notifications), 3);
+    assert_eq!(count(&archiver.run_until_empty().await.unwrap().retired, RetentionClass::Notifications), 3);
     assert_eq!(app.user("alice").await.unread().await, 0);
     let expired = "select count(*) from platform_events_archive where event_type = 'expired'";
     assert_eq!(number(&hub, expired).await, 3);

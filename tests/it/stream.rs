@@ -327,7 +327,7 @@ async fn a_panic_in_a_session_ends_its_sockets_alone(backend: Backend) {
     assert_eq!(again.offset().await, 1);
     eventually("the registry forgets the session", async || {
         let state = hub.hub.online().observe().await;
-        (state.sessions, state.places) == (2, 2)
+        (state.sessions, state.connections) == (2, 2)
     })
     .await;
 }

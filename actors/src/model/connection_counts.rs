@@ -91,7 +91,10 @@ mod tests {
         for scope in [Scope::AllApps, Scope::App(a.clone()), Scope::App(a.clone())] {
             counts.add(&scope);
         }
-        assert_eq!((counts.total(), counts.visible_to(Some(&a)), counts.visible_to(Some(&b)), counts.visible_to(None)), (3, 3, 1, 3));
+        assert_eq!(
+            (counts.total(), counts.visible_to(Some(&a)), counts.visible_to(Some(&b)), counts.visible_to(None)),
+            (3, 3, 1, 3)
+        );
         counts.remove(&Scope::App(a.clone()));
         counts.remove(&Scope::App(b));
         assert_eq!((counts.total(), counts.visible_to(Some(&a))), (2, 2));

@@ -111,7 +111,7 @@ impl JsonObject {
 
     /// Takes what stands in text that was checked.
     #[must_use]
-    pub(super) fn from_raw(raw: &RawValue) -> Self {
+    pub(crate) fn from_raw(raw: &RawValue) -> Self {
         Self(raw.to_owned())
     }
 

@@ -1,25 +1,21 @@
 //! The words everything else is said in: ids, events, streams, patterns, and who holds a socket.
 
-mod delivery;
-mod event;
 mod connection_counts;
+mod event;
 mod identity;
 mod ids;
 mod json;
 mod pattern;
-mod published;
 mod stream;
 mod timestamp;
 mod trace_parent;
 
-pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
-pub use event::{Category, Event, EventType, JsonObject, Offsets};
 pub use connection_counts::ConnectionCounts;
+pub use event::{Category, Event, EventType, JsonObject, Offsets};
 pub use identity::{Identity, RevokedCredentials, Scope};
 pub use ids::{AppId, ConnectionId, DeliveryId, EventId, KeyId, NodeId, NotificationId, UserId, WebhookId};
 pub use json::{parse_json, whole_number};
 pub use pattern::{EventPattern, MAX_PATTERNS, unmatchable_patterns};
-pub use published::PublishedEvent;
 pub use stream::{Offset, StreamKey, StreamKind};
 pub use timestamp::Timestamp;
 pub use trace_parent::TraceParent;

@@ -1,15 +1,19 @@
 //! What the realtime core needs from outside, as traits. Adapters live in the hub's crate, fakes in `testing`.
 
+mod delivery;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::model::{
-    Attempt, Claim, Delivery, DeliveryId, ConnectionCounts, Identity, Offset, PublishedEvent, Report, StreamKey, Target, Timestamp,
-    WebhookId,
+use crate::{
+    model::{ConnectionCounts, DeliveryId, Identity, Offset, StreamKey, Timestamp, WebhookId},
+    protocol::PublishedEvent,
 };
+
+pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
 
 /// The store cannot answer now; ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,10 +32,10 @@ pub struct Page {
 /// Committed events by stream: the truth that sessions heal from.
 #[async_trait]
 pub trait EventHistory: Send + Sync {
-    /// The offset of the stream's last event; 0 where it has none.
-    async fn head(&self, stream: &StreamKey) -> Result<Offset, Unavailable>;
-
-    /// The same of many streams at once, in their order.
+    /// The offsets of the streams' last events, in the order asked for; 0 for a stream that has none.
+    ///
+    /// # Errors
+    /// The store does not answer.
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable>;
 
     /// At most `limit` events later than `after`.
@@ -64,7 +68,12 @@ pub trait Bus: Send + Sync {
 pub trait ConnectionLimiter: Send + Sync {
     /// Claims a place: this node would then hold `own` for the stream, of at most `limit` over all nodes. Ordered before
     /// it returns. Where others cannot be asked, this node's own count decides.
-    fn acquire(&self, stream: &StreamKey, own: &ConnectionCounts, limit: usize) -> BoxFuture<'static, Result<(), LimitReached>>;
+    fn acquire(
+        &self,
+        stream: &StreamKey,
+        own: &ConnectionCounts,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<(), LimitReached>>;
 
     /// This node holds `own` for the stream now.
     fn set_count(&self, stream: &StreamKey, own: &ConnectionCounts);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::{
-    Close,
+    close::Close,
     server::{DEFLATED, TEXT, frame, text_of},
 };
 

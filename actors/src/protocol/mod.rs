@@ -3,13 +3,16 @@
 mod client;
 mod close;
 mod deflate;
+mod event_frame;
 mod server;
 
-pub use client::{ClientFrame, FrameId, FrameError, parse_client_frame};
+pub use client::{ClientFrame, FrameError, FrameId, parse_client_frame};
 pub use close::{AfterClose, Close};
-pub use deflate::deflated;
+#[cfg(feature = "echo")]
+pub(crate) use deflate::deflated;
 pub(crate) use deflate::inflate;
+pub use event_frame::PublishedEvent;
 #[cfg(feature = "echo")]
 pub(crate) use server::binary_frame;
 pub use server::{ServerFrame, close_frame, ping_frame, pong_frame, text_frame, text_of};
-pub(crate) use server::{bare_close_frame, close_frame_with, pattern_texts};
+pub(crate) use server::{bare_close_frame, close_frame_with};

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Close, FrameId};
-use crate::model::{AppId, ConnectionId, EventPattern, Offset, Timestamp, UserId, WebhookId};
+use super::{client::FrameId, close::Close};
+use crate::model::{AppId, ConnectionId, Offset, Timestamp, UserId, WebhookId};
 
 /// What the hub says to one socket. Events are not here: they are encoded once for all (see `PublishedEvent::frame`).
 #[derive(Debug, Serialize)]
@@ -68,11 +68,6 @@ impl ServerFrame<'_> {
     pub fn encode(&self) -> Bytes {
         text_frame(&serde_json::to_vec(self).unwrap_or_default())
     }
-}
-
-/// The words of the patterns a socket holds, for `subscribed` and `unsubscribed`.
-pub(crate) fn pattern_texts<'a>(patterns: impl Iterator<Item = &'a EventPattern>) -> Vec<&'a str> {
-    patterns.map(EventPattern::as_str).collect()
 }
 
 pub(super) const TEXT: u8 = 0x1;

@@ -1,4 +1,4 @@
-//! One user or app in a registry: the places taken, and the session while somebody is online.
+//! One user or app in a registry: the connections it holds, and its session while it has one.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -6,60 +6,46 @@ use actix::{Addr, dev::SendError};
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::oneshot;
 
-use super::{AcquireError, Registry, Release};
 use crate::{
+    connection_permit::{AcquireError, ConnectionPermit},
     metric_names,
-    model::{ConnectionCounts, Offset, PublishedEvent, Scope, StreamKey, StreamKind},
-    socket_loop::SocketKey,
-    session::{Events, Session, ToSession},
+    model::{ConnectionCounts, Offset, Scope, StreamKind},
+    protocol::PublishedEvent,
+    session::{
+        Session,
+        messages::{EventBatch, Join, SessionInput},
+    },
+    socket_loop::key::SocketKey,
 };
 
-/// A connection place of a user or an app on this node; given back when dropped.
-#[derive(Debug)]
-pub struct ConnectionPermit {
-    registry: Addr<Registry>,
-    stream: StreamKey,
-    scope: Scope,
-    socket: Option<SocketKey>,
-}
+/// Who waits for a permit, and the scope it would have.
+pub(super) type Acquiring = (Scope, oneshot::Sender<Result<ConnectionPermit, AcquireError>>);
 
-impl ConnectionPermit {
-    pub(super) fn new(registry: Addr<Registry>, stream: StreamKey, scope: Scope) -> Self {
-        Self { registry, stream, scope, socket: None }
-    }
-
-    pub(crate) fn attached_to(&mut self, socket: SocketKey) {
-        self.socket = Some(socket);
-    }
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        // One message a place, and places are bounded.
-        self.registry.do_send(Release { stream: self.stream.clone(), scope: self.scope.clone(), socket: self.socket });
-    }
-}
-
-/// Somebody with at least one place.
+/// A user or app that holds a connection or asks for one.
 #[derive(Default)]
 pub(super) struct Entry {
     pub(super) counts: ConnectionCounts,
     pub(super) session: Option<Online>,
-    /// Until what other nodes publish to the stream is heard. A session that began before could miss something.
+    /// Sockets that wait for the session, which waits for its stream's head.
+    pub(super) joining: Vec<Join>,
+    /// The highest offset routed here before the session began. The head that it begins with may have been read earlier.
+    pub(super) highest_routed: Offset,
+    /// Completes when the bus delivers what other nodes publish to the stream. A session that began before could miss
+    /// something.
     pub(super) followed: Option<Shared<BoxFuture<'static, ()>>>,
-    /// Who wants a place, by what it would see.
-    pub(super) acquiring: VecDeque<(Scope, oneshot::Sender<Result<ConnectionPermit, AcquireError>>)>,
-    /// What would be held with the claim that is under way.
+    pub(super) acquiring: VecDeque<Acquiring>,
+    /// What would be held with the permit that the limiter is being asked for.
     pub(super) requested: Option<ConnectionCounts>,
 }
 
+/// A running session.
 pub(super) struct Online {
     pub(super) addr: Addr<Session>,
     pub(super) serial: u64,
     /// A message did not fit its mailbox.
     pub(super) needs_resync: bool,
-    /// The highest offset of its stream that it was told of by this node or the store. Not by others: a hint that is wrong
-    /// must not keep it from hearing what the store says.
+    /// The highest offset of its own stream that this node or the store told it of. Hints from other nodes do not count:
+    /// a wrong one must not hide what the store says.
     last_sent: Offset,
 }
 
@@ -70,17 +56,26 @@ impl Online {
 }
 
 impl Entry {
-    /// Nobody was here before.
+    /// Whether nobody held or asked for a connection before.
     pub(super) fn is_unused(&self) -> bool {
         self.followed.is_none() && self.is_vacant()
     }
 
-    /// Nobody is here, and nobody comes.
+    /// Whether nobody holds or asks for a connection.
     pub(super) fn is_vacant(&self) -> bool {
         self.counts.total() == 0 && self.acquiring.is_empty() && self.requested.is_none()
     }
 
-    /// An event that this node committed, so that its offset is the store's.
+    /// Forgets a socket that is gone.
+    pub(super) fn socket_left(&mut self, socket: SocketKey) {
+        self.joining.retain(|join| join.socket != socket);
+        if let Some(online) = &self.session {
+            // Unbounded, but one message a socket, and sockets are bounded.
+            online.addr.do_send(SessionInput::Left { socket });
+        }
+    }
+
+    /// Delivers an event that this node committed, so its offset is the store's.
     pub(super) fn deliver_own(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) {
         if let Some(online) = &mut self.session {
             online.last_sent = online.last_sent.max(event.offset_in(kind));
@@ -88,39 +83,46 @@ impl Entry {
         self.deliver(event, kind);
     }
 
+    /// Delivers an event from any node.
     pub(super) fn deliver(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) {
-        self.tell(kind, || Events::One(event.clone()));
+        if self.session.is_none() {
+            self.highest_routed = self.highest_routed.max(event.offset_in(kind));
+        }
+        self.send_events(kind, || EventBatch::One(event.clone()));
     }
 
     pub(super) fn deliver_broadcasts(&mut self, events: &Arc<[Arc<PublishedEvent>]>) {
-        self.tell(StreamKind::Broadcast, || Events::Many(events.clone()));
+        self.send_events(StreamKind::Broadcast, || EventBatch::Shared(events.clone()));
     }
 
-    fn tell(&mut self, kind: StreamKind, events: impl FnOnce() -> Events) {
+    fn send_events(&mut self, kind: StreamKind, events: impl FnOnce() -> EventBatch) {
         if let Some(online) = &mut self.session
-            && let Err(SendError::Full(_)) = online.addr.try_send(ToSession::Deliver { kind, events: events() })
+            && let Err(SendError::Full(_)) = online.addr.try_send(SessionInput::Deliver { kind, events: events() })
         {
             metrics::counter!(metric_names::OVERFLOWS).increment(1);
             online.needs_resync = true;
         }
     }
 
-    /// Its stream reaches to here, as the store says.
-    pub(super) fn observe_head(&mut self, head: Offset) {
+    /// Passes on the head of the entry's own stream, as the store says, where the session may not know it.
+    pub(super) fn observe_head(&mut self, kind: StreamKind, head: Offset) {
         if let Some(online) = &mut self.session
             && online.last_sent < head
-            && online.addr.try_send(ToSession::ObserveHead { head }).is_ok()
+            && online.addr.try_send(SessionInput::ObserveHead { kind, head }).is_ok()
         {
             online.last_sent = head;
         }
     }
 
-    /// Has the session compare itself with the store, where a message did not fit.
-    pub(super) fn resync_if_needed(&mut self) {
-        if let Some(online) = &mut self.session
-            && online.needs_resync
-        {
-            online.needs_resync = online.addr.try_send(ToSession::CatchUp).is_err();
+    /// Has a session that lost messages catch up: with its own stream and with the broadcasts. Left for the next time
+    /// where its mailbox is still full.
+    pub(super) fn resync(&mut self, kind: StreamKind, head: Offset, broadcast_head: Offset) {
+        let Some(online) = &mut self.session else { return };
+        let mut heads = vec![(kind, head)];
+        if kind == StreamKind::User {
+            heads.push((StreamKind::Broadcast, broadcast_head));
         }
+        let fails = |(kind, head)| online.addr.try_send(SessionInput::ObserveHead { kind, head }).is_err();
+        online.needs_resync = heads.into_iter().any(fails);
     }
 }

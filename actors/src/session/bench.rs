@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use slotmap::SlotMap;
 
-use super::Events;
-use super::state::{Effect, Input, State};
+use super::{
+    effect::Effect,
+    filter::Positions,
+    messages::{EventBatch, Join, SessionInput},
+    state::State,
+};
 use crate::{
+    config::RealtimeConfig,
     model::{AppId, Identity, Offset, Scope, StreamKey, StreamKind, UserId},
-    realtime::RealtimeConfig,
     protocol::parse_client_frame,
-    socket_loop::SocketKey,
-    registry::Join,
+    socket_loop::key::SocketKey,
     testing::event,
 };
 
@@ -37,21 +40,19 @@ impl FanOut {
             max_backlog_bytes: 262_144,
             compress_from: Some(1024),
         };
-        let mut state = State::new(StreamKey::User(user.clone()), 0, &config);
+        let mut state = State::new(StreamKey::User(user.clone()), Positions { own: 0, broadcast: 0 }, &config);
         let mut effects = Vec::new();
-        state.on(Input::Started, &mut effects);
-        state.on(Input::Head { kind: StreamKind::User, head: 0 }, &mut effects);
         let identity = Arc::new(Identity::User { user, issuer: app, scope: Scope::AllApps });
         let mut keys = SlotMap::<SocketKey, ()>::with_key();
         for _ in 0..sockets {
             let socket = keys.insert(());
             state.on(
-                Input::Join(Join { socket, identity: identity.clone(), expires_at: None, deflates: false }),
+                SessionInput::Join(Join { socket, identity: identity.clone(), expires_at: None, deflate: false }),
                 &mut effects,
             );
             let frame = br#"{"action":"subscribe","event_types":["notification.*"]}"#;
             let frame = parse_client_frame(frame).expect("a frame");
-            state.on(Input::Frame { socket, frame }, &mut effects);
+            state.on(SessionInput::Frame { socket, frame }, &mut effects);
         }
         Self { state, next: 1, effects }
     }
@@ -59,9 +60,9 @@ impl FanOut {
     /// Delivers the next event; how many pushes came of it. The event is new each time, so its frame is encoded once.
     pub fn deliver(&mut self) -> usize {
         self.effects.clear();
-        let events = Events::One(event("alice", self.next, self.next));
+        let events = EventBatch::One(event("alice", self.next, self.next));
         self.next += 1;
-        self.state.on(Input::Deliver { kind: StreamKind::User, events }, &mut self.effects);
+        self.state.on(SessionInput::Deliver { kind: StreamKind::User, events }, &mut self.effects);
         self.effects.iter().filter(|effect| matches!(effect, Effect::Push { .. })).count()
     }
 }

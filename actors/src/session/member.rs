@@ -1,53 +1,52 @@
-//! One socket as its session sees it: what it subscribed to, and how far it has been served.
+//! One socket as its session serves it: live, or catching up by a replay (contract §5).
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
+use super::{
+    effect::{Effect, push},
+    filter::{Filter, Positions, TooManyPatterns},
+    replay::{Live, Replay, Waiting, reaches_back},
+};
+use crate::{
+    model::{EventPattern, Identity, Offset, StreamKind, unmatchable_patterns},
+    ports::Page,
+    protocol::{FrameId, PublishedEvent, ServerFrame},
+    socket_loop::key::SocketKey,
+};
 
-use super::replay::Replay;
-use crate::model::{EventPattern, Identity, MAX_PATTERNS, Offset, PublishedEvent, StreamKind};
-
-/// A pattern, and the positions from which it has been in force: an event matched by it after them was sent already,
-/// and no replay sends it again.
-#[derive(Debug, Clone)]
-pub(super) struct Subscription {
-    pub pattern: EventPattern,
-    pub since: Positions,
+/// A `subscribe` frame, parsed.
+pub(super) struct Subscribe {
+    pub patterns: Vec<EventPattern>,
+    /// Asks for a replay of the holder's own stream.
+    pub after: Option<Offset>,
+    /// Asks for a replay of the broadcast stream.
+    pub after_broadcast: Option<Offset>,
+    /// The epoch that those offsets belong to.
+    pub epoch: Option<String>,
+    pub id: Option<FrameId>,
 }
 
-/// How far a socket has been served in the stream it follows by right and in the broadcasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Positions {
-    pub own: Offset,
-    pub broadcast: Offset,
-}
-
-impl Positions {
-    pub(super) fn get(&self, kind: StreamKind) -> Offset {
-        if kind == StreamKind::Broadcast { self.broadcast } else { self.own }
-    }
-
-    pub(super) fn get_mut(&mut self, kind: StreamKind) -> &mut Offset {
-        if kind == StreamKind::Broadcast { &mut self.broadcast } else { &mut self.own }
-    }
-}
-
+/// A socket of the session.
 #[derive(Debug)]
 pub(super) struct Member {
-    pub identity: Arc<Identity>,
-    pub subscriptions: Vec<Subscription>,
+    pub socket: SocketKey,
+    pub filter: Filter,
+    /// How far it has been served.
     pub positions: Positions,
-    /// While it lasts, live events wait.
+    /// While a replay runs, live events wait.
     pub replay: Option<Box<Replay>>,
-    /// A new token of its is being looked at.
-    pub refreshing: bool,
-    /// Bytes from which an event is sent compressed; none are that long where the socket did not agree on it.
-    pub compress_from: usize,
+    /// A token that it sent is being verified.
+    pub is_refreshing: bool,
 }
 
 impl Member {
-    /// Whether a live event is to be sent now. Moves the position.
-    pub(super) fn takes(&mut self, kind: StreamKind, event: &PublishedEvent) -> bool {
+    pub(super) fn new(socket: SocketKey, identity: Arc<Identity>, positions: Positions, compress_from: usize) -> Self {
+        let filter = Filter { identity, subscriptions: Vec::new(), compress_from };
+        Self { socket, filter, positions, replay: None, is_refreshing: false }
+    }
+
+    /// Moves past a live event. Returns whether it is to be sent now.
+    pub(super) fn takes_live(&mut self, kind: StreamKind, event: &PublishedEvent) -> bool {
         if self.replay.is_some() {
             return false;
         }
@@ -57,58 +56,131 @@ impl Member {
             return false;
         }
         *position = offset;
-        self.wants(event)
+        self.filter.accepts(event)
     }
 
-    /// An event as this socket is sent it.
-    pub(super) fn frame_of(&self, event: &PublishedEvent, kind: StreamKind) -> Bytes {
-        let frame = event.frame(kind);
-        if frame.len() < self.compress_from { frame } else { event.deflated_frame(kind) }
-    }
-
-    pub(super) fn wants(&self, event: &PublishedEvent) -> bool {
-        self.subscriptions.iter().any(|subscription| subscription.pattern.matches(event.full_type()))
-            && self.identity.may_see(event.event())
-    }
-
-    /// Adds patterns that are not held yet.
-    ///
-    /// # Errors
-    /// Where that would be too many; nothing is added then.
-    pub(super) fn subscribe(&mut self, patterns: Vec<EventPattern>) -> Result<(), TooManyPatterns> {
-        let mut added: Vec<Subscription> = Vec::new();
-        for pattern in patterns {
-            if !self.subscriptions.iter().chain(&added).any(|subscription| subscription.pattern == pattern) {
-                added.push(Subscription { pattern, since: self.positions });
-            }
+    /// Answers a `subscribe`, and begins the replay that it may ask for.
+    pub(super) fn subscribe(
+        &mut self,
+        subscribe: Subscribe,
+        live: &Live<'_>,
+        replay_id: u32,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Subscribe { patterns, after, mut after_broadcast, epoch, id } = subscribe;
+        let mut reject =
+            |code, message: &str| push(self.socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
+        if live.own_kind == StreamKind::App && after_broadcast.take().is_some() && after.is_none() {
+            return reject(
+                "validation_failed",
+                "after_broadcast is for users' sockets: an app's stream holds its broadcasts too; send its offset as after",
+            );
         }
-        if self.subscriptions.len() + added.len() > MAX_PATTERNS {
-            return Err(TooManyPatterns);
+        let resumes = after.is_some() || after_broadcast.is_some();
+        if resumes && self.replay.is_some() {
+            return reject("conflict", "a replay is in progress on this socket; wait for its resumed");
         }
-        self.subscriptions.extend(added);
-        self.subscriptions.shrink_to_fit();
-        Ok(())
+        let warning = unmatchable_patterns(&patterns);
+        let previous = self.filter.subscriptions.clone();
+        if let Err(TooManyPatterns) = self.filter.subscribe(patterns, self.positions) {
+            return reject("validation_failed", "event_types: a socket holds at most 100 patterns");
+        }
+        let event_types = self.filter.event_types();
+        push(self.socket, &ServerFrame::Subscribed { event_types, warning, id: id.as_ref() }, effects);
+        if !resumes {
+            return;
+        }
+        let served = self.positions;
+        let start =
+            Positions { own: after.unwrap_or(served.own), broadcast: after_broadcast.unwrap_or(served.broadcast) };
+        // A stream of which nothing was missed need not be read.
+        let unchecked = [(live.own_kind, after), (StreamKind::Broadcast, after_broadcast)]
+            .into_iter()
+            .filter(|(kind, asked)| asked.is_some_and(|asked| asked != live.positions.get(*kind)))
+            .map(|(kind, _)| kind)
+            .collect();
+        self.positions = start;
+        self.filter.extend_back_to(start);
+        self.replay = Some(Box::new(Replay {
+            request: id,
+            id: replay_id,
+            after: start,
+            served,
+            previous,
+            unchecked,
+            queue: VecDeque::new(),
+            waiting: None,
+            replayed: 0,
+        }));
+        if epoch.is_some_and(|theirs| theirs != live.epoch) {
+            self.end_replay(live, false, effects);
+        } else {
+            self.advance(live, effects);
+        }
     }
 
-    /// A replay from `after` brings everything that the patterns held now match.
-    pub(super) fn mark_replayed_after(&mut self, after: Positions) {
-        for subscription in &mut self.subscriptions {
-            subscription.since =
-                Positions { own: subscription.since.own.min(after.own), broadcast: subscription.since.broadcast.min(after.broadcast) };
+    /// Takes a page of the replay.
+    pub(super) fn on_replay_page(
+        &mut self,
+        replay_id: u32,
+        kind: StreamKind,
+        page: Page,
+        live: &Live<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(replay) = self.replay.as_mut().filter(|replay| replay.id == replay_id) else { return };
+        replay.waiting = None;
+        // An event may be archived between two pages as well as before the first. Once events were sent there is no way
+        // back to `recovered: false`: what follows is still in order, and the client sees the gap in the offsets.
+        if !reaches_back(&page, kind, self.positions.get(kind)) && replay.replayed == 0 {
+            return self.end_replay(live, false, effects);
+        }
+        replay.unchecked.retain(|unchecked| *unchecked != kind);
+        if page.events.is_empty() {
+            let position = self.positions.get_mut(kind);
+            *position = page.head.max(*position);
+        }
+        for event in page.events {
+            replay.take(&self.filter, &mut self.positions, kind, event);
+        }
+        self.advance(live, effects);
+    }
+
+    /// The socket took everything that was pushed.
+    pub(super) fn on_drained(&mut self, live: &Live<'_>, effects: &mut Vec<Effect>) {
+        if let Some(replay) = &mut self.replay
+            && replay.waiting == Some(Waiting::Drained)
+        {
+            replay.waiting = None;
+            self.advance(live, effects);
         }
     }
 
-    /// What was up to `now` may not have been sent.
-    pub(super) fn reset_since(&mut self, now: Positions) {
-        for subscription in &mut self.subscriptions {
-            subscription.since = now;
+    /// Takes the replay as far as it goes now, and ends it where the session is.
+    pub(super) fn advance(&mut self, live: &Live<'_>, effects: &mut Vec<Effect>) {
+        let Some(replay) = &mut self.replay else { return };
+        if replay.advance(self.socket, &self.filter, &mut self.positions, live, effects) {
+            self.end_replay(live, true, effects);
         }
     }
 
-    pub(super) fn unsubscribe(&mut self, patterns: &[EventPattern]) {
-        self.subscriptions.retain(|subscription| !patterns.contains(&subscription.pattern));
+    /// Sends `resumed`; from here on the socket is served live.
+    fn end_replay(&mut self, live: &Live<'_>, recovered: bool, effects: &mut Vec<Effect>) {
+        let Some(replay) = self.replay.take() else { return };
+        if !recovered {
+            // The client reloads its state over REST.
+            self.positions = live.positions;
+            self.filter.restart_at(live.positions);
+        }
+        let frame = ServerFrame::Resumed {
+            after: replay.after.own,
+            offset: self.positions.own,
+            after_broadcast: replay.after.broadcast,
+            broadcast_offset: self.positions.broadcast,
+            recovered,
+            replayed: replay.replayed,
+            id: replay.request.as_ref(),
+        };
+        push(self.socket, &frame, effects);
     }
 }
-
-#[derive(Debug)]
-pub(super) struct TooManyPatterns;

@@ -1,64 +1,96 @@
-//! A socket's catching up with what it missed: `subscribed`, the replay, `resumed`, then live, with no seam to see
-//! (contract §5).
+//! The replay of what one socket missed: from `after` up to the live stream, nothing missing, nothing twice, in order
+//! (contract §5). Pure; `member.rs` conducts it.
+//!
+//! A client that saw event 3 comes back. Its session has delivered 7, and 8 and 9 are committed while pages are read:
+//!
+//! ```text
+//!     client          subscribe, after: 3
+//!     hub             subscribed
+//!
+//!     the stream      1   2   3 | 4   5   6   7   8 | 9 | 10  11
+//!                           after             ^     seam
+//!                                         session
+//!     from the store            |-- one or more ----|
+//!                                    pages
+//!     from `recent`                                 |-9-|
+//!     hub                                               | resumed
+//!     live                                              | 10  11 ...
+//! ```
+//!
+//! 1. *Check.* The first page of each stream asked for must begin right behind `after`. Otherwise history no longer
+//!    reaches back, and the client is told `recovered: false` before anything was sent.
+//! 2. *Pages.* What was read is pushed in bursts, each when the socket has taken the one before; then the next is read.
+//! 3. *Seam.* While any socket replays, the session keeps what it delivers in `recent`. As soon as the next missing
+//!    event is in there, the rest comes from memory. So a replay ends however fast new events arrive.
+//! 4. *Resumed.* The socket stands where the session stands: `resumed` is sent, and live delivery begins.
+//!
+//! A socket may have been served before it asked for a replay. An event is left out of the replay when it was sent then:
+//! its offset is at or below `served`, and a pattern of `previous` that matches it was in force `since` before it.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    member::{Member, Positions, Subscription},
-    state::{Effect, record_receipt},
+    effect::{Effect, record_receipt},
+    filter::{Filter, Positions, Subscription},
 };
 use crate::{
-    model::{Offset, PublishedEvent, StreamKind},
+    model::{Offset, StreamKind},
     ports::Page,
-    protocol::FrameId,
-    socket_loop::SocketKey,
+    protocol::{FrameId, PublishedEvent},
+    socket_loop::key::SocketKey,
 };
 
-/// A replay under way.
+/// A replay in progress.
 #[derive(Debug)]
 pub(super) struct Replay {
-    pub id: Option<FrameId>,
-    /// Tells this replay's pages from those of one that was given up.
-    pub replay_id: u32,
+    /// The client's id of the `subscribe`, echoed in `resumed`.
+    pub request: Option<FrameId>,
+    /// Tells this replay's pages from those of an earlier one.
+    pub id: u32,
     /// Where the client said it was.
     pub after: Positions,
-    /// Where the socket had been served to when the replay was asked for.
-    pub served_before: Positions,
-    /// What it held then.
-    pub previous_subscriptions: Vec<Subscription>,
-    /// Streams whose history must be seen to reach back before anything is sent.
+    /// How far the socket had been served when the replay was asked for.
+    pub served: Positions,
+    /// The subscriptions it held then.
+    pub previous: Vec<Subscription>,
+    /// Streams whose history has yet to be seen to reach back to `after`.
     pub unchecked: Vec<StreamKind>,
     /// Read, and not pushed yet.
     pub queue: VecDeque<(StreamKind, Arc<PublishedEvent>)>,
     pub waiting: Option<Waiting>,
+    /// Events pushed so far.
     pub replayed: u64,
 }
 
-/// What a replay cannot go on without.
+/// What a replay waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waiting {
     Page(StreamKind),
     Drained,
 }
 
-/// What a replay is taken towards, and by what steps.
-pub(super) struct Seam<'a> {
-    /// How far the session has come.
-    pub goal: Positions,
+/// The session's side of the seam.
+pub(super) struct Live<'a> {
+    /// How far the session has delivered. A replay ends where its socket stands there too.
+    pub positions: Positions,
+    /// The kind of the session's own stream: user or app.
     pub own_kind: StreamKind,
-    /// The last events delivered live, which the last step is made of.
+    /// The events that the session delivered last, while any socket replays.
     pub recent: &'a VecDeque<(StreamKind, Arc<PublishedEvent>)>,
-    /// Bytes that are pushed before the socket has to have taken them.
+    /// Bytes pushed before the socket must have taken them.
     pub burst_bytes: usize,
+    /// The store's epoch.
+    pub epoch: &'a str,
 }
 
 impl Replay {
-    /// Goes as far as it can now. Whether it is complete.
+    /// Goes on as far as possible now. Returns whether the replay is complete.
     pub(super) fn advance(
         &mut self,
         socket: SocketKey,
-        member: &mut Member,
-        seam: &Seam<'_>,
+        filter: &Filter,
+        positions: &mut Positions,
+        live: &Live<'_>,
         effects: &mut Vec<Effect>,
     ) -> bool {
         if self.waiting.is_some() {
@@ -66,83 +98,87 @@ impl Replay {
         }
         // Nothing is sent before every stream is known to reach back: recovery is never partial.
         if let Some(&kind) = self.unchecked.first() {
-            return self.ask(socket, member, kind, effects);
+            return self.load(socket, positions, kind, effects);
         }
         loop {
-            if !self.push_queued(socket, member, seam.burst_bytes, effects) {
+            if !self.push_queued(socket, filter, live.burst_bytes, effects) {
                 return false;
             }
-            let is_behind = |kind: &StreamKind| member.positions.get(*kind) < seam.goal.get(*kind);
-            let Some(kind) = [seam.own_kind, StreamKind::Broadcast].into_iter().find(is_behind) else { return true };
-            let position = member.positions.get(kind);
-            let recent = seam.recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event);
+            let is_behind = |kind: &StreamKind| positions.get(*kind) < live.positions.get(*kind);
+            let Some(kind) = [live.own_kind, StreamKind::Broadcast].into_iter().find(is_behind) else { return true };
+            let position = positions.get(kind);
+            let recent = live.recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event);
             let mut recent = recent.skip_while(|event| event.offset_in(kind) <= position).peekable();
             if recent.peek().is_none_or(|first| first.offset_in(kind) != position + 1) {
-                return self.ask(socket, member, kind, effects);
+                return self.load(socket, positions, kind, effects);
             }
             for event in recent {
-                self.take(member, kind, event.clone());
+                self.take(filter, positions, kind, event.clone());
             }
         }
     }
 
-    /// Moves a member past an event, which is queued where the member wants it and was not sent it before.
-    pub(super) fn take(&mut self, member: &mut Member, kind: StreamKind, event: Arc<PublishedEvent>) {
+    /// Moves the socket past an event, and queues it where the socket wants it and was not sent it before.
+    pub(super) fn take(
+        &mut self,
+        filter: &Filter,
+        positions: &mut Positions,
+        kind: StreamKind,
+        event: Arc<PublishedEvent>,
+    ) {
         let offset = event.offset_in(kind);
-        let position = member.positions.get_mut(kind);
+        let position = positions.get_mut(kind);
         if offset <= *position {
             return;
         }
         *position = offset;
-        if member.wants(&event) && !self.sent_before(kind, &event) {
+        if filter.accepts(&event) && !self.was_sent_before(kind, &event) {
             self.queue.push_back((kind, event));
         }
     }
 
-    /// Pushes what is read. False where the socket has to take it first.
+    /// Pushes what was read. Returns false where the socket has to take it first.
     fn push_queued(
         &mut self,
         socket: SocketKey,
-        member: &Member,
+        filter: &Filter,
         burst_bytes: usize,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let mut pushed = 0;
         while let Some((kind, event)) = self.queue.pop_front() {
-            let frame = member.frame_of(&event, kind);
+            let frame = filter.frame_for(&event, kind);
             pushed += frame.len();
             self.replayed += 1;
             effects.push(Effect::Push { socket, frame });
             record_receipt(kind, &event, effects);
             if pushed > burst_bytes {
                 self.waiting = Some(Waiting::Drained);
-                effects.push(Effect::TellWhenDrained { socket });
+                effects.push(Effect::NotifyWhenDrained { socket });
                 return false;
             }
         }
         true
     }
 
-    /// Asks for the next page; the replay is not complete.
-    fn ask(&mut self, socket: SocketKey, member: &Member, kind: StreamKind, effects: &mut Vec<Effect>) -> bool {
+    /// Asks for the next page. Returns false: the replay is not complete.
+    fn load(&mut self, socket: SocketKey, positions: &Positions, kind: StreamKind, effects: &mut Vec<Effect>) -> bool {
         self.waiting = Some(Waiting::Page(kind));
-        effects.push(Effect::LoadReplay { socket, replay_id: self.replay_id, kind, after: member.positions.get(kind) });
+        effects.push(Effect::LoadReplay { socket, replay_id: self.id, kind, after: positions.get(kind) });
         false
     }
 
-    /// Whether this event was sent to the socket before the replay began, under a pattern it held then.
-    fn sent_before(&self, kind: StreamKind, event: &PublishedEvent) -> bool {
+    fn was_sent_before(&self, kind: StreamKind, event: &PublishedEvent) -> bool {
         let offset = event.offset_in(kind);
-        offset <= self.served_before.get(kind)
-            && self
-                .previous_subscriptions
-                .iter()
-                .any(|subscription| subscription.since.get(kind) < offset && subscription.pattern.matches(event.full_type()))
+        let was_in_force = |subscription: &Subscription| {
+            subscription.since.get(kind) < offset && subscription.pattern.matches(event.full_type())
+        };
+        offset <= self.served.get(kind) && self.previous.iter().any(was_in_force)
     }
 }
 
-/// Whether a stream's history still holds everything after `after`, seen from a page of it. Rows leave it in the order of
-/// their ids, which is not quite that of their offsets: there may be holes behind its first one.
+/// Whether a stream's history still holds everything after `after`, judged by a page read from there. Retention deletes
+/// rows in the order of their ids, which is not quite the order of offsets: so there may be holes behind the first row.
 pub(super) fn reaches_back(page: &Page, kind: StreamKind, after: Offset) -> bool {
     match page.events.last() {
         Some(last) => last.offset_in(kind) == after + page.events.len() as Offset,

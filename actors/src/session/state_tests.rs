@@ -1,11 +1,13 @@
 //! Sessions as pure functions: inputs in, effects out.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use slotmap::SlotMap;
 
-use super::*;
+use super::{super::messages::EventBatch, *};
 use crate::{
-    model::{AppId, UserId},
+    model::{AppId, Offset, UserId},
+    ports::{Page, RefreshError},
     protocol::parse_client_frame,
     testing::{broadcast, event},
 };
@@ -18,11 +20,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn user() -> Self {
-        Self::with_backlog(262_144)
+    /// A user's session that begins where the stream ends at `head`.
+    fn user_at(head: Offset) -> Self {
+        Self::with_backlog(head, 262_144)
     }
 
-    fn with_backlog(max_backlog_bytes: usize) -> Self {
+    fn with_backlog(head: Offset, max_backlog_bytes: usize) -> Self {
         let stream = StreamKey::User(UserId::parse("alice").unwrap());
         let config = RealtimeConfig {
             epoch: "e1".into(),
@@ -33,10 +36,14 @@ impl Bench {
             max_backlog_bytes,
             compress_from: Some(300),
         };
-        Self { state: State::new(stream, 0, &config), keys: SlotMap::with_key(), effects: Vec::new() }
+        Self {
+            state: State::new(stream, Positions { own: head, broadcast: 0 }, &config),
+            keys: SlotMap::with_key(),
+            effects: Vec::new(),
+        }
     }
 
-    fn input(&mut self, input: Input) -> &mut Self {
+    fn input(&mut self, input: SessionInput) -> &mut Self {
         self.state.on(input, &mut self.effects);
         self
     }
@@ -45,27 +52,25 @@ impl Bench {
         self.join_with(false)
     }
 
-    fn join_with(&mut self, deflates: bool) -> SocketKey {
+    fn join_with(&mut self, deflate: bool) -> SocketKey {
         let socket = self.keys.insert(());
         let app = AppId::parse("work-buddy").unwrap();
         let user = UserId::parse("alice").unwrap();
         let identity = Identity::User { user, issuer: app.clone(), scope: Scope::App(app) };
-        self.input(Input::Join(Join { socket, identity: Arc::new(identity), expires_at: None, deflates }));
+        self.input(SessionInput::Join(Join { socket, identity: Arc::new(identity), expires_at: None, deflate }));
         socket
     }
 
     fn say(&mut self, socket: SocketKey, frame: Value) -> &mut Self {
         let frame = parse_client_frame(frame.to_string().as_bytes()).unwrap();
-        self.input(Input::Frame { socket, frame })
-    }
-
-    fn head(&mut self, head: Offset) -> &mut Self {
-        let kind = self.state.stream().kind();
-        self.input(Input::Head { kind, head })
+        self.input(SessionInput::Frame { socket, frame })
     }
 
     fn live(&mut self, offset: Offset) -> &mut Self {
-        self.input(Input::Deliver { kind: StreamKind::User, events: Events::One(event("alice", offset, offset)) })
+        self.input(SessionInput::Deliver {
+            kind: StreamKind::User,
+            events: EventBatch::One(event("alice", offset, offset)),
+        })
     }
 
     fn page(&mut self, offsets: std::ops::RangeInclusive<Offset>, head: Offset) -> Page {
@@ -99,33 +104,29 @@ impl Bench {
 }
 
 #[test]
-fn a_socket_is_welcomed_once_the_streams_end_is_known() {
-    let mut bench = Bench::user();
-    let socket = bench.input(Input::Started).join();
-    assert_eq!(bench.said(socket), Vec::<String>::new());
-    bench.live(1).head(3);
+fn a_socket_is_welcomed_at_the_head_and_served_what_comes_later() {
+    let mut bench = Bench::user_at(3);
+    let socket = bench.join();
     assert_eq!(bench.said(socket), ["welcome"]);
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]})).live(3).live(4);
     assert_eq!(bench.said(socket), ["subscribed", "event 4"]);
 }
 
 #[test]
-fn an_event_heard_of_before_the_streams_end_was_known_is_not_lost() {
-    let mut bench = Bench::user();
-    let socket = bench.input(Input::Started).join();
-    // The end was read as 3; event 4 was committed after that, and heard of before the answer came.
-    bench.live(4).head(3);
+fn a_head_beyond_the_session_has_the_events_in_between_read() {
+    let mut bench = Bench::user_at(3);
+    let socket = bench.join();
+    bench.input(SessionInput::ObserveHead { kind: StreamKind::User, head: 4 });
     assert!(bench.effects.iter().any(|effect| matches!(effect, Effect::LoadPage { kind: StreamKind::User, after: 3 })));
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 3}));
     let page = bench.page(4..=4, 4);
-    bench.input(Input::Page { kind: StreamKind::User, page: Ok(page) });
+    bench.input(SessionInput::Page { kind: StreamKind::User, page: Ok(page) });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "resumed", "event 4"]);
 }
 
 #[test]
 fn live_events_wait_behind_a_replay_and_come_once() {
-    let mut bench = Bench::user();
-    bench.input(Input::Started).head(5);
+    let mut bench = Bench::user_at(5);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 2}));
     assert_eq!(bench.said(socket), ["welcome", "subscribed"]);
@@ -135,7 +136,7 @@ fn live_events_wait_behind_a_replay_and_come_once() {
     bench.live(6).live(7);
     assert_eq!(bench.said(socket), Vec::<String>::new());
     let page = bench.page(3..=6, 6);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
     bench.live(8);
     let said = bench.said(socket);
     assert_eq!(said, ["event 3", "event 4", "event 5", "event 6", "event 7", "resumed", "event 8"]);
@@ -143,26 +144,24 @@ fn live_events_wait_behind_a_replay_and_come_once() {
 
 #[test]
 fn a_page_that_runs_ahead_of_the_session_is_not_repeated_live() {
-    let mut bench = Bench::user();
-    bench.input(Input::Started).head(1);
+    let mut bench = Bench::user_at(1);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
     let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(1..=3, 3);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page }).live(2).live(3).live(4);
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page }).live(2).live(3).live(4);
     let said = bench.said(socket);
     assert_eq!(said, ["welcome", "subscribed", "event 1", "event 2", "event 3", "resumed", "event 4"]);
 }
 
 #[test]
 fn a_replay_waits_for_a_slow_socket() {
-    let mut bench = Bench::with_backlog(2000);
-    bench.input(Input::Started).head(20);
+    let mut bench = Bench::with_backlog(20, 2000);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
     let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(1..=20, 20);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
     let mut bursts = 0;
     let mut events = 0;
     loop {
@@ -172,9 +171,9 @@ fn a_replay_waits_for_a_slow_socket() {
             break;
         }
         bursts += 1;
-        assert!(bench.effects.iter().any(|effect| matches!(effect, Effect::TellWhenDrained { .. })));
+        assert!(bench.effects.iter().any(|effect| matches!(effect, Effect::NotifyWhenDrained { .. })));
         bench.effects.clear();
-        bench.input(Input::Drained { socket });
+        bench.input(SessionInput::Drained { socket });
     }
     assert!(bursts > 2, "{bursts} bursts");
     assert_eq!(events, 20);
@@ -182,127 +181,100 @@ fn a_replay_waits_for_a_slow_socket() {
 
 #[test]
 fn a_gap_is_filled_before_what_came_after_it() {
-    let mut bench = Bench::user();
-    bench.input(Input::Started).head(1);
+    let mut bench = Bench::user_at(1);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]})).live(4).live(5);
     assert_eq!(bench.said(socket), ["welcome", "subscribed"]);
-    bench.input(Input::ReorderTimeout { kind: StreamKind::User });
+    bench.input(SessionInput::ReorderTimeout { kind: StreamKind::User });
     assert!(matches!(bench.effects.last(), Some(Effect::LoadPage { kind: StreamKind::User, after: 1 })));
     let page = bench.page(2..=4, 5);
-    bench.input(Input::Page { kind: StreamKind::User, page: Ok(page) });
+    bench.input(SessionInput::Page { kind: StreamKind::User, page: Ok(page) });
     assert_eq!(bench.said(socket), ["event 2", "event 3", "event 4", "event 5"]);
 }
 
 #[test]
 fn broadcasts_wait_for_the_end_of_a_replay() {
-    let mut bench = Bench::user();
-    bench.input(Input::Started).head(1);
+    let mut bench = Bench::user_at(1);
     let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
     let (replay_id, kind, _) = bench.replay_wanted().unwrap();
-    bench.input(Input::Deliver { kind: StreamKind::Broadcast, events: Events::One(broadcast(1, 9)) });
+    bench.input(SessionInput::Deliver { kind: StreamKind::Broadcast, events: EventBatch::One(broadcast(1, 9)) });
     let page = bench.page(1..=1, 1);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
-    bench.input(Input::Deliver { kind: StreamKind::Broadcast, events: Events::One(broadcast(2, 10)) });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::Deliver { kind: StreamKind::Broadcast, events: EventBatch::One(broadcast(2, 10)) });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "event 1", "event 1", "resumed", "event 2"]);
 }
 
 #[test]
 fn a_socket_that_left_is_served_no_more() {
-    let mut bench = Bench::user();
-    bench.input(Input::Started).head(0);
+    let mut bench = Bench::user_at(0);
     let (left, stays) = (bench.join(), bench.join());
     for socket in [left, stays] {
         bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]}));
     }
-    bench.input(Input::Left { socket: left }).live(1);
+    bench.input(SessionInput::Left { socket: left }).live(1);
     assert_eq!(bench.said(left), ["welcome", "subscribed"]);
     assert_eq!(bench.said(stays), ["welcome", "subscribed", "event 1"]);
 }
 
 #[test]
-fn a_catch_up_while_the_streams_end_is_asked_for_asks_once_more() {
-    let mut bench = Bench::user();
-    let heads = |bench: &mut Bench| {
-        let before = bench.effects.len();
-        bench.effects.retain(|effect| !matches!(effect, Effect::LoadHead { kind: StreamKind::User }));
-        before - bench.effects.len()
-    };
-    let socket = bench.input(Input::Started).join();
-    assert_eq!(heads(&mut bench), 1);
-    for _ in 0..5 {
-        bench.input(Input::CatchUp);
-    }
-    assert_eq!(heads(&mut bench), 0, "a store that does not answer is not asked again and again");
-    // The end was read as 3; what the catching up is about was committed after that, and nobody was told of it.
-    bench.head(3);
-    assert_eq!(heads(&mut bench), 1);
-    bench.head(4);
-    assert_eq!(heads(&mut bench), 0);
-    assert!(bench.effects.iter().any(|effect| matches!(effect, Effect::LoadPage { kind: StreamKind::User, after: 3 })));
-    assert_eq!(bench.said(socket), ["welcome"]);
-}
-
-#[test]
 fn a_second_replay_does_not_repeat_the_first_ones() {
-    let mut bench = Bench::user();
-    let socket = bench.input(Input::Started).head(4).join();
+    let mut bench = Bench::user_at(4);
+    let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"], "after": 2}));
     let (replay_id, kind, after) = bench.replay_wanted().unwrap();
     assert_eq!(after, 2);
     let page = bench.page(3..=4, 4);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "event 3", "event 4", "resumed"]);
     bench.say(socket, json!({"action": "subscribe", "event_types": ["user.*"], "after": 2}));
     let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(3..=4, 4);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["subscribed", "resumed"]);
     // Further back than the first: what that one did not bring comes now.
     bench.say(socket, json!({"action": "subscribe", "event_types": ["session.*"], "after": 1}));
     let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(2..=4, 4);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["subscribed", "event 2", "resumed"]);
 }
 
 #[test]
 fn what_a_failed_recovery_passed_over_is_not_taken_for_sent() {
-    let mut bench = Bench::user();
-    let socket = bench.input(Input::Started).head(3).join();
+    let mut bench = Bench::user_at(3);
+    let socket = bench.join();
     bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"]}));
     bench.say(socket, json!({"action": "subscribe", "event_types": ["user.*"], "after": 1}));
     let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     bench.live(4);
     // History no longer reaches back to 2.
     let page = bench.page(3..=4, 4);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["welcome", "subscribed", "subscribed", "resumed"]);
     bench.say(socket, json!({"action": "subscribe", "event_types": ["notification.created"], "after": 3}));
     let (replay_id, kind, _) = bench.replay_wanted().unwrap();
     let page = bench.page(4..=4, 4);
-    bench.input(Input::ReplayPage { socket, replay_id, kind, page });
+    bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
     assert_eq!(bench.said(socket), ["subscribed", "event 4", "resumed"]);
 }
 
 #[test]
 fn one_refresh_at_a_time() {
-    let mut bench = Bench::user();
-    let socket = bench.input(Input::Started).head(0).join();
+    let mut bench = Bench::user_at(0);
+    let socket = bench.join();
     let refresh = || json!({"action": "refresh", "token": "t"});
     bench.say(socket, refresh()).say(socket, refresh());
     assert_eq!(bench.effects.iter().filter(|effect| matches!(effect, Effect::Refresh { .. })).count(), 1);
     assert_eq!(bench.said(socket), ["welcome", "error"]);
     let outcome = Err(RefreshError { code: "unauthenticated", message: String::new() });
-    bench.input(Input::Refreshed { socket, id: None, outcome }).say(socket, refresh());
+    bench.input(SessionInput::Refreshed { socket, id: None, outcome }).say(socket, refresh());
     assert_eq!(bench.effects.iter().filter(|effect| matches!(effect, Effect::Refresh { .. })).count(), 2);
 }
 
 #[test]
 fn a_long_event_is_compressed_once_and_for_those_who_agreed() {
-    let mut bench = Bench::user();
-    bench.input(Input::Started).head(0);
+    let mut bench = Bench::user_at(0);
     let sockets = [bench.join_with(false), bench.join_with(true), bench.join_with(true)];
     for socket in sockets {
         bench.say(socket, json!({"action": "subscribe", "event_types": ["**"]}));
@@ -310,7 +282,7 @@ fn a_long_event_is_compressed_once_and_for_those_who_agreed() {
     bench.effects.clear();
     let event = event("alice", 1, 1);
     let long = event.frame(StreamKind::User).len() >= 300;
-    bench.input(Input::Deliver { kind: StreamKind::User, events: Events::One(event) });
+    bench.input(SessionInput::Deliver { kind: StreamKind::User, events: EventBatch::One(event) });
     let frames: Vec<Bytes> = bench
         .effects
         .iter()

@@ -1,4 +1,4 @@
-//! How other actors and the reactor reach a pump: commands and ready sockets, collected until its next tick.
+//! How other actors and the reactor reach a socket loop: commands and sockets ready for I/O, collected until its next turn.
 
 use std::{
     sync::{
@@ -9,21 +9,22 @@ use std::{
     time::Duration,
 };
 
-use actix::Addr;
+use actix::Recipient;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::SocketKey;
-use crate::{model::RevokedCredentials, protocol::Close, session::Session, socket::NewSocket};
+use super::key::SocketKey;
+use crate::{
+    model::RevokedCredentials, protocol::Close, session::messages::SessionInput, socket::new_socket::NewSocket,
+};
 
-/// What a pump is told.
-#[derive(Debug)]
-pub(super) enum Command {
+/// What a socket loop is to do.
+pub(crate) enum Command {
     Adopt(Box<NewSocket>),
-    Join { key: SocketKey, session: Addr<Session> },
+    Open { key: SocketKey, session: Recipient<SessionInput> },
     Push { key: SocketKey, frame: Bytes },
-    TellWhenDrained { key: SocketKey },
+    NotifyWhenDrained { key: SocketKey },
     Refreshed { key: SocketKey, at: Instant },
     Close { key: SocketKey, close: Close },
     CloseAll(Close),
@@ -31,71 +32,75 @@ pub(super) enum Command {
     Drain { over: Duration },
 }
 
-/// A pump's handle: cheap to clone, good on every thread.
-#[derive(Debug, Clone, Default)]
+/// The handle of a socket loop. Cheap to clone, usable on every thread.
+#[derive(Clone, Default)]
 pub(crate) struct SocketLoopHandle(Arc<CommandQueue>);
 
 impl SocketLoopHandle {
-    pub(super) fn handle(&self) -> Arc<CommandQueue> {
+    /// The loop's end of the queue.
+    pub(super) fn queue(&self) -> Arc<CommandQueue> {
         self.0.clone()
     }
 
     /// Takes over a socket.
-    pub(crate) fn adopt(&self, new_socket: NewSocket) {
-        self.0.tell(Command::Adopt(Box::new(new_socket)));
+    pub(crate) fn adopt(&self, socket: NewSocket) {
+        self.0.send(Command::Adopt(Box::new(socket)));
     }
 
-    /// Gives a socket its session; from now on it is read.
-    pub(crate) fn join(&self, key: SocketKey, session: Addr<Session>) {
-        self.0.tell(Command::Join { key, session });
+    /// Gives a socket its session. From now on its messages are read.
+    pub(crate) fn open(&self, key: SocketKey, session: Recipient<SessionInput>) {
+        self.0.send(Command::Open { key, session });
     }
 
-    /// Pushes a whole WebSocket frame; all that is pushed within one tick goes out together.
+    /// Queues a whole WebSocket frame. Everything queued for a socket within one turn is written together.
     pub(crate) fn push(&self, key: SocketKey, frame: Bytes) {
-        self.0.tell(Command::Push { key, frame });
+        self.0.send(Command::Push { key, frame });
     }
 
-    /// Asks for a `Drained` when all pushed so far is with the kernel.
-    pub(crate) fn tell_when_drained(&self, key: SocketKey) {
-        self.0.tell(Command::TellWhenDrained { key });
+    /// Has the session sent `Drained` once everything pushed so far is with the kernel.
+    pub(crate) fn notify_when_drained(&self, key: SocketKey) {
+        self.0.send(Command::NotifyWhenDrained { key });
     }
 
-    /// A socket's holder showed a token that is good until `at`.
+    /// The holder of a socket showed a token that is valid until `at`.
     pub(crate) fn refreshed(&self, key: SocketKey, at: Instant) {
-        self.0.tell(Command::Refreshed { key, at });
+        self.0.send(Command::Refreshed { key, at });
     }
 
+    /// Closes one socket.
     pub(crate) fn close(&self, key: SocketKey, close: Close) {
-        self.0.tell(Command::Close { key, close });
+        self.0.send(Command::Close { key, close });
     }
 
+    /// Closes every socket of the loop.
     pub(crate) fn close_all(&self, close: Close) {
-        self.0.tell(Command::CloseAll(close));
+        self.0.send(Command::CloseAll(close));
     }
 
-    /// Closes with 4003 whoever holds a credential that stopped being good.
-    pub(crate) fn close_revoked(&self, refused: Arc<RevokedCredentials>) {
-        self.0.tell(Command::CloseRevoked(refused));
+    /// Closes with 4003 every socket whose credential was revoked.
+    pub(crate) fn close_revoked(&self, revoked: Arc<RevokedCredentials>) {
+        self.0.send(Command::CloseRevoked(revoked));
     }
 
-    /// Closes everybody with 1001, each at a random moment within `over`, and newcomers at once.
+    /// Closes every socket with 1001, each at a random moment within `over`, and new ones at once.
     pub(crate) fn drain(&self, over: Duration) {
-        self.0.tell(Command::Drain { over });
+        self.0.send(Command::Drain { over });
     }
 }
 
-#[derive(Debug, Default)]
+/// Commands and ready sockets, in the order in which they came.
+#[derive(Default)]
 pub(super) struct CommandQueue {
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     commands: Vec<Command>,
     ready: Vec<SocketKey>,
-    /// Whether the pump was woken since it last looked.
-    woken: bool,
+    /// Whether the loop was woken since it last took the queue.
+    is_woken: bool,
 }
 
 impl CommandQueue {
@@ -105,11 +110,11 @@ impl CommandQueue {
 
     pub(super) fn take(&self) -> (Vec<Command>, Vec<SocketKey>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.woken = false;
+        queue.is_woken = false;
         (std::mem::take(&mut queue.commands), std::mem::take(&mut queue.ready))
     }
 
-    fn tell(&self, command: Command) {
+    fn send(&self, command: Command) {
         self.add(|queue| queue.commands.push(command));
     }
 
@@ -117,7 +122,7 @@ impl CommandQueue {
         let was_woken = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             change(&mut queue);
-            std::mem::replace(&mut queue.woken, true)
+            std::mem::replace(&mut queue.is_woken, true)
         };
         if !was_woken {
             self.waker.wake();
@@ -125,26 +130,27 @@ impl CommandQueue {
     }
 }
 
-/// A socket's waker: puts its key on the pump's list, once until the pump looked.
-#[derive(Debug)]
+/// The waker of one socket: puts its key on the loop's list of ready sockets, at most once until the loop takes it.
 pub(crate) struct SocketSignal {
-    handle: Arc<CommandQueue>,
+    queue: Arc<CommandQueue>,
     key: SocketKey,
-    raised: AtomicBool,
+    is_raised: AtomicBool,
 }
 
 impl SocketSignal {
-    pub(super) fn new(handle: Arc<CommandQueue>, key: SocketKey) -> Arc<Self> {
-        Arc::new(Self { handle, key, raised: AtomicBool::new(false) })
+    pub(super) fn new(queue: Arc<CommandQueue>, key: SocketKey) -> Arc<Self> {
+        Arc::new(Self { queue, key, is_raised: AtomicBool::new(false) })
     }
 
+    /// The loop took the key off its list.
     pub(crate) fn clear(&self) {
-        self.raised.store(false, Ordering::Release);
+        self.is_raised.store(false, Ordering::Release);
     }
 
+    /// Puts the key on the list.
     pub(crate) fn raise(&self) {
-        if !self.raised.swap(true, Ordering::AcqRel) {
-            self.handle.add(|queue| queue.ready.push(self.key));
+        if !self.is_raised.swap(true, Ordering::AcqRel) {
+            self.queue.add(|queue| queue.ready.push(self.key));
         }
     }
 }

@@ -4,9 +4,9 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::SocketKey;
+use super::key::SocketKey;
 
-/// Sockets spread over the ticks of one heartbeat period by when they came.
+/// The sockets, spread over the ticks of one heartbeat period by when they came.
 pub(super) struct Heartbeats {
     slots: Vec<Vec<SocketKey>>,
     now: usize,
@@ -18,13 +18,14 @@ impl Heartbeats {
         Self { slots: vec![Vec::new(); usize::try_from(ticks).unwrap_or(1)], now: 0 }
     }
 
-    /// Its first beat is one period from now.
+    /// Adds a socket; its first heartbeat is one period from now.
     pub(super) fn add(&mut self, key: SocketKey) {
         self.slots[self.now].push(key);
     }
 
-    /// Goes one tick on. The sockets whose beat it is, if any; give them back with [`Heartbeats::put_back`].
-    pub(super) fn turn(&mut self) -> Option<Vec<SocketKey>> {
+    /// Advances by one tick and returns the sockets whose heartbeat is due, if any. Those that stay come back by
+    /// [`Heartbeats::put_back`].
+    pub(super) fn advance(&mut self) -> Option<Vec<SocketKey>> {
         self.now = (self.now + 1) % self.slots.len();
         let beating = std::mem::take(&mut self.slots[self.now]);
         (!beating.is_empty()).then_some(beating)
@@ -35,12 +36,12 @@ impl Heartbeats {
     }
 }
 
-/// Why a socket must be looked at.
+/// What a socket has a deadline for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Due {
-    /// Its token may have run out, unless a refresh moved the socket's own moment.
+pub(super) enum Deadline {
+    /// Its token may have expired, unless a refresh has moved the socket's own `expires_at`.
     Expiry,
-    /// It had its time to answer the close.
+    /// Its client had time enough to answer the close.
     Linger,
     /// Its turn in the drain has come.
     Drain,
@@ -48,22 +49,23 @@ pub(super) enum Due {
     Welcome,
 }
 
-/// Moments in order.
+/// Deadlines in the order of time.
 #[derive(Default)]
-pub(super) struct Deadlines(BinaryHeap<Reverse<(Instant, SocketKey, Due)>>);
+pub(super) struct Deadlines(BinaryHeap<Reverse<(Instant, SocketKey, Deadline)>>);
 
 impl Deadlines {
-    pub(super) fn add(&mut self, at: Instant, key: SocketKey, due: Due) {
-        self.0.push(Reverse((at, key, due)));
+    pub(super) fn add(&mut self, at: Instant, key: SocketKey, deadline: Deadline) {
+        self.0.push(Reverse((at, key, deadline)));
     }
 
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(SocketKey, Due)> {
+    /// Removes and returns the deadlines that have passed.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(SocketKey, Deadline)> {
         let mut out = Vec::new();
-        while let Some(&Reverse((at, key, due))) = self.0.peek()
+        while let Some(&Reverse((at, key, deadline))) = self.0.peek()
             && at <= now
         {
             self.0.pop();
-            out.push((key, due));
+            out.push((key, deadline));
         }
         out
     }

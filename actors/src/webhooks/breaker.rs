@@ -19,7 +19,9 @@ pub(super) enum BreakerState {
     Closed,
     /// One, to see whether it is back.
     HalfOpen,
-    Open { until: Instant },
+    Open {
+        until: Instant,
+    },
 }
 
 #[derive(Debug, Default)]

@@ -1,81 +1,69 @@
-//! One webhook's deliveries on this node: claims what is due, sends so many at once, records, and parks when there is
-//! nothing left. Where they arrive fast it claims ahead, so that the store is asked for many at a time. It hurts nobody but
-//! itself: it has its own room, its own breaker and its own queue in the store.
+//! The deliveries of one webhook on this node: claims what is due, sends a bounded number at once, records the outcomes,
+//! and parks when nothing is left. Where deliveries arrive fast it claims ahead, so that one query brings many. A slow or
+//! dead endpoint harms nobody else: it has its own concurrency, its own breaker and its own queue in the store.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle, WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, Recipient, SpawnHandle, WrapFuture,
     dev::ContextFutureSpawner,
 };
 use tokio::time::Instant;
 
 use super::{
-    WebhookContext,
     breaker::{Breaker, BreakerState},
+    context::WebhookContext,
+    messages::{Drain, EndpointEvent, Nudge, Observe},
     prefetch::Prefetch,
-    supervisor::{EndpointEnded, Idle, Supervisor},
 };
 use crate::{
     metric_names,
-    model::{Attempt, Claim, Delivery, DeliveryId, Next, Target, Verdict, WebhookId},
-    ports::Unavailable,
+    model::{DeliveryId, WebhookId},
+    ports::{Attempt, Claim, Delivery, Next, Target, Unavailable, Verdict},
 };
 
-/// The pause before the store is asked again after it failed.
+/// Pause before the store is asked again after it failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often an attempt's outcome is given to a store that fails; after that its lease runs out and it is made again.
+/// How often the record of an outcome is tried. After that the lease ends and the attempt is made again.
 const RECORD_TRIES: usize = 10;
-/// The least pause before a look at what is due: rows that another node holds are not asked for without end.
+/// Shortest pause before the next claim. Without it, rows that another node has locked would be asked for in a loop.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
-/// The longest: a sweep looks more often.
+/// Longest pause before the next claim; the sweep comes earlier.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// So many times as many as are sent at once may be claimed, sent or waiting for their record: an endpoint cannot outrun
-/// the store.
+/// Deliveries that may be claimed, in flight or waiting for their record, as a multiple of the concurrency. It keeps an
+/// endpoint from outrunning the store.
 const IN_FLIGHT_FACTOR: usize = 16;
-/// How long a delivery waits here for its turn. A lease is longer than an attempt by more than this.
+/// How long a claimed delivery may wait here to be sent. A lease outlasts an attempt by more than this.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// Something may be due.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Nudge;
-
-/// No further claims.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Drain;
-
-/// Deliveries under way.
-#[derive(Message)]
-#[rtype(result = "usize")]
-pub(super) struct Observe;
-
+/// The actor.
 pub(super) struct Endpoint {
     webhook: WebhookId,
     serial: u64,
     context: Arc<WebhookContext>,
-    supervisor: Addr<Supervisor>,
+    supervisor: Recipient<EndpointEvent>,
     breaker: Breaker,
-    /// Claimed, waiting for their turn, with the moment of the claim.
+    /// Claimed and not sent yet, with the moment of the claim.
     waiting: VecDeque<(Arc<Target>, Delivery, Instant)>,
-    /// Given back, until the store has it.
+    /// Being given back to the store.
     releasing: usize,
     /// Being sent.
     sending: usize,
     prefetch: Prefetch,
-    /// The last claim left some that were due.
+    /// The last claim left due deliveries behind.
     has_more: bool,
-    /// Sent, waiting for the record that is being written to be done.
+    /// Sent, and waiting for the record in progress to end.
     finished: Vec<Attempt>,
+    /// Being recorded.
     recording: usize,
-    claiming: bool,
-    /// A nudge came, or room became free, while a claim was under way.
-    nudged: bool,
+    is_claiming: bool,
+    /// A nudge came, or capacity became free, while a claim was in progress.
+    was_nudged: bool,
+    /// Nudges received, for the supervisor to tell whether it sent another.
     nudges: u64,
-    draining: bool,
-    /// The wake-up for what is due later.
+    is_draining: bool,
+    /// The timer for what is due later.
     alarm: Option<SpawnHandle>,
 }
 
@@ -84,7 +72,7 @@ impl Endpoint {
         webhook: WebhookId,
         serial: u64,
         context: Arc<WebhookContext>,
-        supervisor: Addr<Supervisor>,
+        supervisor: Recipient<EndpointEvent>,
     ) -> Addr<Self> {
         Self::create(|_| Self {
             webhook,
@@ -99,14 +87,15 @@ impl Endpoint {
             has_more: false,
             finished: Vec::new(),
             recording: 0,
-            claiming: false,
-            nudged: false,
+            is_claiming: false,
+            was_nudged: false,
             nudges: 0,
-            draining: false,
+            is_draining: false,
             alarm: None,
         })
     }
 
+    /// Deliveries claimed and not recorded yet.
     fn in_flight(&self) -> usize {
         self.waiting.len() + self.releasing + self.sending + self.finished.len() + self.recording
     }
@@ -119,18 +108,18 @@ impl Endpoint {
         capacity.min((concurrency * IN_FLIGHT_FACTOR).saturating_sub(self.in_flight()))
     }
 
-    /// Claims as much as there is room for.
-    fn pull(&mut self, ctx: &mut Context<Self>) {
-        if self.claiming {
-            self.nudged = true;
+    /// Claims as much as there is capacity for.
+    fn claim(&mut self, ctx: &mut Context<Self>) {
+        if self.is_claiming {
+            self.was_nudged = true;
             return;
         }
-        if self.draining {
+        if self.is_draining {
             return;
         }
         let now = Instant::now();
         if self.waiting.len() > self.prefetch.window(now) / 2 {
-            // Enough for now: the next claim brings many at once.
+            // Enough for now: waiting makes the next claim bring many at once.
             self.has_more = true;
             return;
         }
@@ -142,7 +131,7 @@ impl Endpoint {
         if capacity == 0 {
             return;
         }
-        self.claiming = true;
+        self.is_claiming = true;
         let claimed_at = Instant::now();
         let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
         async move { deliveries.claim(webhook, capacity).await }
@@ -151,10 +140,16 @@ impl Endpoint {
             .spawn(ctx);
     }
 
-    /// `claimed_at`: from when their lease runs.
-    fn on_claim(&mut self, claim: Result<Claim, Unavailable>, capacity: usize, claimed_at: Instant, ctx: &mut Context<Self>) {
-        self.claiming = false;
-        let nudged = std::mem::take(&mut self.nudged);
+    /// `claimed_at`: when their lease began.
+    fn on_claim(
+        &mut self,
+        claim: Result<Claim, Unavailable>,
+        capacity: usize,
+        claimed_at: Instant,
+        ctx: &mut Context<Self>,
+    ) {
+        self.is_claiming = false;
+        let was_nudged = std::mem::take(&mut self.was_nudged);
         let Ok(Claim { target, deliveries, next_due }) = claim else {
             return self.wake_at(Instant::now() + RETRY, ctx);
         };
@@ -163,12 +158,11 @@ impl Endpoint {
             self.waiting.extend(deliveries.into_iter().map(|delivery| (target.clone(), delivery, claimed_at)));
         }
         self.send_waiting(ctx);
-        if nudged {
-            // Something became due, or room became free, while the claim was under way.
-            return self.pull(ctx);
+        if was_nudged {
+            return self.claim(ctx);
         }
         if self.has_more {
-            // The next claim comes when one of these is done.
+            // The end of one of these starts the next claim.
             return;
         }
         match next_due {
@@ -178,11 +172,11 @@ impl Endpoint {
         }
     }
 
-    /// Sends what waits as far as there is room; gives it back where its turn will not come soon.
+    /// Sends what waits, up to the concurrency. Gives it back where it would not be sent soon.
     fn send_waiting(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let is_stale = self.waiting.front().is_some_and(|(.., since)| now.duration_since(*since) >= MAX_WAIT);
-        if self.draining || is_stale || matches!(self.breaker.state(now), BreakerState::Open { .. }) {
+        if self.is_draining || is_stale || matches!(self.breaker.state(now), BreakerState::Open { .. }) {
             return self.release(ctx);
         }
         while self.sending < self.context.config.concurrency
@@ -201,12 +195,12 @@ impl Endpoint {
         self.releasing += count;
         self.has_more = true;
         let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
-        // Where the store does not answer their lease runs out.
+        // If the store does not answer, their lease ends.
         async move { deliveries.release(webhook, &ids).await }
             .into_actor(self)
             .map(move |_, endpoint, ctx| {
                 endpoint.releasing -= count;
-                endpoint.pull(ctx);
+                endpoint.claim(ctx);
             })
             .spawn(ctx);
     }
@@ -242,13 +236,13 @@ impl Endpoint {
         endpoint.finished.push(attempt);
         endpoint.send_waiting(ctx);
         if endpoint.has_more {
-            endpoint.pull(ctx);
+            endpoint.claim(ctx);
         }
         endpoint.record(ctx);
     }
 
-    /// Records what is finished, all of it at once: while one record is written, what finishes waits and goes with the
-    /// next, so that a webhook's row is written by one at a time.
+    /// Records everything that is finished in one transaction. What finishes meanwhile goes with the next, so that only
+    /// one transaction at a time writes the webhook's row.
     fn record(&mut self, ctx: &mut Context<Self>) {
         if self.recording > 0 || self.finished.is_empty() {
             return;
@@ -269,7 +263,7 @@ impl Endpoint {
         .map(|(), endpoint, ctx| {
             endpoint.recording = 0;
             endpoint.record(ctx);
-            endpoint.pull(ctx);
+            endpoint.claim(ctx);
         })
         .spawn(ctx);
     }
@@ -281,13 +275,17 @@ impl Endpoint {
         let pause = at.saturating_duration_since(Instant::now());
         self.alarm = Some(ctx.run_later(pause, |endpoint, ctx| {
             endpoint.alarm = None;
-            endpoint.pull(ctx);
+            endpoint.claim(ctx);
         }));
     }
 
-    /// Nothing is due, now or later: the supervisor lets go of it, unless it was nudged meanwhile.
+    /// Nothing is due, now or later: asks the supervisor to let this endpoint go.
     fn park(&self) {
-        self.supervisor.do_send(Idle { webhook: self.webhook, serial: self.serial, nudges: self.nudges });
+        self.supervisor.do_send(EndpointEvent::Idle {
+            webhook: self.webhook,
+            serial: self.serial,
+            nudges: self.nudges,
+        });
     }
 }
 
@@ -300,7 +298,7 @@ impl Handler<Nudge> for Endpoint {
 
     fn handle(&mut self, _: Nudge, ctx: &mut Self::Context) {
         self.nudges += 1;
-        self.pull(ctx);
+        self.claim(ctx);
     }
 }
 
@@ -308,7 +306,7 @@ impl Handler<Drain> for Endpoint {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        self.draining = true;
+        self.is_draining = true;
         self.release(ctx);
     }
 }
@@ -317,7 +315,7 @@ impl Handler<Observe> for Endpoint {
     type Result = MessageResult<Observe>;
 
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.in_flight() + usize::from(self.claiming))
+        MessageResult(self.in_flight() + usize::from(self.is_claiming))
     }
 }
 
@@ -326,6 +324,6 @@ impl Drop for Endpoint {
         if self.breaker.is_open() {
             tracing::debug!(webhook_id = %self.webhook, "endpoint parked while its receiver fails");
         }
-        self.supervisor.do_send(EndpointEnded { webhook: self.webhook, serial: self.serial });
+        self.supervisor.do_send(EndpointEvent::Ended { webhook: self.webhook, serial: self.serial });
     }
 }

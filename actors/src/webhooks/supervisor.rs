@@ -1,143 +1,68 @@
-//! Starts an endpoint for each webhook with work, nudges it, lets it go when it is idle, and builds it anew after a panic.
+//! Starts an endpoint for each webhook with work, nudges it, lets it go when it is idle, and restarts it after a panic.
 
 use std::{collections::HashMap, sync::Arc};
 
 use actix::{
-    Actor, ActorFutureExt, Addr, Arbiter, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture,
-    dev::ContextFutureSpawner,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture, dev::ContextFutureSpawner,
 };
 
 use super::{
-    WebhookConfig, WebhookContext,
-    endpoint::{self, Endpoint},
+    context::WebhookContext,
+    endpoint::Endpoint,
+    messages::{Drain, EndpointEvent, Nudge, NudgeAll, Observe, ObserveAll, WebhooksState},
 };
-use crate::{
-    model::WebhookId,
-    ports::{Deliveries, Unavailable, WebhookSender},
-};
+use crate::{model::WebhookId, ports::Unavailable};
 
-/// Messages that may wait for the supervisor; a nudge that does not fit is found by the sweep.
+/// Messages that may wait in the mailbox. A nudge that does not fit is made up for by the sweep.
 const MAILBOX: usize = 4096;
 
-/// The handle to everything that is delivered by this node.
-#[derive(Clone)]
-pub struct Webhooks(Addr<Supervisor>);
-
-/// What the supervisor looks like from outside.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WebhooksState {
-    pub endpoints: usize,
-    /// Deliveries being sent or recorded.
-    pub in_flight: usize,
-}
-
-impl Webhooks {
-    /// Starts the supervisor on a thread of its own. Must be called within a running actix `System`.
-    #[must_use]
-    pub fn start(config: WebhookConfig, deliveries: Arc<dyn Deliveries>, sender: Arc<dyn WebhookSender>) -> Self {
-        let context = Arc::new(WebhookContext { config, deliveries, sender });
-        let arbiter = Arbiter::new().handle();
-        Self(Supervisor::start_in_arbiter(&arbiter, move |ctx| Supervisor::new(context, ctx)))
-    }
-
-    /// The same on the caller's thread, whose clock a test may have paused.
-    #[cfg(test)]
-    pub(super) fn start_here(
-        config: WebhookConfig,
-        deliveries: Arc<dyn Deliveries>,
-        sender: Arc<dyn WebhookSender>,
-    ) -> Self {
-        let context = Arc::new(WebhookContext { config, deliveries, sender });
-        Self(Supervisor::create(|ctx| Supervisor::new(context, ctx)))
-    }
-
-    /// These have something due. A hint: never waits.
-    pub fn nudge(&self, webhooks: Vec<WebhookId>) {
-        if !webhooks.is_empty() {
-            let _ = self.0.try_send(Nudged { webhooks });
-        }
-    }
-
-    /// Claims nothing more. What is under way goes on.
-    pub fn drain(&self) {
-        self.0.do_send(Drain);
-    }
-
-    pub async fn observe(&self) -> WebhooksState {
-        self.0.send(Observe).await.unwrap_or_default()
-    }
-}
-
-#[derive(Message)]
+/// Makes the supervisor panic, to prove that it is rebuilt.
+#[cfg(any(test, feature = "testing"))]
+#[derive(actix::Message)]
 #[rtype(result = "()")]
-struct Nudged {
-    webhooks: Vec<WebhookId>,
-}
+pub(super) struct PanicSupervisor;
 
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Drain;
-
-#[derive(Message)]
-#[rtype(result = "WebhooksState")]
-struct Observe;
-
-/// An endpoint has nothing to do, as far as it knew after so many nudges.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Idle {
-    pub webhook: WebhookId,
-    pub serial: u64,
-    pub nudges: u64,
-}
-
-/// An endpoint is over, by being let go or by its panic.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct EndpointEnded {
-    pub webhook: WebhookId,
-    pub serial: u64,
-}
-
+/// An endpoint that runs.
 struct Child {
     addr: Addr<Endpoint>,
     serial: u64,
     nudges: u64,
 }
 
+/// The actor.
 pub(super) struct Supervisor {
     context: Arc<WebhookContext>,
     endpoints: HashMap<WebhookId, Child>,
     next_serial: u64,
-    draining: bool,
-    /// A look into the store is under way.
+    is_draining: bool,
+    /// A search of the store for due deliveries is running.
     is_sweeping: bool,
 }
 
 impl Supervisor {
-    fn new(context: Arc<WebhookContext>, ctx: &mut Context<Self>) -> Self {
+    pub(super) fn new(context: Arc<WebhookContext>, is_draining: bool, ctx: &mut Context<Self>) -> Self {
         ctx.set_mailbox_capacity(MAILBOX);
-        Self { context, endpoints: HashMap::new(), next_serial: 0, draining: false, is_sweeping: false }
+        Self { context, endpoints: HashMap::new(), next_serial: 0, is_draining, is_sweeping: false }
     }
 
     fn nudge(&mut self, webhook: WebhookId, ctx: &Context<Self>) {
-        if self.draining {
+        if self.is_draining {
             return;
         }
         let child = self.endpoints.entry(webhook).or_insert_with(|| {
             self.next_serial += 1;
-            let addr = Endpoint::start(webhook, self.next_serial, self.context.clone(), ctx.address());
+            let addr = Endpoint::start(webhook, self.next_serial, self.context.clone(), ctx.address().recipient());
             Child { addr, serial: self.next_serial, nudges: 0 }
         });
-        // One that does not fit is no loss: what waits in that mailbox is nudges.
-        if child.addr.try_send(endpoint::Nudge).is_ok() {
+        // A nudge that does not fit is no loss: only nudges wait in that mailbox.
+        if child.addr.try_send(Nudge).is_ok() {
             child.nudges += 1;
         }
     }
 
-    /// Finds what nobody was nudged for: after a restart, and what another node left behind.
+    /// Searches the store for work of which no nudge came: deliveries whose lease ended and, with `all`, everything due.
     fn sweep(&mut self, all: bool, ctx: &mut Context<Self>) {
-        if self.draining || self.is_sweeping {
+        if self.is_draining || self.is_sweeping {
             return;
         }
         self.is_sweeping = true;
@@ -170,36 +95,35 @@ impl Actor for Supervisor {
     }
 }
 
-impl Handler<Nudged> for Supervisor {
+impl Handler<NudgeAll> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, Nudged { webhooks }: Nudged, ctx: &mut Self::Context) {
+    fn handle(&mut self, NudgeAll { webhooks }: NudgeAll, ctx: &mut Self::Context) {
         for webhook in webhooks {
             self.nudge(webhook, ctx);
         }
     }
 }
 
-impl Handler<Idle> for Supervisor {
+impl Handler<EndpointEvent> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, Idle { webhook, serial, nudges }: Idle, _: &mut Self::Context) {
-        // A nudge that it had not seen yet is in its mailbox: then it stays.
-        if self.endpoints.get(&webhook).is_some_and(|child| child.serial == serial && child.nudges == nudges) {
-            self.endpoints.remove(&webhook);
-        }
-    }
-}
-
-impl Handler<EndpointEnded> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, EndpointEnded { webhook, serial }: EndpointEnded, ctx: &mut Self::Context) {
-        // One that was let go is not in the table any more.
-        if self.endpoints.get(&webhook).is_some_and(|child| child.serial == serial) {
-            self.endpoints.remove(&webhook);
-            tracing::error!(webhook_id = %webhook, "endpoint ended unexpectedly; building it anew: report it with the panic above");
-            self.nudge(webhook, ctx);
+    fn handle(&mut self, event: EndpointEvent, ctx: &mut Self::Context) {
+        match event {
+            EndpointEvent::Idle { webhook, serial, nudges } => {
+                // A nudge that it had not seen yet is in its mailbox: then it stays.
+                if self.endpoints.get(&webhook).is_some_and(|child| child.serial == serial && child.nudges == nudges) {
+                    self.endpoints.remove(&webhook);
+                }
+            }
+            EndpointEvent::Ended { webhook, serial } => {
+                // An endpoint that was let go is not in the table any more.
+                if self.endpoints.get(&webhook).is_some_and(|child| child.serial == serial) {
+                    self.endpoints.remove(&webhook);
+                    tracing::error!(webhook_id = %webhook, "endpoint panicked; restarting it: report it with the panic above");
+                    self.nudge(webhook, ctx);
+                }
+            }
         }
     }
 }
@@ -208,25 +132,34 @@ impl Handler<Drain> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) {
-        self.draining = true;
+        self.is_draining = true;
         for child in self.endpoints.values() {
-            // One message an endpoint, once.
-            child.addr.do_send(endpoint::Drain);
+            // Unbounded, but one message an endpoint, once.
+            child.addr.do_send(Drain);
         }
     }
 }
 
-impl Handler<Observe> for Supervisor {
+impl Handler<ObserveAll> for Supervisor {
     type Result = ResponseFuture<WebhooksState>;
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: ObserveAll, _: &mut Self::Context) -> Self::Result {
         let addrs: Vec<_> = self.endpoints.values().map(|child| child.addr.clone()).collect();
         Box::pin(async move {
             let mut state = WebhooksState { endpoints: addrs.len(), in_flight: 0 };
             for addr in addrs {
-                state.in_flight += addr.send(endpoint::Observe).await.unwrap_or(0);
+                state.in_flight += addr.send(Observe).await.unwrap_or(0);
             }
             state
         })
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Handler<PanicSupervisor> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: PanicSupervisor, _: &mut Self::Context) {
+        panic!("a supervisor that was told to panic");
     }
 }

@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{WebhookConfig, Webhooks};
 use crate::{
-    model::{Delivery, Next, Target, Verdict, WebhookId},
+    model::WebhookId,
+    ports::{Delivery, Next, Target, Verdict},
     testing::{MemoryOutbox, ScriptedSender},
 };
 

@@ -190,7 +190,8 @@ fn limits(fields: &mut Fields) -> Option<LimitOverrides> {
         let name = format!("limits.{class}");
         if !["publish", "read", "notify", "webhooks"].contains(&class.as_str()) {
             fields.fault(&name, "is not a class: publish, read, notify, webhooks");
-        } else if let Some(limit) = whole_number(&value).and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0)
+        } else if let Some(limit) =
+            whole_number(&value).and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0)
         {
             limits.insert(class, limit);
         } else {

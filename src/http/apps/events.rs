@@ -40,7 +40,7 @@ const MAX_LIMIT: u64 = 500;
     params(OfApp, IdempotencyKey),
     request_body = requests::NewEvent,
     responses(
-        (status = 200, description = "PublishedEvent", body = PublishedEvent, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "The event is published", body = PublishedEvent, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
         Limited,
         WithBody,
         Idempotent
@@ -114,7 +114,8 @@ pub async fn publish_batch(
 pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
     let filter = event_filter(parameters).map_err(Problem::invalid)?;
     let listing = hub.events(app.holder(), &filter).await?;
-    let events: Vec<EventView<'_>> = listing.page.events.iter().map(|event| EventView::from_event(event.event())).collect();
+    let events: Vec<EventView<'_>> =
+        listing.page.events.iter().map(|event| EventView::from_event(event.event())).collect();
     let is_full = events.len() == filter.limit as usize;
     let next_cursor = events.last().filter(|_| is_full).map(|last| query::encode(&last.offset.to_string()));
     Ok(HttpResponse::Ok().json(Events {

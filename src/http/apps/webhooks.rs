@@ -7,7 +7,10 @@ use actix_web::{
     http::header,
     web::{Data, Path},
 };
-use oriva_hub_actors::model::{AppId, EventPattern, Invalid, MAX_PATTERNS, Timestamp, Verdict, WebhookId};
+use oriva_hub_actors::{
+    model::{AppId, EventPattern, Invalid, MAX_PATTERNS, Timestamp, WebhookId},
+    ports::Verdict,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -164,9 +167,10 @@ pub async fn create(
     };
     let shown = hub.create_webhook(app.holder(), wanted, &app.audit(&request)).await?;
     let location = format!("/api/v1/apps/{}/webhooks/{}", shown.webhook.app_id, shown.webhook.id);
-    Ok(HttpResponse::Created()
-        .insert_header((header::LOCATION, location))
-        .json(WebhookWithSecret { webhook: WebhookView::from_webhook(&shown.webhook, &hub), webhook_secret: shown.secret }))
+    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(WebhookWithSecret {
+        webhook: WebhookView::from_webhook(&shown.webhook, &hub),
+        webhook_secret: shown.secret,
+    }))
 }
 
 /// Lists the app's webhooks.

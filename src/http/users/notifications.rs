@@ -20,7 +20,7 @@ use crate::{
         },
         query::{self, Parameters},
     },
-    hub::{NotificationWithApp, Field, Hub},
+    hub::{Field, Hub, NotificationWithApp},
     store::{FeedFilter, FeedPosition, Status},
 };
 

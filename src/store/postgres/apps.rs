@@ -7,9 +7,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use crate::store::{
-    ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError, ip_text,
-};
+use crate::store::{ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError, ip_text};
 
 const APP: &str = "a.app_id, a.name, a.icon_url, a.is_active, a.is_platform, a.limits, a.created_at, a.updated_at";
 const KEY: &str = "k.key_id, k.app_id, k.prefix, k.created_at, k.last_used_at, k.revoked_at";

@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, PublishedEvent, StreamKey, Timestamp,
-        TraceParent, UserId,
+        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, StreamKey, Timestamp, TraceParent,
+        UserId,
     },
     ports::Page,
+    protocol::PublishedEvent,
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 

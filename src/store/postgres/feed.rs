@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{PostgresStore, corrupt_row, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
-    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Lookup, Notification, Priority, AccessScope},
+    notification::{AccessScope, Content, DeliveryReceipt, FeedFilter, FeedPage, Lookup, Notification, Priority},
     status::Status,
 };
 
@@ -151,7 +151,12 @@ fn tenant(scope: &AccessScope, user: &UserId) -> StreamKey {
 
 /// A page of a feed. Each status has its run in the index that is in the feed's order already; a page is the first rows
 /// of a merge of them. With `since` each priority has its own run too, so that what is older is not walked over.
-pub(super) fn feed_query(scope: &AccessScope, user: &UserId, filter: &FeedFilter, now: Timestamp) -> QueryBuilder<Postgres> {
+pub(super) fn feed_query(
+    scope: &AccessScope,
+    user: &UserId,
+    filter: &FeedFilter,
+    now: Timestamp,
+) -> QueryBuilder<Postgres> {
     const ORDER: &str = " order by s.urgency desc, s.created_at desc, s.notification_id desc limit ";
     let rows = i64::from(filter.limit).saturating_add(filter.offset.cast_signed());
     let mut query = QueryBuilder::new(format!("select {COLUMNS} from ("));

@@ -2,7 +2,10 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use oriva_hub_actors::model::{AppId, Attempt, DeliveryId, Next, Timestamp, WebhookId};
+use oriva_hub_actors::{
+    model::{AppId, DeliveryId, Timestamp, WebhookId},
+    ports::{Attempt, Next},
+};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
@@ -14,7 +17,8 @@ use super::{
 use crate::store::{
     Outbox, StoreError,
     webhook::{
-        AfterAttempts, Claimed, Lease, PendingDelivery, Recovery, Subscriptions, AttemptSummary, Webhook, after_attempt, parse_patterns,
+        AfterAttempts, AttemptSummary, Claimed, Lease, PendingDelivery, Recovery, Subscriptions, Webhook,
+        after_attempt, parse_patterns,
     },
 };
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::store::{
-    ArchiveTable, Export, Range, RetentionStore, RetentionClass, Step, StoreError,
+    ArchiveTable, Export, Range, RetentionClass, RetentionStore, Step, StoreError,
     retention::{Shape, first_id_at, unpack},
 };
 
@@ -25,7 +25,9 @@ impl RetentionStore for PostgresStore {
                     "platform_notifications n where n.id < $1 and not (coalesce(n.expires_at > now(), false) and {IS_OPEN})"
                 )
             }
-            RetentionClass::Deliveries => "webhook_deliveries n where n.id < $1 and n.status <> 'delivering'".to_owned(),
+            RetentionClass::Deliveries => {
+                "webhook_deliveries n where n.id < $1 and n.status <> 'delivering'".to_owned()
+            }
             RetentionClass::DeliveryLog => "webhook_delivery_log n where n.id < $1".to_owned(),
             RetentionClass::AuditLog => "audit_log n where n.id < $1".to_owned(),
         };

@@ -6,9 +6,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow, types::Json};
 use uuid::Uuid;
 
 use super::SqliteStore;
-use crate::store::{
-    ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError, ip_text,
-};
+use crate::store::{ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError, ip_text};
 
 const APP: &str = "a.app_id, a.name, a.icon_url, a.is_active, a.is_platform, a.limits, a.created_at, a.updated_at";
 /// The same for `returning`, which knows no alias.

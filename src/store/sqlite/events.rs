@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use oriva_hub_actors::{
     model::{
-        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, PublishedEvent, StreamKey, Timestamp,
-        TraceParent, UserId,
+        AppId, Category, Event, EventId, EventType, JsonObject, Offset, Offsets, StreamKey, Timestamp, TraceParent,
+        UserId,
     },
     ports::Page,
+    protocol::PublishedEvent,
 };
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 

@@ -7,7 +7,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 use super::{SqliteStore, corrupt_row, notifications::state_at};
 use crate::store::{
     NotificationStore, StatusCount, StoreError, TOTAL_CAP,
-    notification::{Content, FeedFilter, FeedPage, DeliveryReceipt, Lookup, Notification, Priority, AccessScope},
+    notification::{AccessScope, Content, DeliveryReceipt, FeedFilter, FeedPage, Lookup, Notification, Priority},
     status::Status,
 };
 
@@ -124,7 +124,12 @@ impl NotificationStore for SqliteStore {
 
 /// A page of a feed. Each status has its run in the index that is in the feed's order already; a page is the first rows
 /// of a merge of them. With `since` each priority has its own run too, so that what is older is not walked over.
-pub(super) fn feed_query(scope: &AccessScope, user: &UserId, filter: &FeedFilter, now: Timestamp) -> QueryBuilder<Sqlite> {
+pub(super) fn feed_query(
+    scope: &AccessScope,
+    user: &UserId,
+    filter: &FeedFilter,
+    now: Timestamp,
+) -> QueryBuilder<Sqlite> {
     const ORDER: &str = " order by s.urgency desc, s.created_at desc, s.notification_id desc limit ";
     let rows = i64::from(filter.limit).saturating_add(filter.offset.cast_signed());
     let mut query = QueryBuilder::new(format!("select {COLUMNS} from ("));

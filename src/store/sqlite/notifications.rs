@@ -160,7 +160,10 @@ pub(super) async fn expire(connection: &mut SqliteConnection, batch: &mut Batch<
     Ok(())
 }
 
-async fn record(connection: &mut SqliteConnection, id: NotificationId) -> Result<Option<NotificationRecord>, StoreError> {
+async fn record(
+    connection: &mut SqliteConnection,
+    id: NotificationId,
+) -> Result<Option<NotificationRecord>, StoreError> {
     let row = sqlx::query(sqlx::AssertSqlSafe(format!("{RECORD} where s.notification_id = ?1")))
         .bind(id.0)
         .fetch_optional(connection)

@@ -1,7 +1,10 @@
 //! The outbox in SQLite: deliveries as they are owed, claimed, and written down.
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{AppId, Attempt, DeliveryId, Next, Timestamp, WebhookId};
+use oriva_hub_actors::{
+    model::{AppId, DeliveryId, Timestamp, WebhookId},
+    ports::{Attempt, Next},
+};
 use sqlx::{QueryBuilder, Row, SqliteConnection, types::Json};
 use uuid::Uuid;
 
@@ -15,7 +18,8 @@ use super::{
 use crate::store::{
     Outbox, StoreError,
     webhook::{
-        AfterAttempts, Claimed, Lease, PendingDelivery, Recovery, Subscriptions, AttemptSummary, Webhook, after_attempt, parse_patterns,
+        AfterAttempts, AttemptSummary, Claimed, Lease, PendingDelivery, Recovery, Subscriptions, Webhook,
+        after_attempt, parse_patterns,
     },
 };
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{SqliteStore, append::runs};
 use crate::store::{
-    ArchiveTable, Export, Range, RetentionStore, RetentionClass, Step, StoreError,
+    ArchiveTable, Export, Range, RetentionClass, RetentionStore, Step, StoreError,
     retention::{Shape, first_id_at, pack, unpack},
 };
 
@@ -25,7 +25,9 @@ impl RetentionStore for SqliteStore {
                     "platform_notifications n where n.id < ?1 and not (coalesce(n.expires_at, 0) > ?2 and {IS_OPEN})"
                 )
             }
-            RetentionClass::Deliveries => "webhook_deliveries n where n.id < ?1 and n.status <> 'delivering'".to_owned(),
+            RetentionClass::Deliveries => {
+                "webhook_deliveries n where n.id < ?1 and n.status <> 'delivering'".to_owned()
+            }
             RetentionClass::DeliveryLog => "webhook_delivery_log n where n.id < ?1".to_owned(),
             RetentionClass::AuditLog => "audit_log n where n.id < ?1".to_owned(),
         };

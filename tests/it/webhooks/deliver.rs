@@ -324,7 +324,10 @@ async fn the_outbox_is_read_by_index() {
 
 async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(backend: Backend) {
     use oriva_hub::store::Lease;
-    use oriva_hub_actors::model::{Attempt, Backoff, Delivery, Report, Timestamp, Verdict, WebhookId};
+    use oriva_hub_actors::{
+        model::{Timestamp, WebhookId},
+        ports::{Attempt, Backoff, Delivery, Report, Verdict},
+    };
     // No hub: two nodes as their stores see them.
     let (hub, app, _receiver) = start(backend).await;
     let made = app.webhook("https://hooks.example.com/", &["**"]).await;

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{AppId, DeliveryId, PublishedEvent, WebhookId};
+use crate::{
+    model::{AppId, DeliveryId, WebhookId},
+    protocol::PublishedEvent,
+};
 
 /// How long a receiver may have a delivery wait by `Retry-After`.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,14 +15,25 @@ use tokio::time::Instant;
 
 use crate::{
     model::{
-        AppId, Attempt, Backoff, Category, Claim, Delivery, DeliveryId, Event, EventId, EventType, JsonObject, Next,
-        Offset, Offsets, PublishedEvent, Report, StreamKey, Target, Timestamp, UserId, Verdict, WebhookId,
+        AppId, Category, DeliveryId, Event, EventId, EventType, JsonObject, Offset, Offsets, StreamKey, Timestamp,
+        UserId, WebhookId,
     },
-    ports::{Deliveries, EventHistory, Page, Unavailable, WebhookSender},
+    ports::{
+        Attempt, Backoff, Claim, Deliveries, Delivery, EventHistory, Next, Page, Report, Target, Unavailable, Verdict,
+        WebhookSender,
+    },
+    protocol::PublishedEvent,
 };
 
+mod offline;
 #[cfg(feature = "testing")]
-pub use crate::{registry::bench::Routing, session::bench::FanOut};
+mod routing;
+
+pub use self::offline::{offline_ports, realtime_config};
+#[cfg(feature = "testing")]
+pub use self::routing::Routing;
+#[cfg(feature = "testing")]
+pub use crate::session::bench::FanOut;
 
 /// Takes all frames of a client apart, as a pump does; how many messages there were.
 ///
@@ -65,11 +79,14 @@ fn published(user: Option<&str>, offsets: Offsets) -> Arc<PublishedEvent> {
     })
 }
 
-/// A history in memory that can be told to fail.
+/// A history in memory that can be told to fail or to take its time, and counts what it is asked.
 #[derive(Default)]
 pub struct MemoryHistory {
     events: Mutex<Vec<Arc<PublishedEvent>>>,
-    down: std::sync::atomic::AtomicBool,
+    is_down: AtomicBool,
+    delay_ms: AtomicU64,
+    head_queries: Mutex<Vec<usize>>,
+    pages: AtomicUsize,
 }
 
 impl MemoryHistory {
@@ -81,12 +98,34 @@ impl MemoryHistory {
         self.events.lock().expect("no thread panicked").push(event);
     }
 
+    /// Whether every query fails from now on.
     pub fn set_down(&self, down: bool) {
-        self.down.store(down, std::sync::atomic::Ordering::SeqCst);
+        self.is_down.store(down, Ordering::SeqCst);
+    }
+
+    /// How long every answer takes from now on, after it was read.
+    pub fn set_delay(&self, delay: Duration) {
+        self.delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// The queries for heads so far, each by the number of its streams.
+    #[must_use]
+    pub fn head_queries(&self) -> Vec<usize> {
+        self.head_queries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Pages read so far.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.pages.load(Ordering::SeqCst)
+    }
+
+    async fn delay(&self) {
+        tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
     }
 
     fn events_of(&self, stream: &StreamKey) -> Result<Vec<Arc<PublishedEvent>>, Unavailable> {
-        if self.down.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.is_down.load(Ordering::SeqCst) {
             return Err(Unavailable);
         }
         let holds = |event: &&Arc<PublishedEvent>| match stream {
@@ -103,17 +142,19 @@ impl MemoryHistory {
 
 #[async_trait]
 impl EventHistory for MemoryHistory {
-    async fn head(&self, stream: &StreamKey) -> Result<Offset, Unavailable> {
-        Ok(self.events_of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())))
-    }
-
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable> {
+        self.head_queries.lock().unwrap_or_else(PoisonError::into_inner).push(streams.len());
         let last = |stream| Ok(self.events_of(stream)?.last().map_or(0, |event| event.offset_in(stream.kind())));
-        streams.iter().map(last).collect()
+        let heads = streams.iter().map(last).collect();
+        self.delay().await;
+        heads
     }
 
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable> {
-        let all = self.events_of(stream)?;
+        self.pages.fetch_add(1, Ordering::SeqCst);
+        let all = self.events_of(stream);
+        self.delay().await;
+        let all = all?;
         let head = all.last().map_or(0, |event| event.offset_in(stream.kind()));
         let events = all.into_iter().filter(|event| event.offset_in(stream.kind()) > after).take(limit).collect();
         Ok(Page { events, head })

@@ -12,10 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
+    deflate::deflated,
+    server::{text_frame, text_of},
+};
+use crate::model::{
     AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Offsets, StreamKind, Timestamp,
     TraceParent, UserId,
 };
-use crate::protocol::{deflated, text_frame, text_of};
 
 /// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
 /// sockets get it (architecture, invariant 4).
@@ -33,7 +36,7 @@ impl PublishedEvent {
     #[must_use]
     pub fn new(event: Event) -> Arc<Self> {
         let full_type = event.full_type();
-        Self::named(event, full_type)
+        Self::with_type(event, full_type)
     }
 
     /// The same under a type of the hub's own, which no category has.
@@ -208,7 +211,8 @@ mod tests {
             (broadcast(3, 43), StreamKind::Broadcast),
         ] {
             let (event, frame) = (published.event(), published.frame(stream));
-            let parsed = PublishedEvent::from_frame(stream, frame.clone(), event.offsets, event.from_platform, None).unwrap();
+            let parsed =
+                PublishedEvent::from_frame(stream, frame.clone(), event.offsets, event.from_platform, None).unwrap();
             assert_eq!(parsed.frame(stream), frame);
             assert_eq!(format!("{:?}", parsed.event()), format!("{event:?}"));
             assert_eq!(parsed.full_type(), published.full_type());

@@ -1,0 +1,35 @@
+//! How a bus stands.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// How a bus stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BusState {
+    /// No Redis is configured. The node is alone, or its sessions poll the store.
+    None,
+    /// Redis answers, and this node hears every node that serves the same store.
+    Connected,
+    /// Redis does not answer. Sessions poll the store meanwhile.
+    Away,
+    /// Redis answers, but a node that serves the same store is not heard: it has no Redis, another one, or is cut off from
+    /// it. Sessions poll the store.
+    Split,
+}
+
+impl BusState {
+    /// Every state, for the metric.
+    pub const ALL: [Self; 4] = [Self::None, Self::Connected, Self::Away, Self::Split];
+
+    /// The word on the wire and in the metric.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Connected => "connected",
+            Self::Away => "away",
+            Self::Split => "split",
+        }
+    }
+}

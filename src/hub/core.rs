@@ -1,0 +1,207 @@
+//! The hub of one node: its parts, and what concerns it as a whole.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use oriva_hub_actors::{Realtime, Tasks, model::RevokedCredentials};
+use tokio::sync::Notify;
+
+use super::{
+    apps_store::Apps,
+    counts::CountCache,
+    in_flight_keys::InFlightKeys,
+    next_expiry::NextExpiry,
+    peers::{Cluster, Peers},
+    webhook_services::WebhookServices,
+    writer::Writer,
+};
+use crate::{auth::Authenticator, limits::Limits, metrics::Figures, store::Store};
+
+/// How long the store may take to answer a readiness probe.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a hub is built on.
+pub struct Adapters {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Verifies credentials.
+    pub auth: Arc<Authenticator>,
+    /// Rate limits.
+    pub limits: Limits,
+    /// The way into the event tables.
+    pub writer: Writer,
+    /// Who is online.
+    pub online: Realtime,
+    /// What webhooks need.
+    pub webhooks: WebhookServices,
+    /// The other nodes.
+    pub cluster: Cluster,
+    /// The long-lived tasks of this node.
+    pub tasks: Tasks,
+}
+
+/// The hub of one node: everything that a handler may ask for, and nothing of how it is done.
+pub struct Hub {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) apps: Apps,
+    pub(super) auth: Arc<Authenticator>,
+    limits: Limits,
+    pub(super) writer: Writer,
+    pub(super) online: Realtime,
+    pub(super) in_flight_keys: InFlightKeys,
+    pub(super) counts: CountCache,
+    pub(super) next_expiry: Arc<NextExpiry>,
+    pub(super) webhooks: WebhookServices,
+    pub(super) cluster: Cluster,
+    pub(super) peers: Peers,
+    /// Notified when a recovery is started on this node.
+    pub(super) recovery_started: Notify,
+    tasks: Tasks,
+    is_draining: AtomicBool,
+    requests: Arc<AtomicUsize>,
+}
+
+/// A request that is being answered, counted until this is dropped.
+pub struct TrackedRequest(Arc<AtomicUsize>);
+
+impl Drop for TrackedRequest {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Hub {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(adapters: Adapters) -> Self {
+        let Adapters { store, auth, limits, writer, online, webhooks, cluster, tasks } = adapters;
+        Self {
+            apps: Apps::new(store.clone()),
+            store,
+            auth,
+            limits,
+            writer,
+            online,
+            in_flight_keys: InFlightKeys::default(),
+            counts: CountCache::default(),
+            next_expiry: Arc::default(),
+            webhooks,
+            cluster,
+            peers: Peers::default(),
+            recovery_started: Notify::new(),
+            tasks,
+            is_draining: AtomicBool::new(false),
+            requests: Arc::default(),
+        }
+    }
+
+    /// Verifies credentials.
+    #[must_use]
+    pub fn auth(&self) -> &Authenticator {
+        &self.auth
+    }
+
+    /// The rate limits.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// When the expiry worker must run next.
+    #[must_use]
+    pub fn next_expiry(&self) -> Arc<NextExpiry> {
+        self.next_expiry.clone()
+    }
+
+    /// Who is online.
+    #[must_use]
+    pub fn online(&self) -> &Realtime {
+        &self.online
+    }
+
+    /// Apps and keys.
+    #[must_use]
+    pub fn apps(&self) -> &Apps {
+        &self.apps
+    }
+
+    /// Empties the cache of credentials, and closes the sockets of those that were revoked.
+    pub fn credentials_changed(&self, revoked: RevokedCredentials) {
+        self.auth.forget();
+        if !revoked.is_empty() {
+            self.online.close_revoked(&Arc::new(revoked));
+        }
+    }
+
+    /// Whether requests can be served.
+    ///
+    /// # Errors
+    /// The name of the part that fails.
+    pub async fn ready(&self) -> Result<(), &'static str> {
+        if self.is_draining() {
+            return Err("draining");
+        }
+        if let Some(task) = self.tasks.down() {
+            return Err(task);
+        }
+        match tokio::time::timeout(READY_TIMEOUT, self.store.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err("store"),
+        }
+    }
+
+    /// Accepts no new work from now on, and closes every socket at a random moment within `over`.
+    pub fn drain(&self, over: Duration) {
+        self.is_draining.store(true, Ordering::SeqCst);
+        self.online.drain(over);
+        self.webhooks.actors.drain();
+    }
+
+    /// Whether the hub is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+
+    /// Counts a request until the returned value is dropped.
+    #[must_use]
+    pub fn track_request(&self) -> TrackedRequest {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        TrackedRequest(self.requests.clone())
+    }
+
+    /// Requests being answered.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// A request took too long: the host of the connection it waited for may have vanished.
+    pub fn request_timed_out(&self) {
+        self.store.suspect_connections();
+    }
+
+    /// Deliveries to webhooks that this node has in flight.
+    pub async fn deliveries_in_flight(&self) -> usize {
+        self.webhooks.actors.observe().await.in_flight
+    }
+
+    /// The figures of `/metrics` that are not counted as they happen.
+    pub async fn figures(&self) -> Figures {
+        let pool = self.store.pool();
+        Figures {
+            sockets: self.online.open_sockets(),
+            sessions: self.online.observe().await.sessions,
+            bus: self.cluster.bus.state(),
+            writer_queue_events: self.writer.waiting(),
+            store_connections_idle: pool.idle,
+            store_connections_in_use: pool.size.saturating_sub(pool.idle),
+            deliveries_in_flight: self.deliveries_in_flight().await,
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The other nodes: how this one reaches them, and what the store last said of them.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use oriva_hub_actors::model::NodeId;
+
+use crate::{bus::NodeBus, presence::PresenceDirectory, store::NodeBeat};
+
+/// This node among the others.
+#[derive(Clone)]
+pub struct Cluster {
+    /// This node, until it ends.
+    pub node: NodeId,
+    /// Messages between nodes.
+    pub bus: Arc<dyn NodeBus>,
+    /// Connections over all nodes.
+    pub presence: Arc<dyn PresenceDirectory>,
+}
+
+/// The other nodes, as the store last said.
+#[derive(Default)]
+pub(super) struct Peers {
+    beats: Mutex<Vec<NodeBeat>>,
+    has_left: AtomicBool,
+    beating: tokio::sync::Mutex<()>,
+}
+
+impl Peers {
+    pub(super) fn list(&self) -> Vec<NodeBeat> {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, beats: Vec<NodeBeat>) {
+        *self.beats.lock().unwrap_or_else(PoisonError::into_inner) = beats;
+    }
+
+    /// Held while this node says in the store that it lives, or that it leaves.
+    pub(super) async fn beating(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.beating.lock().await
+    }
+
+    /// Whether this node left, and beats no more.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_left(&self) {
+        self.has_left.store(true, Ordering::SeqCst);
+    }
+}
