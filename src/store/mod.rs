@@ -8,6 +8,7 @@ mod model;
 mod notification;
 pub mod postgres;
 mod retention;
+mod sql;
 pub mod sqlite;
 mod status;
 mod webhook;
@@ -134,7 +135,7 @@ pub struct Pool {
     pub idle: u32,
 }
 
-/// Events and the streams that number them.
+/// Events and the streams that number them, as they are written.
 #[async_trait]
 pub trait EventStore: Send + Sync {
     /// Writes all submissions in one transaction: claims, offsets, events, answers. One outcome a submission, in
@@ -143,7 +144,11 @@ pub trait EventStore: Send + Sync {
     /// # Errors
     /// Nothing was written.
     async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError>;
+}
 
+/// Events and streams, as they are read.
+#[async_trait]
+pub trait EventReader: Send + Sync {
     /// An app's events, newest first. Runs with the app as its tenant.
     async fn events(&self, app: &AppId, filter: &EventFilter) -> Result<EventPage, StoreError>;
 
@@ -303,14 +308,10 @@ pub trait WebhookStore: Send + Sync {
     async fn recovery(&self, app: &AppId, id: WebhookId) -> Result<Option<Recovery>, StoreError>;
 }
 
-/// What is owed to webhooks. Deliveries are added by [`EventStore::append`], in the transaction of their events.
+/// The queue of deliveries to webhooks. Deliveries are added by [`EventStore::append`], in the transaction of their events.
 #[async_trait]
-pub trait Outbox: Send + Sync {
-    /// Takes the oldest open recovery one step of at most `limit` events further; `None` where there is none, or
-    /// another node has it.
-    async fn advance_recovery(&self, limit: u32) -> Result<Option<Recovery>, StoreError>;
-
-    /// Takes due deliveries under a lease; `None` where the webhook is gone or not active.
+pub trait DeliveryQueue: Send + Sync {
+    /// Claims due deliveries under a lease; `None` where the webhook is gone or not active.
     async fn claim_deliveries(
         &self,
         id: WebhookId,
@@ -319,13 +320,24 @@ pub trait Outbox: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Claimed>, StoreError>;
 
-    /// Makes due again what `owner` holds of these, as if it had never been claimed.
+    /// Makes due again what was claimed under leases that have ended. Returns whose deliveries those were.
+    async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;
+}
+
+/// What becomes of deliveries.
+#[async_trait]
+pub trait DeliveryRecords: Send + Sync {
+    /// Takes the oldest open recovery one step of at most `limit` events further; `None` where there is none, or another
+    /// node has it.
+    async fn advance_recovery(&self, limit: u32) -> Result<Option<Recovery>, StoreError>;
+
+    /// Makes due again what `owner` has claimed of these, as if it had never been claimed.
     async fn release_deliveries(&self, id: WebhookId, owner: Uuid, deliveries: &[DeliveryId])
     -> Result<(), StoreError>;
 
-    /// Writes attempts down: deliveries, log and the webhook's figures in one transaction. A webhook is disabled by so
-    /// many failures in a row, or by a 410. `None` where it is gone. A success ends a delivery whoever holds it now; a
-    /// failure counts for a delivery where `owner` still does.
+    /// Records attempts: deliveries, log and the webhook's figures in one transaction. A webhook is disabled by
+    /// `disable_after` failures in a row, or by a 410. `None` where it is gone. A success ends a delivery whoever has
+    /// claimed it now; a failure counts only where `owner` still has. Recording the same attempts again changes nothing.
     async fn record_attempts(
         &self,
         id: WebhookId,
@@ -335,25 +347,22 @@ pub trait Outbox: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<AfterAttempts>, StoreError>;
 
-    /// Writes down an attempt that is no delivery's: a test.
+    /// Records an attempt that belongs to no delivery: a test.
     async fn log_attempt(&self, webhook: &Webhook, attempt: &Attempt, now: Timestamp) -> Result<(), StoreError>;
 
     /// Active webhooks with deliveries that wait, by id, those after `after`.
     async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError>;
 
-    /// Makes due again what was claimed under leases that ran out; whose it is.
-    async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;
-
     /// The earliest moment at which a delivery of an active webhook is due and waits.
     async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// How many deliveries wait or are under way.
+    /// How many deliveries wait or are in flight.
     async fn pending_deliveries(&self) -> Result<u64, StoreError>;
 
-    /// Every webhook's sealed secrets.
+    /// Every webhook's sealed secrets: the current one, and the one before.
     async fn webhook_secrets(&self) -> Result<Vec<(WebhookId, Vec<u8>, Option<Vec<u8>>)>, StoreError>;
 
-    /// Exchanges the sealing of a webhook's secrets, where they are still the same.
+    /// Exchanges a webhook's sealed secrets, where the current one is still `was`.
     async fn reseal_secret(
         &self,
         id: WebhookId,
@@ -389,7 +398,16 @@ pub trait NodeStore: Send + Sync {
 /// The store as a whole.
 #[async_trait]
 pub trait Store:
-    EventStore + AppStore + AuditStore + NotificationStore + WebhookStore + Outbox + NodeStore + RetentionStore
+    EventStore
+    + EventReader
+    + AppStore
+    + AuditStore
+    + NotificationStore
+    + WebhookStore
+    + DeliveryQueue
+    + DeliveryRecords
+    + NodeStore
+    + RetentionStore
 {
     /// Brings the schema up to date. Names of what was applied.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;

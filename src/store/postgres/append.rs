@@ -4,22 +4,25 @@
 use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, Utc};
-use oriva_hub_actors::model::UserId;
-use sqlx::PgConnection;
-use sqlx::Row;
+use oriva_hub_actors::model::{Timestamp, UserId};
+use sqlx::{PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::{
-    PostgresStore, notifications,
-    outbox::{self, insert_deliveries},
-};
+use super::{PostgresStore, notifications};
 use crate::store::{
-    Appended, StoreError, Submission,
+    Appended, EventStore, StoreError, Submission,
     batch::{Batch, EventRow, Numbered, Numbering},
     ip_text,
+    sql::outbox::{insert_deliveries, subscriptions},
     webhook::Subscriptions,
 };
-use oriva_hub_actors::model::Timestamp;
+
+#[async_trait::async_trait]
+impl EventStore for PostgresStore {
+    async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
+        self.write(submissions).await
+    }
+}
 
 impl PostgresStore {
     pub(super) async fn write(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
@@ -35,7 +38,7 @@ impl PostgresStore {
         let numbered = batch.number(numbering);
         insert_events(&mut transaction, &numbered).await?;
         let pending = self.subscriptions(&mut transaction, revision).await?.match_events(numbered.published());
-        insert_deliveries(&mut transaction, &pending, batch.now).await?;
+        insert_deliveries::<Postgres>(&mut transaction, &pending, batch.now).await?;
         write_audit(&mut transaction, &batch, &numbered).await?;
         batch.answer(&numbered);
         keep_answers(&mut transaction, &batch).await?;
@@ -53,7 +56,7 @@ impl PostgresStore {
         if known.revision == revision || revision == 0 {
             return Ok(known);
         }
-        let now = Arc::new(outbox::subscriptions(connection, revision).await?);
+        let now = Arc::new(subscriptions::<Postgres>(connection, revision).await?);
         *self.subscriptions.write().unwrap_or_else(PoisonError::into_inner) = now.clone();
         Ok(now)
     }

@@ -4,15 +4,11 @@
 //! transaction that takes on `oriva_hub_tenant` with that tenant set (see migrations/postgres).
 
 mod append;
-mod apps;
-mod audit;
-mod events;
-mod feed;
 mod nodes;
 mod notifications;
-mod outbox;
+mod queue;
 mod retention;
-mod webhooks;
+mod values;
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -20,14 +16,21 @@ use std::{
 };
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{Invalid, StreamKey};
+use oriva_hub_actors::model::StreamKey;
 use sqlx::{
     Connection as _, Executor, PgConnection, PgPool, Postgres, Row, Transaction,
     migrate::Migrate,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
-use super::{Pool, Store, StoreError, new_epoch, webhook::Subscriptions};
+use super::{
+    Pool, Store, StoreError, new_epoch,
+    sql::{
+        dialect::{Dialect as _, SqlStore},
+        statement::Statement,
+    },
+    webhook::Subscriptions,
+};
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
@@ -125,14 +128,6 @@ impl PostgresStore {
         Ok(transaction)
     }
 
-    /// Has every writing transaction from now on match by what webhooks subscribe to now.
-    async fn raise_webhook_revision(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("update hub_meta set value = (value::bigint + 1)::text where key = 'webhook_revision'")
-            .execute(connection)
-            .await
-            .map(drop)
-    }
-
     async fn set_meta(connection: &mut PgConnection, key: &str, value: &str) -> Result<(), sqlx::Error> {
         sqlx::query(
             "insert into hub_meta (key, value) values ($1, $2) \
@@ -144,13 +139,28 @@ impl PostgresStore {
         .await
         .map(drop)
     }
+}
 
-    /// Tells every node, by its next look, that a credential changed.
-    async fn raise_identity_revision(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("update hub_meta set value = (value::bigint + 1)::text where key = 'identity_revision'")
-            .execute(connection)
-            .await
-            .map(drop)
+#[async_trait]
+impl SqlStore for PostgresStore {
+    type Db = Postgres;
+
+    async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction<'static, Postgres>, StoreError> {
+        self.as_tenant(tenant).await
+    }
+
+    async fn begin_write(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        Ok(self.pool.begin().await?)
+    }
+
+    async fn query_all(&self, tenant: &StreamKey, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        if *tenant == StreamKey::Broadcast {
+            return Postgres::fetch_all(&mut *self.pool.acquire().await?, statement).await;
+        }
+        let mut transaction = self.as_tenant(tenant).await?;
+        let rows = Postgres::fetch_all(&mut transaction, statement).await?;
+        transaction.commit().await?;
+        Ok(rows)
     }
 }
 
@@ -221,9 +231,4 @@ impl Store for PostgresStore {
 fn role_is_missing(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(sqlx::Error::Database(cause))
         if matches!(cause.code().as_deref(), Some("22023" | "42704")))
-}
-
-/// A row that breaks the rules it was written by.
-fn corrupt_row(error: Invalid) -> StoreError {
-    StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
 }

@@ -3,24 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use oriva_hub_actors::model::{AppId, NotificationId, Timestamp};
+use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::corrupt_row;
 use crate::store::{
-    StoreError,
+    NotificationRecord, NotificationState, Status, StoreError,
     batch::{Batch, Planned},
-    notification::{NotificationRecord, NotificationState},
-    status::Status,
+    sql::rows::{RECORD, record_from_row},
 };
-
-/// Everything of [`NotificationRecord`], from `notification_state s`, `platform_notifications n` and `apps a`.
-const RECORD: &str = "select s.notification_id, s.app_id, s.user_id, n.external_id, a.is_platform, s.status, \
-     s.delivered_at, s.read_at, s.dismissed_at, s.clicked_at, s.expired_at, s.dismissed_from, s.click_action, \
-     s.created_at, s.updated_at \
-     from notification_state s join platform_notifications n on n.id = s.notification_id \
-     join apps a on a.app_id = s.app_id";
 
 pub(super) async fn create(connection: &mut PgConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     let planned = batch.planned();
@@ -168,7 +159,7 @@ pub(super) async fn read_all(connection: &mut PgConnection, batch: &mut Batch<'_
         .bind(i64::from(all.limit))
         .fetch_all(&mut *connection)
         .await?;
-        let unread = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        let unread = rows.iter().map(record_from_row).collect::<Result<_, _>>()?;
         store(connection, &batch.transition_unchecked(item, unread, Status::Read)).await?;
     }
     Ok(())
@@ -185,7 +176,7 @@ pub(super) async fn expire(connection: &mut PgConnection, batch: &mut Batch<'_>)
         .bind(i64::from(limit))
         .fetch_all(&mut *connection)
         .await?;
-        let due = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        let due = rows.iter().map(record_from_row).collect::<Result<_, _>>()?;
         store(connection, &batch.transition_unchecked(item, due, Status::Expired)).await?;
     }
     Ok(())
@@ -200,7 +191,7 @@ async fn lock(connection: &mut PgConnection, ids: &[NotificationId]) -> Result<V
     .bind(&ids)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(record_of).collect()
+    rows.iter().map(record_from_row).collect()
 }
 
 async fn store(connection: &mut PgConnection, records: &[NotificationRecord]) -> Result<(), StoreError> {
@@ -236,34 +227,4 @@ async fn store(connection: &mut PgConnection, records: &[NotificationRecord]) ->
     .execute(connection)
     .await?;
     Ok(())
-}
-
-fn record_of(row: &PgRow) -> Result<NotificationRecord, StoreError> {
-    Ok(NotificationRecord {
-        id: NotificationId(row.try_get(0)?),
-        app_id: AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
-        user_id: UserId::parse(row.try_get(2)?).map_err(corrupt_row)?,
-        external_id: row.try_get(3)?,
-        from_platform: row.try_get(4)?,
-        state: state_at(row, 5)?,
-    })
-}
-
-/// Ten columns from `first`: status, delivered, read, dismissed, clicked, expired, dismissed from, click action, created,
-/// updated.
-pub(super) fn state_at(row: &PgRow, first: usize) -> Result<NotificationState, StoreError> {
-    let moment =
-        |index: usize| row.try_get::<Option<DateTime<Utc>>, _>(first + index).map(|moment| moment.map(Timestamp::from));
-    Ok(NotificationState {
-        status: Status::from_name(row.try_get(first)?).unwrap_or(Status::Expired),
-        delivered_at: moment(1)?,
-        read_at: moment(2)?,
-        dismissed_at: moment(3)?,
-        clicked_at: moment(4)?,
-        expired_at: moment(5)?,
-        dismissed_from: row.try_get(first + 6)?,
-        click_action: row.try_get(first + 7)?,
-        created_at: row.try_get::<DateTime<Utc>, _>(first + 8)?.into(),
-        updated_at: row.try_get::<DateTime<Utc>, _>(first + 9)?.into(),
-    })
 }

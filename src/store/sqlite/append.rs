@@ -3,19 +3,27 @@
 use std::sync::{Arc, PoisonError};
 
 use oriva_hub_actors::model::Timestamp;
-use sqlx::{QueryBuilder, Row, SqliteConnection, types::Json};
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, types::Json};
 use uuid::Uuid;
 
-use super::{
-    SqliteStore, notifications,
-    outbox::{self, insert_deliveries},
-};
+use super::{SqliteStore, notifications};
 use crate::store::{
-    Appended, StoreError, Submission,
+    Appended, EventStore, StoreError, Submission,
     batch::{Batch, EventRow, Numbered, Numbering},
     ip_text,
+    sql::{
+        outbox::{insert_deliveries, subscriptions},
+        statement::runs,
+    },
     webhook::Subscriptions,
 };
+
+#[async_trait::async_trait]
+impl EventStore for SqliteStore {
+    async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
+        self.write(submissions).await
+    }
+}
 
 impl SqliteStore {
     pub(super) async fn write(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
@@ -31,7 +39,7 @@ impl SqliteStore {
         let numbered = batch.number(numbering);
         insert_events(&mut transaction, &numbered).await?;
         let pending = self.subscriptions(&mut transaction, revision).await?.match_events(numbered.published());
-        insert_deliveries(&mut transaction, &pending, batch.now).await?;
+        insert_deliveries::<Sqlite>(&mut transaction, &pending, batch.now).await?;
         write_audit(&mut transaction, &batch, &numbered).await?;
         batch.answer(&numbered);
         keep_answers(&mut transaction, &batch).await?;
@@ -49,7 +57,7 @@ impl SqliteStore {
         if known.revision == revision || revision == 0 {
             return Ok(known);
         }
-        let now = Arc::new(outbox::subscriptions(connection, revision).await?);
+        let now = Arc::new(subscriptions::<Sqlite>(connection, revision).await?);
         *self.subscriptions.write().unwrap_or_else(PoisonError::into_inner) = now.clone();
         Ok(now)
     }
@@ -125,20 +133,6 @@ async fn raise_streams(connection: &mut SqliteConnection, batch: &Batch<'_>) -> 
     Ok((numbering, revision))
 }
 
-/// The longest run of rows that one insert takes.
-const LONGEST_RUN: usize = 128;
-
-/// Cuts rows into runs whose lengths are powers of two, longest first: so there are few inserts, and few statements to
-/// prepare.
-pub(super) fn runs<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let length = LONGEST_RUN.min(1 << rows.len().checked_ilog2()?);
-        let (run, rest) = rows.split_at(length);
-        rows = rest;
-        Some(run)
-    })
-}
-
 async fn insert_events(connection: &mut SqliteConnection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
     let rows: Vec<&EventRow<'_>> = numbered.events().collect();
     for run in runs(&rows) {
@@ -199,19 +193,4 @@ async fn write_audit(
         insert.build().execute(&mut *connection).await?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::runs;
-
-    #[test]
-    fn runs_are_powers_of_two_and_hold_every_row_once() {
-        for count in [0, 1, 2, 3, 31, 32, 127, 128, 129, 1000] {
-            let rows: Vec<usize> = (0..count).collect();
-            let cut: Vec<&[usize]> = runs(&rows).collect();
-            assert!(cut.iter().all(|run| run.len().is_power_of_two() && run.len() <= 128));
-            assert_eq!(cut.concat(), rows);
-        }
-    }
 }

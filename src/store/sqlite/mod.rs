@@ -5,15 +5,11 @@
 //! connection writes; its commits are shared by the batches that form while the one before is under way.
 
 mod append;
-mod apps;
-mod audit;
-mod events;
-mod feed;
 mod nodes;
 mod notifications;
-mod outbox;
+mod queue;
 mod retention;
-mod webhooks;
+mod values;
 
 use std::{
     path::Path,
@@ -23,14 +19,21 @@ use std::{
 };
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::Invalid;
+use oriva_hub_actors::model::StreamKey;
 use sqlx::{
-    Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Row, Sqlite, SqlitePool, Transaction,
     migrate::Migrate,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
-use super::{Pool, Store, StoreError, new_epoch, webhook::Subscriptions};
+use super::{
+    Pool, Store, StoreError, new_epoch,
+    sql::{
+        dialect::{Dialect as _, SqlStore},
+        statement::Statement,
+    },
+    webhook::Subscriptions,
+};
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
@@ -106,21 +109,23 @@ impl SqliteStore {
         let row = sqlx::query("select value from hub_meta where key = ?1").bind(key).fetch_one(&self.readers).await?;
         Ok(row.try_get(0)?)
     }
+}
 
-    /// Has every writing transaction from now on match by what webhooks subscribe to now.
-    async fn raise_webhook_revision(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("update hub_meta set value = cast(value as integer) + 1 where key = 'webhook_revision'")
-            .execute(connection)
-            .await
-            .map(drop)
+#[async_trait]
+impl SqlStore for SqliteStore {
+    type Db = Sqlite;
+
+    // One file is one tenant's to the database: what a caller may see is up to the queries alone.
+    async fn begin_read(&self, _: &StreamKey) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.readers.begin().await?)
     }
 
-    /// Tells the node, by its next look, that a credential changed.
-    async fn raise_identity_revision(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("update hub_meta set value = cast(value as integer) + 1 where key = 'identity_revision'")
-            .execute(connection)
-            .await
-            .map(drop)
+    async fn begin_write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.begin().await
+    }
+
+    async fn query_all(&self, _: &StreamKey, statement: Statement<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        Sqlite::fetch_all(&mut *self.readers.acquire().await?, statement).await
     }
 }
 
@@ -176,9 +181,4 @@ impl Store for SqliteStore {
         self.readers.close().await;
         self.writer.close().await;
     }
-}
-
-/// A row that breaks the rules it was written by.
-fn corrupt_row(error: Invalid) -> StoreError {
-    StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
 }

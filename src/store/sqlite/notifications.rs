@@ -2,24 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
-use sqlx::{QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
+use oriva_hub_actors::model::{AppId, NotificationId, Timestamp};
+use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
-use super::{append::runs, corrupt_row};
 use crate::store::{
-    StoreError,
+    NotificationRecord, Status, StoreError,
     batch::{Batch, Planned},
-    notification::{NotificationRecord, NotificationState},
-    status::Status,
+    sql::{
+        rows::{RECORD, record_from_row},
+        statement::runs,
+    },
 };
-
-/// Everything of [`NotificationRecord`], from `notification_state s`, `platform_notifications n` and `apps a`.
-const RECORD: &str = "select s.notification_id, s.app_id, s.user_id, n.external_id, a.is_platform, s.status, \
-     s.delivered_at, s.read_at, s.dismissed_at, s.clicked_at, s.expired_at, s.dismissed_from, s.click_action, \
-     s.created_at, s.updated_at \
-     from notification_state s join platform_notifications n on n.id = s.notification_id \
-     join apps a on a.app_id = s.app_id";
 
 pub(super) async fn create(connection: &mut SqliteConnection, batch: &mut Batch<'_>) -> Result<(), StoreError> {
     let planned = batch.planned();
@@ -138,7 +132,7 @@ pub(super) async fn read_all(connection: &mut SqliteConnection, batch: &mut Batc
         .bind(i64::from(all.limit))
         .fetch_all(&mut *connection)
         .await?;
-        let unread = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        let unread = rows.iter().map(record_from_row).collect::<Result<_, _>>()?;
         store(connection, &batch.transition_unchecked(item, unread, Status::Read)).await?;
     }
     Ok(())
@@ -154,7 +148,7 @@ pub(super) async fn expire(connection: &mut SqliteConnection, batch: &mut Batch<
         .bind(i64::from(limit))
         .fetch_all(&mut *connection)
         .await?;
-        let due = rows.iter().map(record_of).collect::<Result<_, _>>()?;
+        let due = rows.iter().map(record_from_row).collect::<Result<_, _>>()?;
         store(connection, &batch.transition_unchecked(item, due, Status::Expired)).await?;
     }
     Ok(())
@@ -168,7 +162,7 @@ async fn record(
         .bind(id.0)
         .fetch_optional(connection)
         .await?;
-    row.as_ref().map(record_of).transpose()
+    row.as_ref().map(record_from_row).transpose()
 }
 
 async fn store(connection: &mut SqliteConnection, records: &[NotificationRecord]) -> Result<(), StoreError> {
@@ -190,34 +184,4 @@ async fn store(connection: &mut SqliteConnection, records: &[NotificationRecord]
         .await?;
     }
     Ok(())
-}
-
-fn record_of(row: &SqliteRow) -> Result<NotificationRecord, StoreError> {
-    Ok(NotificationRecord {
-        id: NotificationId(row.try_get(0)?),
-        app_id: AppId::parse(row.try_get(1)?).map_err(corrupt_row)?,
-        user_id: UserId::parse(row.try_get(2)?).map_err(corrupt_row)?,
-        external_id: row.try_get(3)?,
-        from_platform: row.try_get(4)?,
-        state: state_at(row, 5)?,
-    })
-}
-
-/// Ten columns from `first`: status, delivered, read, dismissed, clicked, expired, dismissed from, click action, created,
-/// updated.
-pub(super) fn state_at(row: &SqliteRow, first: usize) -> Result<NotificationState, StoreError> {
-    let moment =
-        |index: usize| row.try_get::<Option<i64>, _>(first + index).map(|moment| moment.map(Timestamp::from_unix_ms));
-    Ok(NotificationState {
-        status: Status::from_name(row.try_get(first)?).unwrap_or(Status::Expired),
-        delivered_at: moment(1)?,
-        read_at: moment(2)?,
-        dismissed_at: moment(3)?,
-        clicked_at: moment(4)?,
-        expired_at: moment(5)?,
-        dismissed_from: row.try_get(first + 6)?,
-        click_action: row.try_get(first + 7)?,
-        created_at: Timestamp::from_unix_ms(row.try_get(first + 8)?),
-        updated_at: Timestamp::from_unix_ms(row.try_get(first + 9)?),
-    })
 }

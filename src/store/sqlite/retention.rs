@@ -5,10 +5,11 @@ use oriva_hub_actors::model::Timestamp;
 use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
-use super::{SqliteStore, append::runs};
+use super::SqliteStore;
 use crate::store::{
     ArchiveTable, Export, Range, RetentionClass, RetentionStore, Step, StoreError,
     retention::{Shape, first_id_at, pack, unpack},
+    sql::statement::runs,
 };
 
 /// With a user who may still act on it.

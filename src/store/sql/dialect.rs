@@ -1,0 +1,149 @@
+//! What the shared SQL needs of a database: how to run a statement, and the few words in which the two differ.
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::{StreamKey, Timestamp};
+use sqlx::{Database, Transaction};
+use uuid::Uuid;
+
+use super::statement::Statement;
+use crate::store::StoreError;
+
+/// A database. Implemented by `sqlx::Postgres` and `sqlx::Sqlite`.
+#[async_trait]
+pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
+    /// The present by the database's own clock.
+    const NOW: &'static str;
+
+    /// Ends a query that locks the rows of `r` for this transaction, and passes over those that another one holds.
+    const LOCK_R_OR_SKIP: &'static str;
+
+    /// Ends a query that locks its rows for this transaction, but not against rows that refer to them.
+    const LOCK_FOR_UPDATE: &'static str;
+
+    /// Ends an insert's query that locks the rows of `w` against deletion.
+    const LOCK_W_SHARED: &'static str;
+
+    /// A placeholder whose text becomes JSON.
+    fn json(placeholder: &str) -> String;
+
+    /// A JSON column as text.
+    fn json_text(column: &str) -> String;
+
+    /// An address column as text.
+    fn address_text(column: &str) -> String;
+
+    /// A placeholder whose text becomes an address.
+    fn address(placeholder: &str) -> String;
+
+    /// Appends `column in ids` for any number of ids.
+    fn push_any<'q>(statement: &mut Statement<'q>, column: &str, ids: &'q [Uuid]);
+
+    /// Runs a statement. Returns the number of rows it affected.
+    async fn execute(connection: &mut Self::Connection, statement: Statement<'_>) -> Result<u64, StoreError>;
+
+    /// Runs a query. Returns its first row, if any.
+    async fn fetch_optional(
+        connection: &mut Self::Connection,
+        statement: Statement<'_>,
+    ) -> Result<Option<Self::Row>, StoreError>;
+
+    /// Runs a query. Returns all rows.
+    async fn fetch_all(
+        connection: &mut Self::Connection,
+        statement: Statement<'_>,
+    ) -> Result<Vec<Self::Row>, StoreError>;
+
+    /// Runs a query that always has a row. Returns the first.
+    async fn fetch_one(connection: &mut Self::Connection, statement: Statement<'_>) -> Result<Self::Row, StoreError> {
+        let row = Self::fetch_optional(connection, statement).await?;
+        row.ok_or(StoreError::Failed(sqlx::Error::RowNotFound))
+    }
+}
+
+/// A row. Columns are named by their place; types are those of the schema.
+pub(in crate::store) trait SqlRow: Send + Sync {
+    fn text(&self, column: usize) -> Result<String, StoreError>;
+    fn text_or_null(&self, column: usize) -> Result<Option<String>, StoreError>;
+    fn bytes(&self, column: usize) -> Result<Vec<u8>, StoreError>;
+    fn bytes_or_null(&self, column: usize) -> Result<Option<Vec<u8>>, StoreError>;
+    fn flag(&self, column: usize) -> Result<bool, StoreError>;
+    /// A `smallint`, which is never negative here.
+    fn small(&self, column: usize) -> Result<u16, StoreError>;
+    fn small_or_null(&self, column: usize) -> Result<Option<u16>, StoreError>;
+    /// An `integer`, which is never negative here.
+    fn int(&self, column: usize) -> Result<u32, StoreError>;
+    fn int_or_null(&self, column: usize) -> Result<Option<u32>, StoreError>;
+    /// A `bigint`, which is never negative here.
+    fn big(&self, column: usize) -> Result<u64, StoreError>;
+    fn big_or_null(&self, column: usize) -> Result<Option<u64>, StoreError>;
+    fn id(&self, column: usize) -> Result<Uuid, StoreError>;
+    fn moment(&self, column: usize) -> Result<Timestamp, StoreError>;
+    fn moment_or_null(&self, column: usize) -> Result<Option<Timestamp>, StoreError>;
+    /// A list of strings.
+    fn texts(&self, column: usize) -> Result<Vec<String>, StoreError>;
+}
+
+/// The columns that both databases return alike.
+macro_rules! plain_columns {
+    () => {
+        plain_columns! {
+            same {
+                text: String, text_or_null: Option<String>, bytes: Vec<u8>, bytes_or_null: Option<Vec<u8>>,
+                flag: bool, id: Uuid
+            }
+            unsigned { small: i16 => u16, int: i32 => u32, big: i64 => u64 }
+            unsigned_or_null { small_or_null: i16 => u16, int_or_null: i32 => u32, big_or_null: i64 => u64 }
+        }
+    };
+    (
+        same { $($same:ident: $kind:ty),* }
+        unsigned { $($unsigned:ident: $signed:ident => $to:ty),* }
+        unsigned_or_null { $($nullable:ident: $inner:ident => $option:ty),* }
+    ) => {
+        $(fn $same(&self, column: usize) -> Result<$kind, StoreError> {
+            Ok(self.try_get(column)?)
+        })*
+        $(fn $unsigned(&self, column: usize) -> Result<$to, StoreError> {
+            Ok(self.try_get::<$signed, _>(column)?.unsigned_abs())
+        })*
+        $(fn $nullable(&self, column: usize) -> Result<Option<$option>, StoreError> {
+            Ok(self.try_get::<Option<$inner>, _>(column)?.map($inner::unsigned_abs))
+        })*
+    };
+}
+pub(in crate::store) use plain_columns;
+
+/// A store whose reads and administration are the shared SQL.
+#[async_trait]
+pub(in crate::store) trait SqlStore: Send + Sync {
+    type Db: Dialect;
+
+    /// A transaction that reads as this stream's holder, and sees only what is theirs where the database can enforce that.
+    /// [`StreamKey::Broadcast`] reads as the hub itself.
+    async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction<'static, Self::Db>, StoreError>;
+
+    /// A transaction that writes as the hub itself.
+    async fn begin_write(&self) -> Result<Transaction<'static, Self::Db>, StoreError>;
+
+    /// Runs one query as this stream's holder. Returns all rows.
+    async fn query_all(
+        &self,
+        tenant: &StreamKey,
+        statement: Statement<'_>,
+    ) -> Result<Vec<<Self::Db as Database>::Row>, StoreError>;
+
+    /// Runs one query as this stream's holder. Returns the first row, if any.
+    async fn query_optional(
+        &self,
+        tenant: &StreamKey,
+        statement: Statement<'_>,
+    ) -> Result<Option<<Self::Db as Database>::Row>, StoreError> {
+        Ok(self.query_all(tenant, statement).await?.into_iter().next())
+    }
+
+    /// Runs one query of the hub itself that always has a row. Returns the first.
+    async fn query_one(&self, statement: Statement<'_>) -> Result<<Self::Db as Database>::Row, StoreError> {
+        let row = self.query_optional(&StreamKey::Broadcast, statement).await?;
+        row.ok_or(StoreError::Failed(sqlx::Error::RowNotFound))
+    }
+}

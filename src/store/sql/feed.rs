@@ -1,0 +1,208 @@
+//! Inboxes, as they are read.
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::{AppId, Invalid, NotificationId, StreamKey, Timestamp, UserId};
+
+use super::{
+    dialect::{Dialect, SqlRow as _, SqlStore},
+    rows::{corrupt_row, notification_columns, notification_from_row, status_from_text},
+    statement::{Statement, runs},
+};
+use crate::store::{
+    AccessScope, DeliveryReceipt, FeedFilter, FeedPage, Lookup, NotificationStore, Priority, StatusCount, StoreError,
+    TOTAL_CAP,
+};
+
+/// The order of a feed, and of the index that serves it.
+const ORDER: &str = " order by s.urgency desc, s.created_at desc, s.notification_id desc limit ";
+
+#[async_trait]
+impl<S: SqlStore> NotificationStore for S {
+    async fn notification(&self, scope: &AccessScope, id: NotificationId) -> Result<Lookup, StoreError> {
+        let tenant = match scope {
+            AccessScope { user: Some(user), .. } => StreamKey::User(user.clone()),
+            AccessScope { app: Some(app), .. } => StreamKey::App(app.clone()),
+            AccessScope { user: None, app: None } => StreamKey::Broadcast,
+        };
+        let query = Statement::new(format!(
+            "select {} from notification_state s join platform_notifications n on n.id = s.notification_id \
+             where n.id = $1",
+            notification_columns::<S::Db>()
+        ));
+        if let Some(row) = self.query_optional(&tenant, query.bind(id.0)).await? {
+            let found = notification_from_row(&row)?;
+            let is_in_scope = scope.covers(&found.app_id, &found.user_id);
+            return Ok(if is_in_scope { Lookup::Found(Box::new(found)) } else { Lookup::NotInScope });
+        }
+        // Row level security may have hidden it.
+        let query = Statement::new("select 1 from platform_notifications where id = $1").bind(id.0);
+        let exists = self.query_optional(&StreamKey::Broadcast, query).await?.is_some();
+        Ok(if exists { Lookup::NotInScope } else { Lookup::NotFound })
+    }
+
+    async fn feed(
+        &self,
+        scope: &AccessScope,
+        user: &UserId,
+        filter: &FeedFilter,
+        now: Timestamp,
+    ) -> Result<FeedPage, StoreError> {
+        let mut transaction = self.begin_read(&tenant(scope, user)).await?;
+        let rows = S::Db::fetch_all(&mut transaction, feed_query::<S::Db>(scope, user, filter, now)).await?;
+        let mut count = Statement::new("select count(*) from (select 1 from notification_state s");
+        push_conditions(&mut count, scope, user, filter, now);
+        count.push(" and s.status in ").push_list(filter.statuses.iter().map(|status| status.as_str()));
+        if let Some(since) = filter.since {
+            // Every urgency by name, so that the moment bounds the walk over the index.
+            count.push(" and s.urgency in (0, 1, 2, 3) and s.created_at >= ").push_bind(since);
+        }
+        count.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
+        let total = S::Db::fetch_one(&mut transaction, count).await?.big(0)?;
+        transaction.commit().await?;
+        let notifications = rows.iter().map(notification_from_row).collect::<Result<_, _>>()?;
+        Ok(FeedPage { notifications, total })
+    }
+
+    async fn unread(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<u64, StoreError> {
+        let mut query = Statement::new("select count(*) from notification_state s");
+        push_owner(&mut query, scope.app.as_ref(), user);
+        query.push(" and s.status = 'unread'");
+        push_not_expired(&mut query, now);
+        let row = self.query_optional(&tenant(scope, user), query).await?;
+        row.map_or(Ok(0), |row| row.big(0))
+    }
+
+    async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError> {
+        let mut query = Statement::new("select s.app_id, case when s.expires_at <= ");
+        query.push_bind(now).push(
+            " and s.status in ('unread', 'read', 'clicked') then 'expired' else s.status end, count(*) \
+             from notification_state s",
+        );
+        push_owner(&mut query, scope.app.as_ref(), user);
+        query.push(" group by 1, 2");
+        let rows = self.query_all(&tenant(scope, user), query).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(StatusCount {
+                    app_id: AppId::parse(&row.text(0)?).map_err(|error: Invalid| corrupt_row(error))?,
+                    status: status_from_text(&row.text(1)?)?,
+                    count: row.big(2)?,
+                })
+            })
+            .collect()
+    }
+
+    async fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError> {
+        let query = Statement::new(
+            "select min(expires_at) from notification_state \
+             where expires_at is not null and status in ('unread', 'read', 'clicked')",
+        );
+        self.query_one(query).await?.moment_or_null(0)
+    }
+
+    async fn record_receipts(&self, receipts: &[DeliveryReceipt]) -> Result<(), StoreError> {
+        // In the order in which changes lock the same rows.
+        let mut receipts = receipts.to_vec();
+        receipts.sort_by_key(|receipt| receipt.id);
+        let mut transaction = self.begin_write().await?;
+        for run in runs(&receipts) {
+            let mut update = Statement::new("with receipt (id, app_id, user_id, at) as (values ");
+            update.push_rows(run, |row, DeliveryReceipt { id, app_id, user_id, at }| {
+                row.push_bind(id.0).push(", ").push_bind(app_id.as_str());
+                row.push(", ").push_bind(user_id.as_str()).push(", ").push_bind(*at);
+            });
+            update.push(format!(
+                ") update notification_state set delivered_at = receipt.at, updated_at = {} from receipt \
+                 where notification_state.notification_id = receipt.id and notification_state.app_id = receipt.app_id \
+                 and notification_state.user_id = receipt.user_id and delivered_at is null",
+                S::Db::NOW
+            ));
+            S::Db::execute(&mut transaction, update).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+/// Whose rows a read of `user`'s inbox may see: the app's own where the caller is an app, otherwise the user's.
+fn tenant(scope: &AccessScope, user: &UserId) -> StreamKey {
+    match scope {
+        AccessScope { user: None, app: Some(app) } => StreamKey::App(app.clone()),
+        _ => StreamKey::User(user.clone()),
+    }
+}
+
+/// A page of a feed. Each status has a run in the index that is in the feed's order already, and a page is the head of a
+/// merge of those runs. With `since` each priority has a run of its own too, so that older rows are not walked over.
+pub(in crate::store) fn feed_query<'q, D: Dialect>(
+    scope: &'q AccessScope,
+    user: &'q UserId,
+    filter: &'q FeedFilter,
+    now: Timestamp,
+) -> Statement<'q> {
+    let rows = i64::from(filter.limit).saturating_add(filter.offset.cast_signed());
+    let urgencies: Vec<Option<i16>> = match filter.since {
+        None => vec![None],
+        Some(_) => Priority::ALL.into_iter().map(|priority| Some(priority.urgency())).collect(),
+    };
+    let runs = filter.statuses.iter().flat_map(|status| urgencies.iter().map(move |urgency| (status, urgency)));
+    let mut query = Statement::new(format!("select {} from (", notification_columns::<D>()));
+    for (run, (status, urgency)) in runs.enumerate() {
+        query.push(if run == 0 { "" } else { " union all " });
+        // In SQLite a part of a compound select takes an order and a limit only within a select of its own.
+        query.push("select * from (select s.* from notification_state s");
+        push_conditions(&mut query, scope, user, filter, now);
+        query.push(" and s.status = ").push_bind(status.as_str());
+        if let (Some(urgency), Some(since)) = (urgency, filter.since) {
+            query.push(" and s.urgency = ").push_bind(*urgency);
+            query.push(" and s.created_at >= ").push_bind(since);
+        }
+        if let Some(after) = filter.after {
+            query.push(" and (s.urgency, s.created_at, s.notification_id) < (").push_bind(after.urgency);
+            query.push(", ").push_bind(after.created_at).push(", ").push_bind(after.id.0).push(")");
+        }
+        query.push(ORDER).push_bind(rows).push(format!(") run{run}"));
+    }
+    query.push(") s join platform_notifications n on n.id = s.notification_id");
+    query.push(ORDER).push_bind(i64::from(filter.limit));
+    query.push(" offset ").push_bind(filter.offset.cast_signed());
+    query
+}
+
+/// Everything of a filter but status, moment and place.
+fn push_conditions<'q>(
+    query: &mut Statement<'q>,
+    scope: &'q AccessScope,
+    user: &'q UserId,
+    filter: &'q FeedFilter,
+    now: Timestamp,
+) {
+    push_owner(query, scope.app.as_ref().or(filter.app.as_ref()), user);
+    // An app that asks for another's notifications gets none.
+    if let (Some(own), Some(asked)) = (&scope.app, &filter.app)
+        && own != asked
+    {
+        query.push(" and 1 = 0");
+    }
+    if let Some(notification_type) = &filter.notification_type {
+        query.push(
+            " and exists (select 1 from platform_notifications n where n.id = s.notification_id \
+             and n.notification_type = ",
+        );
+        query.push_bind(notification_type).push(")");
+    }
+    push_not_expired(query, now);
+}
+
+fn push_owner<'q>(query: &mut Statement<'q>, app: Option<&'q AppId>, user: &'q UserId) {
+    query.push(" where s.user_id = ").push_bind(user.as_str());
+    if let Some(app) = app {
+        query.push(" and s.app_id = ").push_bind(app.as_str());
+    }
+}
+
+/// Leaves out what is past its expiry, even before the worker has expired it.
+fn push_not_expired(query: &mut Statement<'_>, now: Timestamp) {
+    query.push(" and (s.expires_at is null or s.status in ('dismissed', 'expired') or s.expires_at > ");
+    query.push_bind(now).push(")");
+}

@@ -1,0 +1,165 @@
+//! A statement for either database: its text, and the values of its parameters `$1`, `$2`, … Both databases read that
+//! form, so a statement is written once.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use oriva_hub_actors::model::Timestamp;
+use uuid::Uuid;
+
+/// The value of a parameter. What each database makes of it is said in `postgres/values.rs` and `sqlite/values.rs`.
+#[derive(Debug, Clone)]
+pub(in crate::store) enum Value<'q> {
+    Text(Option<Cow<'q, str>>),
+    Bytes(Option<Cow<'q, [u8]>>),
+    Flag(Option<bool>),
+    Small(Option<i16>),
+    Big(Option<i64>),
+    Id(Option<Uuid>),
+    /// A list of ids, for PostgreSQL alone: SQLite has no arrays.
+    Ids(&'q [Uuid]),
+    Moment(Option<Timestamp>),
+    /// A list of strings: an array, or JSON.
+    Texts(Option<&'q [String]>),
+}
+
+/// A statement with its values.
+#[derive(Debug)]
+pub(in crate::store) struct Statement<'q> {
+    pub(in crate::store) sql: String,
+    pub(in crate::store) values: Vec<Value<'q>>,
+}
+
+impl<'q> Statement<'q> {
+    /// Begins with this text.
+    pub(in crate::store) fn new(sql: impl Into<String>) -> Self {
+        Self { sql: sql.into(), values: Vec::new() }
+    }
+
+    /// Adds the value of the next parameter of a text that has its placeholders already.
+    pub(in crate::store) fn bind(mut self, value: impl Into<Value<'q>>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// Appends text.
+    pub(in crate::store) fn push(&mut self, sql: impl AsRef<str>) -> &mut Self {
+        self.sql.push_str(sql.as_ref());
+        self
+    }
+
+    /// Appends a placeholder and its value.
+    pub(in crate::store) fn push_bind(&mut self, value: impl Into<Value<'q>>) -> &mut Self {
+        self.values.push(value.into());
+        let _ = write!(self.sql, "${}", self.values.len());
+        self
+    }
+
+    /// Appends a placeholder with a cast around it, and its value.
+    pub(in crate::store) fn push_cast(
+        &mut self,
+        value: impl Into<Value<'q>>,
+        cast: impl FnOnce(&str) -> String,
+    ) -> &mut Self {
+        self.values.push(value.into());
+        let placeholder = format!("${}", self.values.len());
+        self.push(cast(&placeholder))
+    }
+
+    /// Appends `(…), (…)`: what `push_row` appends for each row, in parentheses.
+    pub(in crate::store) fn push_rows<T>(&mut self, rows: &'q [T], push_row: impl Fn(&mut Self, &'q T)) -> &mut Self {
+        for (index, row) in rows.iter().enumerate() {
+            self.push(if index == 0 { "(" } else { ", (" });
+            push_row(self, row);
+            self.push(")");
+        }
+        self
+    }
+
+    /// Appends `(…, …)` with a placeholder for each value.
+    pub(in crate::store) fn push_list<V: Into<Value<'q>>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
+        self.push("(");
+        for (index, value) in values.into_iter().enumerate() {
+            if index > 0 {
+                self.push(", ");
+            }
+            self.push_bind(value);
+        }
+        self.push(")")
+    }
+}
+
+/// The longest run of rows in one statement.
+const LONGEST_RUN: usize = 128;
+
+/// Cuts rows into runs whose lengths are powers of two, longest first. So there are few statements for many rows, and few
+/// different texts to prepare.
+pub(in crate::store) fn runs<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let length = LONGEST_RUN.min(1 << rows.len().checked_ilog2()?);
+        let (run, rest) = rows.split_at(length);
+        rows = rest;
+        Some(run)
+    })
+}
+
+macro_rules! values {
+    ($($from:ty => $variant:ident;)*) => {$(
+        impl<'q> From<$from> for Value<'q> {
+            fn from(value: $from) -> Self {
+                Self::$variant(Some(value.into()))
+            }
+        }
+        impl<'q> From<Option<$from>> for Value<'q> {
+            fn from(value: Option<$from>) -> Self {
+                Self::$variant(value.map(Into::into))
+            }
+        }
+    )*};
+}
+values! {
+    &'q str => Text;
+    String => Text;
+    &'q [u8] => Bytes;
+    bool => Flag;
+    i16 => Small;
+    i64 => Big;
+    Uuid => Id;
+    Timestamp => Moment;
+    &'q [String] => Texts;
+}
+
+impl<'q> From<&'q Option<String>> for Value<'q> {
+    fn from(text: &'q Option<String>) -> Self {
+        Self::Text(text.as_deref().map(Cow::Borrowed))
+    }
+}
+
+impl<'q> From<&'q String> for Value<'q> {
+    fn from(text: &'q String) -> Self {
+        Self::Text(Some(Cow::Borrowed(text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_numbered_in_the_order_of_their_values() {
+        let mut statement = Statement::new("select ").bind(1_i64);
+        statement.push_bind("a").push(", ").push_cast("b", |placeholder| format!("{placeholder}::inet"));
+        statement.push(" in ").push_list([1_i64, 2]);
+        assert_eq!(statement.sql, "select $2, $3::inet in ($4, $5)");
+        assert_eq!(statement.values.len(), 5);
+    }
+
+    #[test]
+    fn runs_are_powers_of_two_and_hold_every_row_once() {
+        for count in [0, 1, 2, 3, 31, 32, 127, 128, 129, 1000] {
+            let rows: Vec<usize> = (0..count).collect();
+            let cut: Vec<&[usize]> = runs(&rows).collect();
+            assert!(cut.iter().all(|run| run.len().is_power_of_two() && run.len() <= 128));
+            assert_eq!(cut.concat(), rows);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The shared SQL in SQLite: values, rows, and the words that PostgreSQL has otherwise. Moments are milliseconds, ids
+//! blobs of 16 bytes, lists and JSON text.
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::Timestamp;
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Row as _, Sqlite, SqliteConnection,
+    sqlite::{SqliteArguments, SqliteRow},
+    types::Json,
+};
+use uuid::Uuid;
+
+use crate::store::{
+    StoreError,
+    sql::{
+        dialect::{Dialect, SqlRow, plain_columns},
+        statement::{Statement, Value},
+    },
+};
+
+#[async_trait]
+impl Dialect for Sqlite {
+    const NOW: &'static str = "cast(round(unixepoch('subsec') * 1000) as integer)";
+
+    // A writing transaction has the whole file to itself.
+    const LOCK_R_OR_SKIP: &'static str = "";
+    const LOCK_W_SHARED: &'static str = "";
+    const LOCK_FOR_UPDATE: &'static str = "";
+
+    fn json(placeholder: &str) -> String {
+        placeholder.to_owned()
+    }
+
+    fn json_text(column: &str) -> String {
+        column.to_owned()
+    }
+
+    fn address_text(column: &str) -> String {
+        column.to_owned()
+    }
+
+    fn address(placeholder: &str) -> String {
+        placeholder.to_owned()
+    }
+
+    fn push_any<'q>(statement: &mut Statement<'q>, column: &str, ids: &'q [Uuid]) {
+        statement.push(column).push(" in ").push_list(ids.iter().copied());
+    }
+
+    async fn execute(connection: &mut SqliteConnection, statement: Statement<'_>) -> Result<u64, StoreError> {
+        let (sql, arguments) = encode(statement)?;
+        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection).await?.rows_affected())
+    }
+
+    async fn fetch_optional(
+        connection: &mut SqliteConnection,
+        statement: Statement<'_>,
+    ) -> Result<Option<SqliteRow>, StoreError> {
+        let (sql, arguments) = encode(statement)?;
+        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_optional(connection).await?)
+    }
+
+    async fn fetch_all(
+        connection: &mut SqliteConnection,
+        statement: Statement<'_>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let (sql, arguments) = encode(statement)?;
+        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await?)
+    }
+}
+
+/// The text of a statement, and its values as SQLite takes them.
+pub(super) fn encode(statement: Statement<'_>) -> Result<(String, SqliteArguments), StoreError> {
+    let mut arguments = SqliteArguments::default();
+    for value in statement.values {
+        let added = match value {
+            Value::Text(text) => arguments.add(text.map(std::borrow::Cow::into_owned)),
+            Value::Bytes(bytes) => arguments.add(bytes.map(std::borrow::Cow::into_owned)),
+            Value::Flag(flag) => arguments.add(flag),
+            Value::Small(number) => arguments.add(number),
+            Value::Big(number) => arguments.add(number),
+            Value::Id(id) => arguments.add(id),
+            Value::Ids(ids) => arguments.add(Json(ids)),
+            Value::Moment(moment) => arguments.add(moment.map(Timestamp::unix_ms)),
+            Value::Texts(texts) => arguments.add(texts.map(Json)),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    Ok((statement.sql, arguments))
+}
+
+impl SqlRow for SqliteRow {
+    plain_columns!();
+
+    fn moment(&self, column: usize) -> Result<Timestamp, StoreError> {
+        Ok(Timestamp::from_unix_ms(self.try_get(column)?))
+    }
+
+    fn moment_or_null(&self, column: usize) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_unix_ms))
+    }
+
+    fn texts(&self, column: usize) -> Result<Vec<String>, StoreError> {
+        Ok(self.try_get::<Json<Vec<String>>, _>(column)?.0)
+    }
+}
