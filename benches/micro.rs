@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use oriva_hub::{
     outbound,
     store::{
-        Audit, Lease, NewApp, NewEvent, NewWebhook, Origin, Receipt, Store, Submission, Work, postgres::PostgresStore,
+        Audit, Lease, NewApp, NewEvent, NewWebhook, Origin, PublishBatch, Store, Submission, postgres::PostgresStore,
         sqlite::SqliteStore,
     },
 };
@@ -107,10 +107,10 @@ fn submission(app: &AppId, events: usize) -> Submission {
             data: JsonObject::empty(),
             timestamp: Timestamp::now(),
         })
+        .map(Ok)
         .collect();
     let origin = Origin { actor: app.to_string(), ip: None, user_agent: None, trace: None };
-    let work = Work::Publish { events, receipt: Receipt::Batch(Vec::new()) };
-    Submission { app_id: app.clone(), origin, work, claim: None }
+    Submission::new(app, origin, PublishBatch { items: events })
 }
 
 fn stores(c: &mut Criterion) {

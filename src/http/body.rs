@@ -13,7 +13,7 @@ use oriva_hub_actors::model::{Invalid, parse_json, whole_number};
 use serde_json::{Map, Value};
 
 use super::problem::{Code, Problem};
-use crate::hub::Field;
+use crate::store::FaultyField;
 
 /// The bound on bodies, in bytes (`server.max_body_bytes`).
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +117,7 @@ fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
 /// An object being taken apart. What is not taken is unknown; what is faulty is noted, and the rest goes on.
 pub struct Fields {
     map: Map<String, Value>,
-    faults: Vec<Field>,
+    faults: Vec<FaultyField>,
 }
 
 impl Fields {
@@ -128,7 +128,7 @@ impl Fields {
 
     /// Notes that a field broke a rule.
     pub fn fault(&mut self, name: &str, rule: &str) {
-        self.faults.push(Field { name: name.to_owned(), message: format!("{name} {rule}") });
+        self.faults.push(FaultyField::new(name, rule));
     }
 
     /// Takes a field that may be absent or null.
@@ -252,7 +252,7 @@ impl Fields {
     ///
     /// # Errors
     /// Every faulty field.
-    pub fn finish(mut self) -> Result<(), Vec<Field>> {
+    pub fn finish(mut self) -> Result<(), Vec<FaultyField>> {
         for name in std::mem::take(&mut self.map).keys() {
             self.fault(name, "is not a field of this request");
         }

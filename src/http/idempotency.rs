@@ -4,7 +4,10 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, http::StatusCode
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
-use crate::hub::{Field, Idempotency, Written};
+use crate::{
+    hub::{Idempotency, Written},
+    store::FaultyField,
+};
 
 /// The key, where there is one, with what it will stand for.
 ///
@@ -29,15 +32,14 @@ fn key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     if (1..=255).contains(&bare.len()) && values.next().is_none() {
         Ok(Some(bare.to_owned()))
     } else {
-        let message = "Idempotency-Key must be 1 to 255 visible ASCII characters, and sent once".to_owned();
-        Err(Problem::invalid(vec![Field { name: "Idempotency-Key".to_owned(), message }]))
+        let rule = "must be 1 to 255 visible ASCII characters, and sent once";
+        Err(Problem::invalid(vec![FaultyField::new("Idempotency-Key", rule)]))
     }
 }
 
-/// The answer, marked where it was given before.
-pub fn answer(status: StatusCode, written: &Written) -> HttpResponseBuilder {
+/// An answer with this status, marked if an earlier request got it first.
+pub fn answer<T>(status: StatusCode, written: &Written<T>) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
-    response.content_type("application/json");
     if written.replayed {
         response.insert_header(("idempotency-replayed", "true"));
     }

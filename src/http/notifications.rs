@@ -21,8 +21,8 @@ use super::{
     users::notifications::status,
 };
 use crate::{
-    hub::{Field, Hub, NotificationWithApp},
-    store::{Change, Content, NotificationRecord, NotificationState, Status},
+    hub::{Hub, NotificationWithApp},
+    store::{Change, Content, FaultyField, NotificationRecord, NotificationState, Status},
 };
 
 /// A notification as feeds show it.
@@ -165,7 +165,7 @@ impl Asked {
         Self::parse(map).map_err(Problem::invalid)
     }
 
-    fn parse(map: Map<String, Value>) -> Result<Self, Vec<Field>> {
+    fn parse(map: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
         let mut fields = Fields::new(map);
         let status = fields.required("status", status);
         let dismissed_from = fields.optional("dismissed_from", text(1..=255));

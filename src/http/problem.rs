@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use super::context;
 use crate::{
     auth::AuthError,
-    hub::{Field, HubError},
+    hub::HubError,
     limits::RateLimited,
-    store::StoreError,
+    store::{FaultyField, ItemError, StoreError},
 };
 
 /// Where the codes' pages stand.
@@ -85,7 +85,7 @@ impl Code {
 pub struct Problem {
     pub code: Code,
     pub detail: String,
-    pub fields: Vec<Field>,
+    pub fields: Vec<FaultyField>,
     /// Seconds.
     pub retry_after: Option<u64>,
     /// The methods that a 405 allows.
@@ -102,9 +102,9 @@ impl Problem {
 
     /// All faulty fields at once.
     #[must_use]
-    pub fn invalid(fields: Vec<Field>) -> Self {
-        let detail = fields.iter().map(|field| field.message.as_str()).collect::<Vec<_>>().join("; ");
-        Self { fields, ..Self::new(Code::ValidationFailed, detail) }
+    pub fn invalid(fields: Vec<FaultyField>) -> Self {
+        let ItemError { error, details, .. } = ItemError::invalid(fields);
+        Self { fields: details, ..Self::new(Code::ValidationFailed, error) }
     }
 
     #[must_use]
@@ -123,13 +123,11 @@ impl Problem {
         Self::new(Code::NotFound, format!("there is nothing at this address: {name} {rule}"))
     }
 
-    /// With the notification whose external id it is.
+    /// `owner` is the notification that has the external id.
     #[must_use]
     pub fn duplicate_external_id(owner: NotificationId) -> Self {
-        let message = "external_id is that of another notification of this app".to_owned();
-        let detail = message.clone();
-        let field = Field { name: "external_id".to_owned(), message };
-        Self { fields: vec![field], owner: Some(owner), ..Self::new(Code::DuplicateExternalId, detail) }
+        let ItemError { error, details, .. } = ItemError::duplicate_external_id(owner);
+        Self { fields: details, owner: Some(owner), ..Self::new(Code::DuplicateExternalId, error) }
     }
 
     #[must_use]
@@ -144,14 +142,6 @@ impl Problem {
         Self::new(Code::Internal, "the hub failed; its log has the cause under this request id")
     }
 
-    /// The body, as it is sent in a batch for one item.
-    #[must_use]
-    pub fn item(&self) -> String {
-        let (error, code, notification_id) = (&*self.detail, self.code, self.owner);
-        let item = ItemError { error, code, details: self.details(), notification_id };
-        serde_json::to_string(&item).unwrap_or_default()
-    }
-
     /// The body.
     #[must_use]
     pub fn body(&self) -> String {
@@ -163,15 +153,11 @@ impl Problem {
             detail: &self.detail,
             error: &self.detail,
             code: self.code,
-            details: self.details(),
+            details: &self.fields,
             request_id: context::request_id(),
             notification_id: self.owner,
         };
         serde_json::to_string(&body).unwrap_or_default()
-    }
-
-    fn details(&self) -> Vec<Detail<'_>> {
-        self.fields.iter().map(|field| Detail { field: &field.name, message: &field.message }).collect()
     }
 }
 
@@ -187,32 +173,12 @@ pub struct ProblemBody<'a> {
     error: &'a str,
     code: Code,
     /// All faulty fields.
-    details: Vec<Detail<'a>>,
+    details: &'a [FaultyField],
     request_id: String,
     /// The notification whose external id it is, where `code` is `duplicate_external_id`.
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     notification_id: Option<NotificationId>,
-}
-
-/// An item of a batch that was refused.
-#[derive(Serialize, ToSchema)]
-pub struct ItemError<'a> {
-    error: &'a str,
-    code: Code,
-    details: Vec<Detail<'a>>,
-    /// The notification whose external id it is, where `code` is `duplicate_external_id`.
-    #[schema(nullable = false)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    notification_id: Option<NotificationId>,
-}
-
-/// A faulty field.
-#[derive(Serialize, ToSchema)]
-#[schema(as = FaultyField)]
-struct Detail<'a> {
-    field: &'a str,
-    message: &'a str,
 }
 
 impl ResponseError for Problem {
@@ -239,7 +205,6 @@ impl ResponseError for Problem {
 impl From<HubError> for Problem {
     fn from(error: HubError) -> Self {
         match error {
-            HubError::Invalid(fields) => Self::invalid(fields),
             HubError::NotFound => Self::not_found(),
             HubError::Forbidden => {
                 Self::new(Code::Forbidden, "this credential does not open that: it is another app's or user's")

@@ -14,7 +14,6 @@ use tokio::sync::Notify;
 use super::{
     apps_store::Apps,
     counts::CountCache,
-    in_flight_keys::InFlightKeys,
     next_expiry::NextExpiry,
     peers::{Cluster, Peers},
     webhook_services::WebhookServices,
@@ -53,7 +52,6 @@ pub struct Hub {
     limits: Limits,
     pub(super) writer: Writer,
     pub(super) online: Realtime,
-    pub(super) in_flight_keys: InFlightKeys,
     pub(super) counts: CountCache,
     pub(super) next_expiry: Arc<NextExpiry>,
     pub(super) webhooks: WebhookServices,
@@ -87,7 +85,6 @@ impl Hub {
             limits,
             writer,
             online,
-            in_flight_keys: InFlightKeys::default(),
             counts: CountCache::default(),
             next_expiry: Arc::default(),
             webhooks,

@@ -4,20 +4,10 @@ use std::sync::Arc;
 
 use oriva_hub_actors::model::NotificationId;
 
-use crate::store::{InvalidTransition, StoreError};
-
-/// A field that broke its rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Field {
-    pub name: String,
-    /// A sentence that begins with the field's name.
-    pub message: String,
-}
+use crate::store::{ChangeError, InvalidTransition, StoreError};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HubError {
-    #[error("invalid input")]
-    Invalid(Vec<Field>),
     #[error("no such thing")]
     NotFound,
     /// It is there, but not the caller's.
@@ -38,6 +28,16 @@ pub enum HubError {
     Overloaded,
     #[error("store failed")]
     Store(#[source] Arc<StoreError>),
+}
+
+impl From<ChangeError> for HubError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotFound => Self::NotFound,
+            ChangeError::NotInScope => Self::Forbidden,
+            ChangeError::Invalid(error) => Self::InvalidTransition(error),
+        }
+    }
 }
 
 impl From<StoreError> for HubError {

@@ -7,17 +7,14 @@ use super::{
 };
 use crate::{
     auth::KeyHolder,
-    store::{EventFilter, EventPage, NewEvent, Origin, Receipt, TOTAL_CAP, Work},
+    store::{
+        BatchItem, EventFilter, EventPage, EventReceipt, EventReceipts, NewEvent, Origin, Publish, PublishBatch,
+        TOTAL_CAP,
+    },
 };
 
-/// Events of one batch.
+/// Greatest number of items in a batch request.
 pub const MAX_BATCH: usize = 1000;
-/// An item of a batch: an event, or its error as JSON.
-#[derive(Debug)]
-pub enum BatchItem {
-    Good(Box<NewEvent>),
-    Bad(String),
-}
 
 /// A page of events and what is said beside it.
 #[derive(Debug)]
@@ -39,35 +36,24 @@ impl Hub {
         event: NewEvent,
         origin: Origin,
         idempotency: Option<Idempotency>,
-    ) -> Result<Written, HubError> {
-        let work = Work::Publish { events: vec![event], receipt: Receipt::One };
-        self.write(&caller.app.id, origin, work, idempotency).await
+    ) -> Result<Written<EventReceipt>, HubError> {
+        let publish = Publish { event };
+        Written::from_once(self.writer.write_once(&caller.app.id, origin, publish, idempotency).await?)
     }
 
-    /// Publishes the good items of a batch in one transaction.
+    /// Publishes the valid items of a batch in one transaction.
     ///
     /// # Errors
     /// As [`Hub::publish`].
     pub async fn publish_batch(
         &self,
         caller: &KeyHolder,
-        items: Vec<BatchItem>,
+        items: Vec<BatchItem<NewEvent>>,
         origin: Origin,
         idempotency: Option<Idempotency>,
-    ) -> Result<Written, HubError> {
-        let mut events = Vec::with_capacity(items.len());
-        let mut slots = Vec::with_capacity(items.len());
-        for item in items {
-            match item {
-                BatchItem::Good(event) => {
-                    events.push(*event);
-                    slots.push(None);
-                }
-                BatchItem::Bad(error) => slots.push(Some(error)),
-            }
-        }
-        let work = Work::Publish { events, receipt: Receipt::Batch(slots) };
-        self.write(&caller.app.id, origin, work, idempotency).await
+    ) -> Result<Written<EventReceipts>, HubError> {
+        let publish = PublishBatch { items };
+        Written::from_once(self.writer.write_once(&caller.app.id, origin, publish, idempotency).await?)
     }
 
     /// An app's own events, newest first.

@@ -12,8 +12,9 @@ use super::{
 use crate::{
     auth::KeyHolder,
     store::{
-        AccessScope, App, Appended, Change, ChangeError, Creation, FeedFilter, Lookup, NewNotification, Notification,
-        NotificationRecord, Origin, Outcome, ReadAll, Status, Submission, TOTAL_CAP, Work,
+        AccessScope, App, BatchItem, Change, Create, CreateBatch, Delete, DuplicateExternalId, Expire, FeedFilter,
+        Lookup, NewNotification, Notification, NotificationReceipt, NotificationReceipts, NotificationRecord, Origin,
+        Progress, ReadAll, Status, TOTAL_CAP,
     },
 };
 
@@ -46,24 +47,48 @@ pub struct Counts {
 }
 
 impl Hub {
-    /// Creates notifications: content, state and event of each in one transaction.
+    /// Creates a notification: its content, its state and its event in one transaction.
     ///
     /// # Errors
-    /// [`HubError::DuplicateExternalId`] where a single one's external id is taken, and as [`Hub::publish`].
+    /// [`HubError::DuplicateExternalId`] where its external id is taken, and as [`Hub::publish`].
+    pub async fn create_notification(
+        &self,
+        caller: &KeyHolder,
+        notification: NewNotification,
+        origin: Origin,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Written<NotificationReceipt>, HubError> {
+        let expires_at = notification.content.expires_at;
+        let create = Create { from_platform: caller.app.is_platform, notification };
+        let created = self.writer.write_once(&caller.app.id, origin, create, idempotency).await?;
+        let written =
+            Written::from_once(created.map_err(|DuplicateExternalId(owner)| HubError::DuplicateExternalId(owner))?)?;
+        self.bring_expiry_forward(expires_at);
+        Ok(written)
+    }
+
+    /// Creates the valid notifications of a batch in one transaction.
+    ///
+    /// # Errors
+    /// As [`Hub::publish`].
     pub async fn create_notifications(
         &self,
         caller: &KeyHolder,
-        creation: Creation,
+        items: Vec<BatchItem<NewNotification>>,
         origin: Origin,
         idempotency: Option<Idempotency>,
-    ) -> Result<Written, HubError> {
-        let first_over =
-            creation.slots.iter().flatten().filter_map(|new: &NewNotification| new.content.expires_at).min();
-        let written = self.write(&caller.app.id, origin, Work::Create(creation), idempotency).await?;
-        if let Some(moment) = first_over {
+    ) -> Result<Written<NotificationReceipts>, HubError> {
+        let first_expiry = items.iter().flatten().filter_map(|new| new.content.expires_at).min();
+        let create = CreateBatch { from_platform: caller.app.is_platform, items };
+        let written = Written::from_once(self.writer.write_once(&caller.app.id, origin, create, idempotency).await?)?;
+        self.bring_expiry_forward(first_expiry);
+        Ok(written)
+    }
+
+    fn bring_expiry_forward(&self, expires_at: Option<Timestamp>) {
+        if let Some(moment) = expires_at {
             self.next_expiry.bring_forward(moment);
         }
-        Ok(written)
     }
 
     /// Changes how a notification stands. The same again changes nothing and is no error.
@@ -76,10 +101,7 @@ impl Hub {
         change: Change,
         origin: Origin,
     ) -> Result<NotificationRecord, HubError> {
-        match self.submit(caller, origin, Work::Change(change)).await?.outcome {
-            Outcome::Changed(record) => Ok(*record),
-            outcome => Err(refused(&outcome)),
-        }
+        self.writer.write(caller, origin, change).await?.map(|record| *record).map_err(HubError::from)
     }
 
     /// Deletes a notification of the caller's.
@@ -92,11 +114,8 @@ impl Hub {
         id: NotificationId,
         origin: Origin,
     ) -> Result<(), HubError> {
-        let work = Work::Delete { id, owner: caller.app.id.clone() };
-        match self.submit(&caller.app.id, origin, work).await?.outcome {
-            Outcome::Done(_) => Ok(()),
-            outcome => Err(refused(&outcome)),
-        }
+        let delete = Delete { id, owner: caller.app.id.clone() };
+        self.writer.write(&caller.app.id, origin, delete).await?.map_err(HubError::from)
     }
 
     /// Has a user's unread notifications become read, so many at a time; how many did.
@@ -115,30 +134,21 @@ impl Hub {
         let before = Some(before.unwrap_or_else(|| Timestamp::from_unix_ms(Timestamp::now().unix_ms() + 1)));
         let mut updated = 0;
         loop {
-            let work = Work::ReadAll(ReadAll { user: user.clone(), app: app.clone(), before, limit: READ_AT_ONCE });
-            let Outcome::Done(count) = self.submit(caller, origin.clone(), work).await?.outcome else {
-                return Ok(updated);
-            };
-            updated += count;
-            if count < u64::from(READ_AT_ONCE) {
+            let read_all = ReadAll { user: user.clone(), app: app.clone(), before, limit: READ_AT_ONCE };
+            let progress = self.writer.write(caller, origin.clone(), read_all).await?;
+            updated += progress.changed;
+            if progress.is_complete {
                 return Ok(updated);
             }
         }
     }
 
-    /// Ends what is over, at most `limit`; how many.
+    /// Expires at most `limit` notifications whose `expires_at` has passed.
     ///
     /// # Errors
     /// Where the store fails.
-    pub async fn expire_notifications(&self, limit: u32) -> Result<u64, HubError> {
-        match self.writer.write(Submission::expiry(Timestamp::now(), limit)).await?.outcome {
-            Outcome::Done(count) => Ok(count),
-            _ => Ok(0),
-        }
-    }
-
-    async fn submit(&self, app: &AppId, origin: Origin, work: Work) -> Result<Appended, HubError> {
-        self.writer.write(Submission { app_id: app.clone(), origin, work, claim: None }).await
+    pub async fn expire_notifications(&self, limit: u32) -> Result<Progress, HubError> {
+        self.writer.write(&AppId::hub(), Origin::hub(), Expire { until: Timestamp::now(), limit }).await
     }
 
     /// One notification.
@@ -191,13 +201,5 @@ impl Hub {
     async fn with_app(&self, notification: Notification) -> Result<NotificationWithApp, HubError> {
         let app = self.auth.app(&notification.app_id).await?;
         Ok(NotificationWithApp { notification, app })
-    }
-}
-
-fn refused(outcome: &Outcome) -> HubError {
-    match outcome {
-        Outcome::Rejected(ChangeError::NotInScope) => HubError::Forbidden,
-        Outcome::Rejected(ChangeError::Invalid(error)) => HubError::InvalidTransition(*error),
-        _ => HubError::NotFound,
     }
 }

@@ -5,20 +5,21 @@ use std::{sync::Arc, time::Instant};
 
 use oriva_hub_actors::{
     Realtime, Tasks, Webhooks, metric_names,
+    model::AppId,
     protocol::PublishedEvent,
     traces::{Span, SpanKind},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::error::HubError;
-use crate::store::{Appended, Store, StoreError, Submission, within_deadline};
+use super::{error::HubError, idempotency::Idempotency, in_flight_keys::InFlightKeys};
+use crate::store::{Appended, Operation, Origin, Store, StoreError, Submission, within_deadline};
 
 /// Events that may wait, those being written included; past that a request is told to come back.
 const WAITING_EVENTS: usize = 16 * 1024;
 /// Events of one transaction; a single batch request may be as large.
 const TRANSACTION_EVENTS: usize = 1000;
 
-/// How often a submission that another transaction stood in the way of is tried again.
+/// How often a submission is tried again that conflicts with another node's transaction.
 const REPEATS: usize = 3;
 
 struct Job {
@@ -33,6 +34,8 @@ pub struct Writer {
     queue: mpsc::UnboundedSender<Job>,
     /// Bounds the queue by events, not by requests.
     room: Arc<Semaphore>,
+    /// Idempotency keys whose first request is being written.
+    in_flight: Arc<InFlightKeys>,
 }
 
 impl Writer {
@@ -49,7 +52,7 @@ impl Writer {
             };
             tasks.keep_running("writer", build).await;
         });
-        Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)) }
+        Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)), in_flight: Arc::default() }
     }
 
     /// Events that wait to be written.
@@ -58,12 +61,35 @@ impl Writer {
         WAITING_EVENTS - self.room.available_permits()
     }
 
-    /// Writes a submission; when it returns, the outcome is durable, and who is online was told.
+    /// Writes an operation. When it returns, the outcome is durable, and the users who are online have the events.
     ///
     /// # Errors
-    /// [`HubError::Overloaded`] where too much waits already or the database is away. Where it went away in the
-    /// middle of a commit the submission may be written all the same: an idempotency key tells.
-    pub async fn write(&self, mut submission: Submission) -> Result<Appended, HubError> {
+    /// [`HubError::Overloaded`] where too much waits already, or the database is away. If the connection broke during the
+    /// commit, the operation may have been written all the same: a repeat under an idempotency key finds out.
+    pub async fn write<O: Operation>(&self, app: &AppId, origin: Origin, operation: O) -> Result<O::Outcome, HubError> {
+        self.write_submission::<O>(Submission::new(app, origin, operation)).await
+    }
+
+    /// Writes an operation once for its idempotency key.
+    ///
+    /// # Errors
+    /// [`HubError::Conflict`] while another request under the same key is being written, and as [`Writer::write`].
+    pub async fn write_once<O: Operation>(
+        &self,
+        app: &AppId,
+        origin: Origin,
+        operation: O,
+        idempotency: Option<Idempotency>,
+    ) -> Result<O::Outcome, HubError> {
+        let Some(idempotency) = idempotency else { return self.write(app, origin, operation).await };
+        let in_flight = self.in_flight.begin(app, &idempotency.key);
+        let _in_flight = in_flight
+            .ok_or_else(|| HubError::Conflict("a request with this Idempotency-Key is being worked on".to_owned()))?;
+        let claim = Some(idempotency.into_claim());
+        self.write_submission::<O>(Submission { claim, ..Submission::new(app, origin, operation) }).await
+    }
+
+    async fn write_submission<O: Operation>(&self, mut submission: Submission) -> Result<O::Outcome, HubError> {
         let mut span = Span::begin("transaction", SpanKind::Internal, submission.origin.trace);
         submission.origin.trace = span.context();
         let written = self.submit(submission).await;
@@ -72,7 +98,10 @@ impl Writer {
         {
             span.failed(error.to_string());
         }
-        written
+        let appended = written?;
+        tracing::debug!(events = appended.events.len(), "written");
+        // The store answers each operation with its own outcome.
+        O::outcome(appended.outcome).ok_or(HubError::Overloaded)
     }
 
     async fn submit(&self, submission: Submission) -> Result<Appended, HubError> {

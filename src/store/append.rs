@@ -1,98 +1,154 @@
-//! What may be written: whole operations, each with its state, its events and its answer, all of it or nothing.
+//! What can be written: operations, each with one outcome. An operation changes its rows, and appends the events that
+//! tell of the change, in one transaction.
 
 use std::{net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::{
-    model::{
-        AppId, Category, EventId, EventType, JsonObject, NotificationId, Timestamp, TraceParent, UserId, WebhookId,
-    },
+    model::{AppId, NotificationId, Timestamp, TraceParent, UserId, WebhookId},
     protocol::PublishedEvent,
 };
 
-use super::notification::{Change, ChangeError, NewNotification, NotificationRecord};
-
-/// A validated event that is not yet stored.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    pub id: EventId,
-    pub app_id: AppId,
-    pub from_platform: bool,
-    /// `None` in a broadcast.
-    pub user_id: Option<UserId>,
-    pub category: Category,
-    pub event_type: EventType,
-    pub entity_type: String,
-    pub entity_id: String,
-    pub data: JsonObject,
-    pub timestamp: Timestamp,
-}
+use super::{
+    event::NewEvent,
+    notification::{Change, ChangeError, NewNotification, NotificationRecord},
+    receipts::{BatchItem, EventReceipt, EventReceipts, NotificationReceipt, NotificationReceipts},
+};
 
 /// Where a request came from.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// Who an audit row names: an app's id, `user:` and a user's id, or `hub`.
+    /// The actor that audit rows name: an app's id, `user:` and a user's id, or `hub`.
     pub actor: String,
     pub ip: Option<IpAddr>,
     pub user_agent: Option<Arc<str>>,
-    /// What it is part of, where that is traced.
+    /// The trace that the request is part of, if any.
     pub trace: Option<TraceParent>,
 }
 
-/// What one request wants written, all of it or nothing.
+/// One request to write. It is written whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Submission {
-    /// Whose request it is: the claim's key is this app's own.
+    /// The app that asks. Idempotency keys are unique within an app.
     pub app_id: AppId,
     pub origin: Origin,
     pub work: Work,
     pub claim: Option<IdempotencyClaim>,
 }
 
-/// An operation.
+/// An operation to be written. [`Operation`] ties each one to its outcome.
 #[derive(Debug, Clone)]
 pub enum Work {
-    Publish {
-        events: Vec<NewEvent>,
-        receipt: Receipt,
-    },
-    Create(Creation),
+    Publish(Publish),
+    PublishBatch(PublishBatch),
+    Create(Create),
+    CreateBatch(CreateBatch),
     Change(Change),
-    /// By the app that owns it.
-    Delete {
-        id: NotificationId,
-        owner: AppId,
-    },
+    Delete(Delete),
     ReadAll(ReadAll),
-    /// Ends at most `limit` notifications whose time was over at `until`.
-    Expire {
-        until: Timestamp,
-        limit: u32,
-    },
+    Expire(Expire),
 }
 
-/// Notifications to be created by one app.
+/// What became of an operation: the variant of the same name.
 #[derive(Debug, Clone)]
-pub struct Creation {
-    pub from_platform: bool,
-    /// The items of the request: a notification, or its error as JSON.
-    pub slots: Vec<Result<NewNotification, String>>,
-    pub is_batch: bool,
-    /// The error, as JSON, of an item of a batch whose external id is another notification's.
-    pub duplicate: fn(NotificationId) -> String,
+pub enum Outcome {
+    Publish(Once<EventReceipt>),
+    PublishBatch(Once<EventReceipts>),
+    Create(Result<Once<NotificationReceipt>, DuplicateExternalId>),
+    CreateBatch(Once<NotificationReceipts>),
+    Change(Result<Box<NotificationRecord>, ChangeError>),
+    Delete(Result<(), ChangeError>),
+    ReadAll(Progress),
+    Expire(Progress),
 }
 
-/// At most `limit` of a user's unread notifications become read.
+/// An operation and the type of its outcome.
+pub trait Operation: Send + 'static {
+    type Outcome: Send;
+
+    fn into_work(self) -> Work;
+
+    /// The outcome of this operation. `None` if it is another operation's.
+    fn outcome(outcome: Outcome) -> Option<Self::Outcome>;
+}
+
+macro_rules! operations {
+    ($($operation:ident => $outcome:ty;)*) => {$(
+        impl Operation for $operation {
+            type Outcome = $outcome;
+
+            fn into_work(self) -> Work {
+                Work::$operation(self)
+            }
+
+            fn outcome(outcome: Outcome) -> Option<Self::Outcome> {
+                if let Outcome::$operation(outcome) = outcome { Some(outcome) } else { None }
+            }
+        }
+    )*};
+}
+operations! {
+    Publish => Once<EventReceipt>;
+    PublishBatch => Once<EventReceipts>;
+    Create => Result<Once<NotificationReceipt>, DuplicateExternalId>;
+    CreateBatch => Once<NotificationReceipts>;
+    Change => Result<Box<NotificationRecord>, ChangeError>;
+    Delete => Result<(), ChangeError>;
+    ReadAll => Progress;
+    Expire => Progress;
+}
+
+/// Publishes one event.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    pub event: NewEvent,
+}
+
+/// Publishes the valid events of a batch.
+#[derive(Debug, Clone)]
+pub struct PublishBatch {
+    pub items: Vec<BatchItem<NewEvent>>,
+}
+
+/// Creates one notification.
+#[derive(Debug, Clone)]
+pub struct Create {
+    pub from_platform: bool,
+    pub notification: NewNotification,
+}
+
+/// Creates the valid notifications of a batch.
+#[derive(Debug, Clone)]
+pub struct CreateBatch {
+    pub from_platform: bool,
+    pub items: Vec<BatchItem<NewNotification>>,
+}
+
+/// Deletes a notification for the app that owns it.
+#[derive(Debug, Clone)]
+pub struct Delete {
+    pub id: NotificationId,
+    pub owner: AppId,
+}
+
+/// Marks at most `limit` of a user's unread notifications as read.
 #[derive(Debug, Clone)]
 pub struct ReadAll {
     pub user: UserId,
-    /// Those of this app alone.
+    /// Only those of this app.
     pub app: Option<AppId>,
-    /// Those created before this moment alone.
+    /// Only those created before this moment.
     pub before: Option<Timestamp>,
     pub limit: u32,
 }
 
-/// An `Idempotency-Key` and what it stands for (contract §4).
+/// Expires at most `limit` notifications whose `expires_at` is `until` or earlier.
+#[derive(Debug, Clone)]
+pub struct Expire {
+    pub until: Timestamp,
+    pub limit: u32,
+}
+
+/// An `Idempotency-Key` and the request that it stands for (contract §4).
 #[derive(Debug, Clone)]
 pub struct IdempotencyClaim {
     pub key: String,
@@ -101,15 +157,30 @@ pub struct IdempotencyClaim {
     pub expires_at: Timestamp,
 }
 
-/// The shape of an answer to a publisher, so that a store can keep it in the transaction that makes it true.
-#[derive(Debug, Clone)]
-pub enum Receipt {
-    One,
-    /// One slot an item of the batch: `None` for an event that is written, or the item's error as JSON.
-    Batch(Vec<Option<String>>),
+/// The outcome of an operation that is done once for its idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Once<T> {
+    Done(T),
+    /// An earlier request under this key did it, with this result.
+    Replayed(T),
+    /// An earlier request under this key had another route or body.
+    Mismatch,
 }
 
-/// What became of a submission, and the events that tell of it.
+/// The external id of a new notification belongs to this one already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DuplicateExternalId(pub NotificationId);
+
+/// The outcome of an operation over many notifications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Number of notifications changed.
+    pub changed: u64,
+    /// False if the limit was reached, so more may be left.
+    pub is_complete: bool,
+}
+
+/// What one submission wrote.
 #[derive(Debug, Clone)]
 pub struct Appended {
     pub events: Vec<Arc<PublishedEvent>>,
@@ -118,62 +189,44 @@ pub struct Appended {
     pub outcome: Outcome,
 }
 
-#[derive(Debug, Clone)]
-pub enum Outcome {
-    /// Published or created. The answer is a JSON text.
-    Written {
-        answer: String,
-    },
-    /// The key was claimed by an earlier request with the same content, which was answered so.
-    Replayed {
-        answer: String,
-    },
-    /// The key was claimed by an earlier request with other content.
-    Mismatch,
-    /// The one notification to be created has an external id that is this one's already.
-    Duplicate(NotificationId),
-    /// How a notification stands, changed or not.
-    Changed(Box<NotificationRecord>),
-    /// So many were changed, or deleted.
-    Done(u64),
-    Rejected(ChangeError),
+impl Origin {
+    /// The hub itself: nobody asked.
+    #[must_use]
+    pub fn hub() -> Self {
+        Self { actor: "hub".to_owned(), ip: None, user_agent: None, trace: None }
+    }
 }
 
 impl Submission {
-    /// The hub's own: at most `limit` notifications whose time was over at `until` end.
+    /// An operation that takes no idempotency key.
     #[must_use]
-    pub fn expiry(until: Timestamp, limit: u32) -> Self {
-        Self {
-            app_id: AppId::hub(),
-            origin: Origin { actor: "hub".to_owned(), ip: None, user_agent: None, trace: None },
-            work: Work::Expire { until, limit },
-            claim: None,
-        }
+    pub fn new(app: &AppId, origin: Origin, operation: impl Operation) -> Self {
+        Self { app_id: app.clone(), origin, work: operation.into_work(), claim: None }
     }
 }
 
 impl Work {
-    /// Events that it may write at most: what the writer's bounds count.
+    /// The greatest number of events that this may append. The writer bounds its queue and its transactions by it.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {
-            Self::Publish { events, .. } => events.len(),
-            Self::Create(creation) => creation.slots.len(),
-            Self::Change(_) | Self::Delete { .. } => 1,
-            Self::ReadAll(ReadAll { limit, .. }) | Self::Expire { limit, .. } => *limit as usize,
+            Self::PublishBatch(PublishBatch { items }) => items.len(),
+            Self::CreateBatch(CreateBatch { items, .. }) => items.len(),
+            Self::Publish(_) | Self::Create(_) | Self::Change(_) | Self::Delete(_) => 1,
+            Self::ReadAll(ReadAll { limit, .. }) | Self::Expire(Expire { limit, .. }) => *limit as usize,
         }
     }
 
-    /// The order of work within a transaction, the same on every node, so that nodes lock in the same order; and the
-    /// order of the events. Changes before expiries: a dismissal beats an expiry at the same moment.
+    /// The order of operations within a transaction. It decides which of two changes to one notification comes first:
+    /// a dismissal wins over an expiry at the same moment.
     pub(super) fn rank(&self) -> u8 {
         match self {
-            Self::Publish { .. } => 0,
-            Self::Create(_) => 1,
+            Self::Publish(_) | Self::PublishBatch(_) => 0,
+            Self::Create(_) | Self::CreateBatch(_) => 1,
             Self::Change(_) => 2,
-            Self::Delete { .. } => 3,
+            Self::Delete(_) => 3,
             Self::ReadAll(_) => 4,
-            Self::Expire { .. } => 5,
+            Self::Expire(_) => 5,
         }
     }
 }

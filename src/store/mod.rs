@@ -4,9 +4,11 @@
 mod append;
 mod audit;
 mod batch;
+mod event;
 mod model;
 mod notification;
 pub mod postgres;
+mod receipts;
 mod retention;
 mod sql;
 pub mod sqlite;
@@ -26,12 +28,20 @@ use oriva_hub_actors::{
 
 use uuid::Uuid;
 
-pub use append::{Appended, Creation, IdempotencyClaim, NewEvent, Origin, Outcome, ReadAll, Receipt, Submission, Work};
+pub use append::{
+    Appended, Create, CreateBatch, Delete, DuplicateExternalId, Expire, IdempotencyClaim, Once, Operation, Origin,
+    Outcome, Progress, Publish, PublishBatch, ReadAll, Submission, Work,
+};
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
+pub use event::NewEvent;
 pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey};
 pub use notification::{
     AccessScope, Change, ChangeError, Content, DeliveryReceipt, FeedFilter, FeedPage, FeedPosition, Lookup,
     NewNotification, Notification, NotificationRecord, NotificationState, Priority,
+};
+pub use receipts::{
+    BatchItem, EventReceipt, EventReceipts, EventResult, FaultyField, ItemError, ItemErrorCode, NotificationReceipt,
+    NotificationReceipts, NotificationResult,
 };
 pub use retention::{ArchiveTable, Export, Range, RetentionClass, RetentionStore, Step};
 pub use status::{InvalidTransition, Status};

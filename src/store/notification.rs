@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{
-    append::NewEvent,
+    event::NewEvent,
     status::{InvalidTransition, Status},
 };
 

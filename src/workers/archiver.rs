@@ -6,14 +6,20 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{Days, NaiveTime, Utc};
-use oriva_hub_actors::{metric_names, model::Timestamp};
+use oriva_hub_actors::{
+    metric_names,
+    model::{AppId, Timestamp},
+};
 
 use super::{Progress, Worker, WorkerError};
 use crate::{
     archive::{ArchiveError, ObjectArchive},
     config::Retention,
     hub::NextExpiry,
-    store::{ArchiveTable, Outcome, Range, RetentionClass, Step, Store, StoreError, Submission, within_deadline},
+    store::{
+        ArchiveTable, Expire, Operation as _, Origin, Range, RetentionClass, Step, Store, StoreError, Submission,
+        within_deadline,
+    },
 };
 
 /// Rows of one transaction: no long lock.
@@ -105,11 +111,11 @@ impl Archiver {
 
     async fn end_what_is_due(&self) -> Result<(), StoreError> {
         loop {
-            let ending = Submission::expiry(Timestamp::now(), CHUNK);
-            let ended = within_deadline(&*self.store, self.store.append(std::slice::from_ref(&ending))).await?;
-            let is_last =
-                ended.iter().all(|one| !matches!(one.outcome, Outcome::Done(count) if count == u64::from(CHUNK)));
-            if is_last {
+            let expire = Expire { until: Timestamp::now(), limit: CHUNK };
+            let submission = Submission::new(&AppId::hub(), Origin::hub(), expire);
+            let appended = within_deadline(&*self.store, self.store.append(std::slice::from_ref(&submission))).await?;
+            let outcome = appended.into_iter().find_map(|one| Expire::outcome(one.outcome));
+            if outcome.is_none_or(|progress| progress.is_complete) {
                 return Ok(());
             }
         }

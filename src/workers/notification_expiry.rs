@@ -44,18 +44,18 @@ impl Worker for NotificationExpiry {
     }
 
     async fn run_once(&mut self) -> Result<Progress, WorkerError> {
-        let ended = match self.hub.expire_notifications(self.batch).await {
-            Ok(ended) => ended,
+        let expired = match self.hub.expire_notifications(self.batch).await {
+            Ok(expired) => expired,
             // The rows stay due.
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "notifications not ended");
                 return Err(WorkerError::Logged { retry_in: AFTER_FAILURE });
             }
         };
-        if ended > 0 {
-            tracing::info!(count = ended, "notifications expired");
+        if expired.changed > 0 {
+            tracing::info!(count = expired.changed, "notifications expired");
         }
-        if ended == u64::from(self.batch) {
+        if !expired.is_complete {
             return Ok(Progress::More);
         }
         let now = Timestamp::now();

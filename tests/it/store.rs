@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oriva_hub::store::{
-    AppChange, Audit, EventFilter, IdempotencyClaim, NewApp, NewEvent, NewKey, Origin, Outcome, Receipt, Store,
-    StoreError, Submission, Work,
+    AppChange, Audit, EventFilter, IdempotencyClaim, NewApp, NewEvent, NewKey, Once, Origin, Outcome, PublishBatch,
+    Store, StoreError, Submission,
 };
 use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
@@ -73,14 +73,14 @@ fn event(user: Option<&str>, entity_id: &str) -> NewEvent {
 
 fn submission(app: &str, events: Vec<NewEvent>) -> Submission {
     let app_id = app_id(app);
-    let events = events.into_iter().map(|event| NewEvent { app_id: app_id.clone(), ..event }).collect();
     let origin = Origin {
         actor: app.to_owned(),
         ip: Some("10.1.2.3".parse().unwrap()),
         user_agent: Some("test/1".into()),
         trace: None,
     };
-    Submission { app_id, origin, work: Work::Publish { events, receipt: Receipt::One }, claim: None }
+    let items = events.into_iter().map(|event| Ok(NewEvent { app_id: app_id.clone(), ..event })).collect();
+    Submission::new(&app_id, origin, PublishBatch { items })
 }
 
 fn claimed(app: &str, key: &str, hash: u8, expires_at: Timestamp) -> Submission {
@@ -155,14 +155,16 @@ async fn a_claimed_key_answers_again_and_other_content_is_a_mismatch(backend: Ba
     let (_database, store) = store_with(backend, &["a", "b"]).await;
     let later = Timestamp::parse("2999-01-01T00:00:00Z").unwrap();
     let first = store.append(&[claimed("a", "k", 1, later)]).await.unwrap();
-    let Outcome::Written { answer } = &first[0].outcome else { panic!("{first:?}") };
+    let Outcome::PublishBatch(Once::Done(receipts)) = &first[0].outcome else { panic!("{first:?}") };
     let again =
         store.append(&[claimed("a", "k", 1, later), claimed("a", "k", 2, later), claimed("b", "k", 2, later)]).await;
     // The same key twice in one batch is the hub's to prevent; here it is two outcomes of one earlier claim.
     let again = again.unwrap();
-    assert!(matches!(&again[0].outcome, Outcome::Replayed { answer: same } if same == answer), "{again:?}");
-    assert!(matches!(&again[1].outcome, Outcome::Mismatch), "{again:?}");
-    assert!(matches!(&again[2].outcome, Outcome::Written { .. }), "another app's key is another key: {again:?}");
+    let is_same = |once: &Once<_>| matches!(once, Once::Replayed(same) if same == receipts);
+    assert!(matches!(&again[0].outcome, Outcome::PublishBatch(once) if is_same(once)), "{again:?}");
+    assert!(matches!(&again[1].outcome, Outcome::PublishBatch(Once::Mismatch)), "{again:?}");
+    let is_done = matches!(&again[2].outcome, Outcome::PublishBatch(Once::Done(_)));
+    assert!(is_done, "another app's key is another key: {again:?}");
     assert_eq!(store.head(&StreamKey::App(app_id("a"))).await.unwrap(), 1);
 }
 
@@ -171,7 +173,7 @@ async fn an_expired_claim_is_taken_anew(backend: Backend) {
     let past = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
     store.append(&[claimed("a", "k", 1, past)]).await.unwrap();
     let second = store.append(&[claimed("a", "k", 2, past)]).await.unwrap();
-    assert!(matches!(&second[0].outcome, Outcome::Written { .. }), "{second:?}");
+    assert!(matches!(&second[0].outcome, Outcome::PublishBatch(Once::Done(_))), "{second:?}");
     assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 1);
     assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 0);
 }

@@ -17,8 +17,8 @@ use crate::{
         },
         query::{self, Parameters},
     },
-    hub::{Field, Hub},
-    store::{AuditEntry, AuditFilter},
+    hub::Hub,
+    store::{AuditEntry, AuditFilter, FaultyField},
 };
 
 const DEFAULT_LIMIT: u64 = 100;
@@ -85,7 +85,7 @@ pub async fn list(_: Admin, hub: Data<Hub>, parameters: Parameters) -> Result<Ht
     Ok(HttpResponse::Ok().json(AuditLog { entries, limit: filter.limit, next_cursor }))
 }
 
-fn audit_filter(parameters: Parameters) -> Result<AuditFilter, Vec<Field>> {
+fn audit_filter(parameters: Parameters) -> Result<AuditFilter, Vec<FaultyField>> {
     let (mut fields, _) = query::fields(parameters, None);
     let limit = fields.optional("limit", query::number(1..=MAX_LIMIT)).unwrap_or(DEFAULT_LIMIT);
     let filter = AuditFilter {

@@ -19,11 +19,10 @@ use crate::{
             parameters::{IdempotencyKey, OfApp},
             requests::{self, EventBatch, EventQuery},
         },
-        problem::ItemError,
         query::{self, Parameters},
     },
-    hub::{BatchItem, Field, Hub, MAX_BATCH},
-    store::{App, EventFilter, NewEvent},
+    hub::{Hub, MAX_BATCH},
+    store::{App, BatchItem, EventFilter, EventReceipt, EventReceipts, FaultyField, ItemError, NewEvent},
 };
 
 const DEFAULT_LIMIT: u64 = 100;
@@ -40,7 +39,7 @@ const MAX_LIMIT: u64 = 500;
     params(OfApp, IdempotencyKey),
     request_body = requests::NewEvent,
     responses(
-        (status = 200, description = "The event is published", body = PublishedEvent, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "The event is published", body = EventReceipt, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
         Limited,
         WithBody,
         Idempotent
@@ -59,7 +58,7 @@ pub async fn publish(
     let event = new_event(map, &app.holder().app).map_err(Problem::invalid)?;
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.publish(app.holder(), event, app.origin(&request), idempotency).await?;
-    Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
+    Ok(idempotency::answer(StatusCode::OK, &written).json(written.result))
 }
 
 /// Publishes up to a thousand events.
@@ -73,7 +72,7 @@ pub async fn publish(
     params(OfApp, IdempotencyKey),
     request_body = EventBatch,
     responses(
-        (status = 200, description = "Each in its place", body = PublishedEvents, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "Each in its place", body = EventReceipts, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
         Limited,
         WithBody,
         Idempotent
@@ -97,7 +96,7 @@ pub async fn publish_batch(
     let items = items.into_iter().map(|item| batch_item(item, &app.holder().app)).collect();
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.publish_batch(app.holder(), items, app.origin(&request), idempotency).await?;
-    Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
+    Ok(idempotency::answer(StatusCode::OK, &written).json(written.result))
 }
 
 /// Lists the app's events, newest first.
@@ -126,32 +125,6 @@ pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) ->
         offset: filter.offset,
         next_cursor,
     }))
-}
-
-/// A published event.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "a shape for the document: the store writes it, to keep it beside its Idempotency-Key")]
-struct PublishedEvent {
-    event_id: EventId,
-    timestamp: Timestamp,
-    /// In the app's stream.
-    #[schema(value_type = u64)]
-    offset: Offset,
-}
-
-/// What became of each event of a batch.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "a shape for the document")]
-struct PublishedEvents {
-    events: Vec<PublishedOrRefused>,
-}
-
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "a shape for the document")]
-enum PublishedOrRefused {
-    PublishedEvent(PublishedEvent),
-    Refused(ItemError<'static>),
 }
 
 /// A page of events.
@@ -205,7 +178,7 @@ impl<'a> EventView<'a> {
     }
 }
 
-fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<Field>> {
+fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<FaultyField>> {
     let mut fields = Fields::new(map);
     let audience = fields.optional("audience", |text| match text {
         "all" => Ok(()),
@@ -250,18 +223,15 @@ fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<Field>>
     })
 }
 
-fn batch_item(item: Value, app: &App) -> BatchItem {
-    let faults = match item {
-        Value::Object(map) => match new_event(map, app) {
-            Ok(event) => return BatchItem::Good(Box::new(event)),
-            Err(faults) => faults,
-        },
-        _ => vec![Field { name: "events".to_owned(), message: "events must be objects".to_owned() }],
+fn batch_item(item: Value, app: &App) -> BatchItem<NewEvent> {
+    let event = match item {
+        Value::Object(map) => new_event(map, app),
+        _ => Err(vec![FaultyField::new("events", "must be objects")]),
     };
-    BatchItem::Bad(Problem::invalid(faults).item())
+    event.map_err(ItemError::invalid)
 }
 
-fn event_filter(parameters: Parameters) -> Result<EventFilter, Vec<Field>> {
+fn event_filter(parameters: Parameters) -> Result<EventFilter, Vec<FaultyField>> {
     let (mut fields, _) = query::fields(parameters, None);
     let (limit, offset) = query::window(&mut fields, DEFAULT_LIMIT, MAX_LIMIT);
     let filter = EventFilter {
@@ -306,7 +276,7 @@ mod tests {
         });
         let Value::Object(map) = body else { unreachable!() };
         let faults = new_event(map, &app()).unwrap_err();
-        let mut names: Vec<_> = faults.iter().map(|field| field.name.as_str()).collect();
+        let mut names: Vec<_> = faults.iter().map(|field| field.field.as_str()).collect();
         names.sort_unstable();
         let expected =
             ["entity_id", "entity_type", "event_category", "event_data", "event_type", "evnt_data", "user_id"];

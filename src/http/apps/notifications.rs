@@ -9,7 +9,6 @@ use actix_web::{
 };
 use oriva_hub_actors::model::{Invalid, JsonObject, NotificationId, Timestamp, UserId};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
 
 use crate::{
     http::{
@@ -22,10 +21,12 @@ use crate::{
             parameters::{IdempotencyKey, OfApp},
             requests::{self, NotificationBatch},
         },
-        problem::ItemError,
     },
-    hub::{Field, Hub, Lines, MAX_BATCH, action_url, image_url, plain_text},
-    store::{Content, Creation, NewNotification, Priority},
+    hub::{Hub, Lines, MAX_BATCH, action_url, image_url, plain_text},
+    store::{
+        BatchItem, Content, FaultyField, ItemError, NewNotification, NotificationReceipt, NotificationReceipts,
+        Priority,
+    },
 };
 
 /// Characters of a text before tags are taken out: a bound on work, far beyond what may be left.
@@ -43,7 +44,7 @@ const MAX_RAW_CHARACTERS: usize = 16 * 1024;
         (
             status = 201,
             description = "Created",
-            body = CreatedNotification,
+            body = NotificationReceipt,
             headers(
                 ("Location" = String, description = "Its address"),
                 ("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"),
@@ -65,14 +66,11 @@ pub async fn create(
     let key = idempotency::from_request(&request)?;
     let (bytes, map) = body.object().await?;
     let new = new_notification(map).map_err(Problem::invalid)?;
-    let creation = creation(&app, vec![Ok(new)], false);
     let idempotency = key.map(|key| key(&bytes));
-    let written = hub.create_notifications(app.holder(), creation, app.origin(&request), idempotency).await?;
+    let written = hub.create_notification(app.holder(), new, app.origin(&request), idempotency).await?;
     let mut response = idempotency::answer(StatusCode::CREATED, &written);
-    if let Some(id) = created_id(&written.answer) {
-        response.insert_header((header::LOCATION, format!("/api/v1/notifications/{id}")));
-    }
-    Ok(response.body(written.answer))
+    let location = format!("/api/v1/notifications/{}", written.result.notification_id);
+    Ok(response.insert_header((header::LOCATION, location)).json(written.result))
 }
 
 /// Creates up to a thousand notifications.
@@ -86,7 +84,7 @@ pub async fn create(
     params(OfApp, IdempotencyKey),
     request_body = NotificationBatch,
     responses(
-        (status = 200, description = "Each in its place", body = CreatedNotifications, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "Each in its place", body = NotificationReceipts, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
         Limited,
         WithBody,
         Idempotent
@@ -106,33 +104,9 @@ pub async fn create_batch(
     let wanted = wanted.map_err(Problem::invalid)?;
     let more = u32::try_from(wanted.len().saturating_sub(1)).unwrap_or(u32::MAX);
     app.consume_more(&request, &hub, more).await?;
-    let creation = creation(&app, wanted.slots(), true);
     let idempotency = key.map(|key| key(&bytes));
-    let written = hub.create_notifications(app.holder(), creation, app.origin(&request), idempotency).await?;
-    Ok(idempotency::answer(StatusCode::OK, &written).body(written.answer))
-}
-
-/// A created notification.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "a shape for the document: the store writes it, to keep it beside its Idempotency-Key")]
-struct CreatedNotification {
-    notification_id: NotificationId,
-    created_at: Timestamp,
-}
-
-/// What became of each notification of a batch.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "a shape for the document")]
-struct CreatedNotifications {
-    notifications: Vec<CreatedOrRefused>,
-}
-
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "a shape for the document")]
-enum CreatedOrRefused {
-    Created(CreatedNotification),
-    Refused(ItemError<'static>),
+    let written = hub.create_notifications(app.holder(), wanted.items(), app.origin(&request), idempotency).await?;
+    Ok(idempotency::answer(StatusCode::OK, &written).json(written.result))
 }
 
 /// What a batch asks for, before it costs anything.
@@ -142,14 +116,14 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn one_by_one(map: Map<String, Value>) -> Result<Self, Vec<Field>> {
+    fn one_by_one(map: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
         let mut fields = Fields::new(map);
         let items = fields.batch("notifications", MAX_BATCH);
         fields.finish()?;
         Ok(Self::Items(items.unwrap_or_default()))
     }
 
-    fn for_users(map: Map<String, Value>) -> Result<Self, Vec<Field>> {
+    fn for_users(map: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
         let mut fields = Fields::new(map);
         let users = fields.batch("user_ids", MAX_BATCH).unwrap_or_default();
         let users = users.into_iter().map(|user| match user {
@@ -172,20 +146,20 @@ impl Wanted {
         }
     }
 
-    fn slots(self) -> Vec<Result<NewNotification, String>> {
-        let error = |faults| Problem::invalid(faults).item();
+    fn items(self) -> Vec<BatchItem<NewNotification>> {
         match self {
             Self::Items(items) => items
                 .into_iter()
                 .map(|item| match item {
-                    Value::Object(map) => new_notification(map).map_err(error),
-                    _ => Err(error(vec![fault("notifications", "must be objects")])),
+                    Value::Object(map) => new_notification(map).map_err(ItemError::invalid),
+                    _ => Err(ItemError::invalid(vec![FaultyField::new("notifications", "must be objects")])),
                 })
                 .collect(),
             Self::Shared(content, users) => users
                 .into_iter()
                 .map(|user| {
-                    let user_id = user.map_err(|Invalid(rule)| error(vec![fault("user_ids", &rule)]))?;
+                    let fault = |Invalid(rule): Invalid| ItemError::invalid(vec![FaultyField::new("user_ids", &rule)]);
+                    let user_id = user.map_err(fault)?;
                     Ok(NewNotification { id: NotificationId::generate(), user_id, content: content.clone() })
                 })
                 .collect(),
@@ -193,22 +167,7 @@ impl Wanted {
     }
 }
 
-fn fault(name: &str, rule: &str) -> Field {
-    Field { name: name.to_owned(), message: format!("{name} {rule}") }
-}
-
-fn creation(app: &AppKey<Notify>, slots: Vec<Result<NewNotification, String>>, is_batch: bool) -> Creation {
-    let duplicate = |owner| Problem::duplicate_external_id(owner).item();
-    Creation { from_platform: app.holder().app.is_platform, slots, is_batch, duplicate }
-}
-
-/// From the answer itself, which may be an earlier request's.
-fn created_id(answer: &str) -> Option<String> {
-    let answer: Value = serde_json::from_str(answer).ok()?;
-    Some(answer.get("notification_id")?.as_str()?.to_owned())
-}
-
-fn new_notification(map: Map<String, Value>) -> Result<NewNotification, Vec<Field>> {
+fn new_notification(map: Map<String, Value>) -> Result<NewNotification, Vec<FaultyField>> {
     let mut fields = Fields::new(map);
     let user_id = fields.required("user_id", UserId::parse);
     let content = content(&mut fields);
@@ -278,7 +237,7 @@ mod tests {
     fn parse(body: Value) -> Result<NewNotification, Vec<String>> {
         let Value::Object(map) = body else { panic!("an object") };
         new_notification(map).map_err(|faults| {
-            let mut names: Vec<_> = faults.into_iter().map(|fault| fault.name).collect();
+            let mut names: Vec<_> = faults.into_iter().map(|fault| fault.field).collect();
             names.sort_unstable();
             names
         })

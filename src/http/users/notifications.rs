@@ -20,8 +20,8 @@ use crate::{
         },
         query::{self, Parameters},
     },
-    hub::{Field, Hub, NotificationWithApp},
-    store::{FeedFilter, FeedPosition, Status},
+    hub::{Hub, NotificationWithApp},
+    store::{FaultyField, FeedFilter, FeedPosition, Status},
 };
 
 const DEFAULT_LIMIT: u64 = 50;
@@ -144,7 +144,7 @@ struct FeedView<'a> {
     next_cursor: Option<String>,
 }
 
-fn feed_filter(parameters: Parameters) -> Result<FeedFilter, Vec<Field>> {
+fn feed_filter(parameters: Parameters) -> Result<FeedFilter, Vec<FaultyField>> {
     let (mut fields, asked) = query::fields(parameters, Some("status"));
     let mut statuses = Vec::new();
     for name in &asked {

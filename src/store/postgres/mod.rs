@@ -3,9 +3,7 @@
 //! Every connection takes on `oriva_hub_service` as soon as it is made; a request made for an app or a user runs in a
 //! transaction that takes on `oriva_hub_tenant` with that tenant set (see migrations/postgres).
 
-mod append;
 mod nodes;
-mod notifications;
 mod queue;
 mod retention;
 mod values;
@@ -147,6 +145,10 @@ impl SqlStore for PostgresStore {
 
     async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction<'static, Postgres>, StoreError> {
         self.as_tenant(tenant).await
+    }
+
+    fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>> {
+        &self.subscriptions
     }
 
     async fn begin_write(&self) -> Result<Transaction<'static, Postgres>, StoreError> {

@@ -1,19 +1,24 @@
 //! The shared SQL in PostgreSQL: values, rows, and the words that SQLite has otherwise.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::model::Timestamp;
 use sqlx::{
     Arguments as _, AssertSqlSafe, PgConnection, Postgres, Row as _,
+    error::BoxDynError,
     postgres::{PgArguments, PgRow},
 };
 use uuid::Uuid;
 
 use crate::store::{
     StoreError,
+    batch::StreamOffsets,
     sql::{
         dialect::{Dialect, SqlRow, plain_columns},
-        statement::{Statement, Value},
+        rows::stream_offsets,
+        statement::{Kind, Rows, Statement, Value},
     },
 };
 
@@ -22,6 +27,8 @@ impl Dialect for Postgres {
     const NOW: &'static str = "now()";
 
     const LOCK_R_OR_SKIP: &'static str = " for update of r skip locked";
+    const LOCK_S: &'static str = " for update of s";
+    const LOCK_S_OR_SKIP: &'static str = " for update of s skip locked";
     const LOCK_W_SHARED: &'static str = " for key share of w";
     const LOCK_FOR_UPDATE: &'static str = " for no key update";
 
@@ -41,8 +48,57 @@ impl Dialect for Postgres {
         format!("{placeholder}::inet")
     }
 
-    fn push_any<'q>(statement: &mut Statement<'q>, column: &str, ids: &'q [Uuid]) {
-        statement.push(column).push(" = any(").push_bind(Value::Ids(ids)).push(")");
+    fn id_runs(ids: &[Uuid]) -> Vec<&[Uuid]> {
+        if ids.is_empty() { Vec::new() } else { vec![ids] }
+    }
+
+    fn push_any(statement: &mut Statement<'_>, column: &str, ids: &[Uuid]) {
+        let ids = ids.iter().map(|id| Value::Id(Some(*id))).collect();
+        statement.push(column).push(" = any(").push_bind(Value::Array(Kind::Id, ids)).push(")");
+    }
+
+    fn with_rows<'q>(before: &Statement<'q>, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>> {
+        if rows.values.is_empty() {
+            return Vec::new();
+        }
+        let (columns, names) = (rows.columns, rows.names());
+        let mut arrays: Vec<Vec<Value<'q>>> = columns.iter().map(|_| Vec::new()).collect();
+        for (index, value) in rows.values.into_iter().enumerate() {
+            arrays[index % columns.len()].push(value);
+        }
+        let mut statement = before.clone();
+        let selected: Vec<String> = columns
+            .iter()
+            .map(|(name, kind)| match kind {
+                Kind::Json => Self::json(name),
+                Kind::Address => Self::address(name),
+                _ => (*name).to_owned(),
+            })
+            .collect();
+        statement.push("select ").push(selected.join(", ")).push(" from unnest(");
+        for (index, ((_, kind), array)) in columns.iter().zip(arrays).enumerate() {
+            statement.push(if index == 0 { "" } else { ", " });
+            statement.push_bind(Value::Array(*kind, array)).push(array_type(*kind));
+        }
+        statement.push(") with ordinality as source (").push(names).push(", ordinal) order by ordinal").push(after);
+        vec![statement]
+    }
+
+    async fn raise_streams(
+        connection: &mut PgConnection,
+        counts: &BTreeMap<(&'static str, String), u64>,
+    ) -> Result<(StreamOffsets, i64), StoreError> {
+        let mut rows = Rows::new(&[("kind", Kind::Text), ("key", Kind::Text), ("count", Kind::Big)]);
+        for ((kind, key), count) in counts {
+            rows.push([(*kind).into(), key.into(), count.cast_signed().into()]);
+        }
+        let raise = Self::with_rows(
+            &Statement::new("insert into streams as stream (kind, key, last_offset) "),
+            rows,
+            " on conflict (kind, key) do update set last_offset = stream.last_offset + excluded.last_offset \
+             returning kind, key, last_offset, (select value::bigint from hub_meta where key = 'webhook_revision')",
+        );
+        stream_offsets(counts, &Self::fetch_each(connection, raise).await?)
     }
 
     async fn execute(connection: &mut PgConnection, statement: Statement<'_>) -> Result<u64, StoreError> {
@@ -75,13 +131,45 @@ pub(super) fn encode(statement: Statement<'_>) -> Result<(String, PgArguments), 
             Value::Small(number) => arguments.add(number),
             Value::Big(number) => arguments.add(number),
             Value::Id(id) => arguments.add(id),
-            Value::Ids(ids) => arguments.add(ids),
+            Value::Array(kind, values) => add_array(&mut arguments, kind, values),
             Value::Moment(moment) => arguments.add(moment.map(Timestamp::as_datetime)),
             Value::Texts(texts) => arguments.add(texts),
         };
         added.map_err(sqlx::Error::Encode)?;
     }
     Ok((statement.sql, arguments))
+}
+
+const fn array_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text | Kind::Json | Kind::Address => "::text[]",
+        Kind::Flag => "::boolean[]",
+        Kind::Small => "::smallint[]",
+        Kind::Big => "::bigint[]",
+        Kind::Id => "::uuid[]",
+        Kind::Moment => "::timestamptz[]",
+    }
+}
+
+fn add_array(arguments: &mut PgArguments, kind: Kind, values: Vec<Value<'_>>) -> Result<(), BoxDynError> {
+    macro_rules! add {
+        ($variant:ident, $value:ident => $element:expr) => {
+            arguments.add(
+                values
+                    .iter()
+                    .map(|value| if let Value::$variant($value) = value { $element } else { None })
+                    .collect::<Vec<_>>(),
+            )
+        };
+    }
+    match kind {
+        Kind::Text | Kind::Json | Kind::Address => add!(Text, text => text.as_deref()),
+        Kind::Flag => add!(Flag, flag => *flag),
+        Kind::Small => add!(Small, number => *number),
+        Kind::Big => add!(Big, number => *number),
+        Kind::Id => add!(Id, id => *id),
+        Kind::Moment => add!(Moment, moment => moment.map(Timestamp::as_datetime)),
+    }
 }
 
 impl SqlRow for PgRow {

@@ -8,7 +8,7 @@ use super::{
     dialect::{Dialect, SqlRow as _, SqlStore},
     revisions::raise_identity_revision,
     rows::{KEY, app_columns, app_from_row, key_from_row, qualified},
-    statement::{Statement, Value, runs},
+    statement::{Kind, Rows, Statement, Value},
 };
 use crate::store::{ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError};
 
@@ -125,17 +125,14 @@ impl<S: SqlStore> AppStore for S {
 
     async fn touch_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
         let mut transaction = self.begin_write().await?;
-        for chunk in runs(used) {
-            let mut update = Statement::new("with used (key_id, at) as (values ");
-            update.push_rows(chunk, |row, (key, at)| {
-                row.push_bind(key.0).push(", ").push_bind(*at);
-            });
-            update.push(
-                ") update app_api_keys set last_used_at = used.at from used where app_api_keys.key_id = used.key_id \
-                 and (last_used_at is null or last_used_at < used.at)",
-            );
-            S::Db::execute(&mut transaction, update).await?;
+        let mut rows = Rows::new(&[("key_id", Kind::Id), ("at", Kind::Moment)]);
+        for (key, at) in used {
+            rows.push([key.0.into(), (*at).into()]);
         }
+        let with = Statement::new("with used (key_id, at) as (");
+        let after = ") update app_api_keys set last_used_at = used.at from used where app_api_keys.key_id = used.key_id \
+                     and (last_used_at is null or last_used_at < used.at)";
+        S::Db::execute_each(&mut transaction, S::Db::with_rows(&with, rows, after)).await?;
         transaction.commit().await?;
         Ok(())
     }

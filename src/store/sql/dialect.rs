@@ -1,12 +1,17 @@
 //! What the shared SQL needs of a database: how to run a statement, and the few words in which the two differ.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+};
+
 use async_trait::async_trait;
 use oriva_hub_actors::model::{StreamKey, Timestamp};
 use sqlx::{Database, Transaction};
 use uuid::Uuid;
 
-use super::statement::Statement;
-use crate::store::StoreError;
+use super::statement::{Rows, Statement};
+use crate::store::{StoreError, batch::StreamOffsets, webhook::Subscriptions};
 
 /// A database. Implemented by `sqlx::Postgres` and `sqlx::Sqlite`.
 #[async_trait]
@@ -19,6 +24,12 @@ pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
 
     /// Ends a query that locks its rows for this transaction, but not against rows that refer to them.
     const LOCK_FOR_UPDATE: &'static str;
+
+    /// Ends a query that locks the rows of `s` for this transaction.
+    const LOCK_S: &'static str;
+
+    /// Ends a query that locks the rows of `s` for this transaction, and passes over those that another one holds.
+    const LOCK_S_OR_SKIP: &'static str;
 
     /// Ends an insert's query that locks the rows of `w` against deletion.
     const LOCK_W_SHARED: &'static str;
@@ -35,8 +46,23 @@ pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
     /// A placeholder whose text becomes an address.
     fn address(placeholder: &str) -> String;
 
-    /// Appends `column in ids` for any number of ids.
-    fn push_any<'q>(statement: &mut Statement<'q>, column: &str, ids: &'q [Uuid]);
+    /// Cuts a list of ids into parts that [`Dialect::push_any`] takes.
+    fn id_runs(ids: &[Uuid]) -> Vec<&[Uuid]>;
+
+    /// Appends `column in ids`.
+    fn push_any(statement: &mut Statement<'_>, column: &str, ids: &[Uuid]);
+
+    /// Statements that read `before`, then the rows as a query (`select …` or `values …`), then `after`. One for all rows in
+    /// PostgreSQL, which takes an array for each column; one for each run of rows in SQLite. Both texts may use the
+    /// placeholders of `before`.
+    fn with_rows<'q>(before: &Statement<'q>, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>>;
+
+    /// Raises streams by these numbers of events, in the order of the map. Returns the offsets, and the revision of the
+    /// webhooks' subscriptions (0 if there is nothing to raise). One statement: it is in every transaction.
+    async fn raise_streams(
+        connection: &mut Self::Connection,
+        counts: &BTreeMap<(&'static str, String), u64>,
+    ) -> Result<(StreamOffsets, i64), StoreError>;
 
     /// Runs a statement. Returns the number of rows it affected.
     async fn execute(connection: &mut Self::Connection, statement: Statement<'_>) -> Result<u64, StoreError>;
@@ -57,6 +83,30 @@ pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
     async fn fetch_one(connection: &mut Self::Connection, statement: Statement<'_>) -> Result<Self::Row, StoreError> {
         let row = Self::fetch_optional(connection, statement).await?;
         row.ok_or(StoreError::Failed(sqlx::Error::RowNotFound))
+    }
+
+    /// Runs statements one after the other. Returns the rows of all of them.
+    async fn fetch_each(
+        connection: &mut Self::Connection,
+        statements: Vec<Statement<'_>>,
+    ) -> Result<Vec<Self::Row>, StoreError> {
+        let mut rows = Vec::new();
+        for statement in statements {
+            rows.extend(Self::fetch_all(connection, statement).await?);
+        }
+        Ok(rows)
+    }
+
+    /// Runs statements one after the other. Returns the number of rows they affected.
+    async fn execute_each(
+        connection: &mut Self::Connection,
+        statements: Vec<Statement<'_>>,
+    ) -> Result<u64, StoreError> {
+        let mut affected = 0;
+        for statement in statements {
+            affected += Self::execute(connection, statement).await?;
+        }
+        Ok(affected)
     }
 }
 
@@ -121,6 +171,9 @@ pub(in crate::store) trait SqlStore: Send + Sync {
     /// A transaction that reads as this stream's holder, and sees only what is theirs where the database can enforce that.
     /// [`StreamKey::Broadcast`] reads as the hub itself.
     async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction<'static, Self::Db>, StoreError>;
+
+    /// What webhooks subscribe to, as this node last read it.
+    fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>>;
 
     /// A transaction that writes as the hub itself.
     async fn begin_write(&self) -> Result<Transaction<'static, Self::Db>, StoreError>;

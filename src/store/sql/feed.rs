@@ -6,7 +6,7 @@ use oriva_hub_actors::model::{AppId, Invalid, NotificationId, StreamKey, Timesta
 use super::{
     dialect::{Dialect, SqlRow as _, SqlStore},
     rows::{corrupt_row, notification_columns, notification_from_row, status_from_text},
-    statement::{Statement, runs},
+    statement::{Kind, Rows, Statement},
 };
 use crate::store::{
     AccessScope, DeliveryReceipt, FeedFilter, FeedPage, Lookup, NotificationStore, Priority, StatusCount, StoreError,
@@ -105,20 +105,19 @@ impl<S: SqlStore> NotificationStore for S {
         let mut receipts = receipts.to_vec();
         receipts.sort_by_key(|receipt| receipt.id);
         let mut transaction = self.begin_write().await?;
-        for run in runs(&receipts) {
-            let mut update = Statement::new("with receipt (id, app_id, user_id, at) as (values ");
-            update.push_rows(run, |row, DeliveryReceipt { id, app_id, user_id, at }| {
-                row.push_bind(id.0).push(", ").push_bind(app_id.as_str());
-                row.push(", ").push_bind(user_id.as_str()).push(", ").push_bind(*at);
-            });
-            update.push(format!(
-                ") update notification_state set delivered_at = receipt.at, updated_at = {} from receipt \
-                 where notification_state.notification_id = receipt.id and notification_state.app_id = receipt.app_id \
-                 and notification_state.user_id = receipt.user_id and delivered_at is null",
-                S::Db::NOW
-            ));
-            S::Db::execute(&mut transaction, update).await?;
+        let mut rows =
+            Rows::new(&[("id", Kind::Id), ("app_id", Kind::Text), ("user_id", Kind::Text), ("at", Kind::Moment)]);
+        for DeliveryReceipt { id, app_id, user_id, at } in &receipts {
+            rows.push([id.0.into(), app_id.as_str().into(), user_id.as_str().into(), (*at).into()]);
         }
+        let with = Statement::new("with receipt (id, app_id, user_id, at) as (");
+        let after = format!(
+            ") update notification_state as s set delivered_at = receipt.at, updated_at = {} from receipt \
+             where s.notification_id = receipt.id and s.app_id = receipt.app_id and s.user_id = receipt.user_id \
+             and s.delivered_at is null",
+            S::Db::NOW
+        );
+        S::Db::execute_each(&mut transaction, S::Db::with_rows(&with, rows, &after)).await?;
         transaction.commit().await?;
         Ok(())
     }

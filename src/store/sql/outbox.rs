@@ -12,7 +12,7 @@ use super::{
     dialect::{Dialect, SqlRow as _, SqlStore},
     revisions::raise_webhook_revision,
     rows::{RECOVERY, corrupt_row, qualified, recovery_from_row},
-    statement::{Statement, runs},
+    statement::{Kind, Rows, Statement},
 };
 use crate::store::{
     AfterAttempts, DeliveryRecords, Recovery, StoreError, Webhook,
@@ -42,34 +42,26 @@ impl<S: SqlStore> DeliveryRecords for S {
         .bind(i64::from(limit))
         .bind(recovery.since);
         let rows = S::Db::fetch_all(&mut transaction, query).await?;
-        let mut missed = Vec::new();
+        let mut missed = Rows::new(&[("id", Kind::Id), ("event_id", Kind::Id), ("event_type", Kind::Text)]);
         for row in &rows {
             let full_type = row.text(2)?;
             // Nodes' clocks differ, so near the beginning the order of offsets is not that of moments.
             if row.flag(3)? && patterns.iter().any(|pattern| pattern.matches(&full_type)) {
-                missed.push((DeliveryId::generate().0, row.id(0)?, full_type));
+                missed.push([DeliveryId::generate().0.into(), row.id(0)?.into(), full_type.into()]);
             }
         }
-        let mut queued = 0;
-        for run in runs(&missed) {
-            let mut insert = Statement::new(
-                "insert into webhook_deliveries as d (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
-                 created_at, updated_at) values ",
-            );
-            insert.push_rows(run, |values, (id, event_id, event_type)| {
-                values.push_bind(*id).push(", ").push_bind(recovery.webhook_id.0);
-                values.push(", ").push_bind(recovery.app_id.as_str().to_owned()).push(", ").push_bind(*event_id);
-                values.push(", ").push_bind(event_type).push(format!(", {now}, {now}, {now}", now = S::Db::NOW));
-            });
-            insert.push(format!(
-                " on conflict (webhook_id, event_id) do update set status = 'pending', attempts = 0, \
-                 next_attempt_at = {now}, updated_at = {now} where d.status in ('failed', 'cancelled') \
-                 and not exists (select 1 from webhook_delivery_log l where l.delivery_id = d.id and l.success)",
-                now = S::Db::NOW
-            ));
-            queued += S::Db::execute(&mut transaction, insert).await?;
-        }
-        recovery.queued += queued;
+        let insert = Statement::new("with missed (id, event_id, event_type) as (")
+            .bind(recovery.webhook_id.0)
+            .bind(recovery.app_id.as_str().to_owned());
+        let after = format!(
+            ") insert into webhook_deliveries as d (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
+             created_at, updated_at) select id, $1, $2, event_id, event_type, {now}, {now}, {now} from missed where true \
+             on conflict (webhook_id, event_id) do update set status = 'pending', attempts = 0, \
+             next_attempt_at = {now}, updated_at = {now} where d.status in ('failed', 'cancelled') \
+             and not exists (select 1 from webhook_delivery_log l where l.delivery_id = d.id and l.success)",
+            now = S::Db::NOW
+        );
+        recovery.queued += S::Db::execute_each(&mut transaction, S::Db::with_rows(&insert, missed, &after)).await?;
         recovery.position = match rows.last() {
             Some(last) if rows.len() == limit as usize => last.big(1)?,
             _ => recovery.until,
@@ -94,7 +86,7 @@ impl<S: SqlStore> DeliveryRecords for S {
     ) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
         let mut transaction = self.begin_write().await?;
-        for run in runs(&ids) {
+        for run in S::Db::id_runs(&ids) {
             let mut update = Statement::new(
                 "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
                  where webhook_id = $1 and status = 'delivering' and lease_owner = $2 and ",
@@ -132,10 +124,8 @@ impl<S: SqlStore> DeliveryRecords for S {
             let disabled = row.text_or_null(3)?.filter(|_| !was_active);
             return Ok(Some(AfterAttempts { app_id, failures_before, failures: failures_before, disabled }));
         }
-        for run in runs(attempts) {
-            complete::<S::Db>(&mut transaction, owner, run, now).await?;
-            insert_log::<S::Db>(&mut transaction, id, &app_id, run, now, true).await?;
-        }
+        complete::<S::Db>(&mut transaction, owner, attempts, now).await?;
+        insert_log::<S::Db>(&mut transaction, id, &app_id, attempts, now, true).await?;
         let summary = AttemptSummary::from_attempts(attempts);
         let (failures, reason) = summary.judge(failures_before, disable_after);
         let disabled = reason.filter(|_| was_active);
@@ -241,23 +231,31 @@ pub(in crate::store) async fn insert_deliveries<D: Dialect>(
     pending: &[PendingDelivery],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    for run in runs(pending) {
-        let mut insert = Statement::new("with pending (id, webhook_id, app_id, event_id, event_type, at) as (values ");
-        insert.push_rows(run, |row, delivery| {
-            row.push_bind(delivery.id.0).push(", ").push_bind(delivery.webhook.0);
-            row.push(", ").push_bind(delivery.app_id.as_str()).push(", ").push_bind(delivery.event_id.0);
-            row.push(", ").push_bind(&delivery.event_type).push(", ").push_bind(now);
-        });
-        // A webhook that is being deleted is waited for, and then nothing is enqueued for it.
-        insert.push(format!(
-            ") insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
-             created_at, updated_at) select pending.id, w.id, pending.app_id, pending.event_id, pending.event_type, \
-             pending.at, pending.at, pending.at from pending join app_webhooks w on w.id = pending.webhook_id{}",
-            D::LOCK_W_SHARED
-        ));
-        D::execute(connection, insert).await?;
+    let mut rows = Rows::new(&[
+        ("id", Kind::Id),
+        ("webhook_id", Kind::Id),
+        ("app_id", Kind::Text),
+        ("event_id", Kind::Id),
+        ("event_type", Kind::Text),
+    ]);
+    for delivery in pending {
+        rows.push([
+            delivery.id.0.into(),
+            delivery.webhook.0.into(),
+            delivery.app_id.as_str().into(),
+            delivery.event_id.0.into(),
+            (&delivery.event_type).into(),
+        ]);
     }
-    Ok(())
+    let insert = Statement::new(format!("with pending ({}) as (", rows.names())).bind(now);
+    // Waits for a transaction that is deleting the webhook, and then enqueues nothing for it.
+    let after = format!(
+        ") insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
+         created_at, updated_at) select pending.id, w.id, pending.app_id, pending.event_id, pending.event_type, \
+         $1, $1, $1 from pending join app_webhooks w on w.id = pending.webhook_id{}",
+        D::LOCK_W_SHARED
+    );
+    D::execute_each(connection, D::with_rows(&insert, rows, &after)).await.map(drop)
 }
 
 /// Writes what became of deliveries. One that another node has claimed meanwhile is left to that node, unless it was
@@ -268,22 +266,17 @@ async fn complete<D: Dialect>(
     attempts: &[Attempt],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut update = Statement::new("with made (id, status, attempts, due) as (values ");
-    update.push_rows(attempts, |row, Attempt { delivery, next, .. }| {
+    let mut made =
+        Rows::new(&[("id", Kind::Id), ("status", Kind::Text), ("attempts", Kind::Small), ("due", Kind::Moment)]);
+    for Attempt { delivery, next, .. } in attempts {
         let (status, due) = after_attempt(*next, now);
-        row.push_bind(delivery.id.0).push(", ").push_bind(status.as_str());
-        row.push(", ").push_bind(delivery.attempt.cast_signed()).push(", ").push_bind(due);
-    });
-    update.push(
-        ") update webhook_deliveries set status = made.status, attempts = made.attempts, next_attempt_at = made.due, \
-         lease_owner = null, lease_until = null, updated_at = ",
-    );
-    update.push_bind(now).push(
-        " from made where webhook_deliveries.id = made.id and (made.status = 'succeeded' \
-         or (webhook_deliveries.status = 'delivering' and webhook_deliveries.lease_owner = ",
-    );
-    update.push_bind(owner).push("))");
-    D::execute(connection, update).await.map(drop)
+        made.push([delivery.id.0.into(), status.as_str().into(), delivery.attempt.cast_signed().into(), due.into()]);
+    }
+    let with = Statement::new("with made (id, status, attempts, due) as (").bind(now).bind(owner);
+    let after = ") update webhook_deliveries as d set status = made.status, attempts = made.attempts, \
+                 next_attempt_at = made.due, lease_owner = null, lease_until = null, updated_at = $1 from made \
+                 where d.id = made.id and (made.status = 'succeeded' or (d.status = 'delivering' and d.lease_owner = $2))";
+    D::execute_each(connection, D::with_rows(&with, made, after)).await.map(drop)
 }
 
 /// Writes attempts to the log. `has_events`: whether their events are stored.
@@ -295,24 +288,45 @@ async fn insert_log<D: Dialect>(
     now: Timestamp,
     has_events: bool,
 ) -> Result<(), StoreError> {
-    let mut insert = Statement::new(
-        "insert into webhook_delivery_log (id, delivery_id, webhook_id, app_id, event_id, event_type, payload, \
-         status_code, response_body, response_headers, delivery_attempt, delivered_at, response_time_ms, success, \
-         error_message) values ",
-    );
-    insert.push_rows(attempts, |row, Attempt { id, delivery, report, next }| {
-        row.push_bind(*id).push(", ").push_bind(delivery.id.0).push(", ").push_bind(webhook.0);
-        row.push(", ").push_bind(app.as_str().to_owned());
-        // An event that was archived meanwhile is not referred to.
-        row.push(", (select id from platform_events where id = ").push_bind(delivery.event.event().id.0);
-        row.push(" and ").push_bind(has_events).push("), ").push_bind(delivery.event.full_type());
-        row.push(", ").push_cast(&report.payload, D::json);
-        row.push(", ").push_bind(report.status_code.map(u16::cast_signed)).push(", ").push_bind(&report.response_body);
-        row.push(", ").push_cast(&report.response_headers, D::json);
-        row.push(", ").push_bind(delivery.attempt.cast_signed()).push(", ").push_bind(now);
+    let mut made = Rows::new(&[
+        ("id", Kind::Id),
+        ("delivery_id", Kind::Id),
+        ("event_id", Kind::Id),
+        ("event_type", Kind::Text),
+        ("payload", Kind::Json),
+        ("status_code", Kind::Small),
+        ("response_body", Kind::Text),
+        ("response_headers", Kind::Json),
+        ("delivery_attempt", Kind::Small),
+        ("response_time_ms", Kind::Big),
+        ("success", Kind::Flag),
+        ("error_message", Kind::Text),
+    ]);
+    for Attempt { id, delivery, report, next } in attempts {
         let response_time_ms = i32::try_from(report.response_time.as_millis()).unwrap_or(i32::MAX);
-        row.push(", ").push_bind(i64::from(response_time_ms)).push(", ").push_bind(*next == Next::Succeeded);
-        row.push(", ").push_bind(&report.error);
-    });
-    D::execute(connection, insert).await.map(drop)
+        made.push([
+            (*id).into(),
+            delivery.id.0.into(),
+            delivery.event.event().id.0.into(),
+            delivery.event.full_type().into(),
+            (&report.payload).into(),
+            report.status_code.map(u16::cast_signed).into(),
+            (&report.response_body).into(),
+            (&report.response_headers).into(),
+            delivery.attempt.cast_signed().into(),
+            i64::from(response_time_ms).into(),
+            (*next == Next::Succeeded).into(),
+            (&report.error).into(),
+        ]);
+    }
+    let with = Statement::new(format!("with made ({}) as (", made.names()));
+    let with = with.bind(webhook.0).bind(app.as_str().to_owned()).bind(now).bind(has_events);
+    // The log does not refer to an event that was archived meanwhile.
+    let after = ") insert into webhook_delivery_log (id, delivery_id, webhook_id, app_id, event_id, event_type, payload, \
+                 status_code, response_body, response_headers, delivery_attempt, delivered_at, response_time_ms, success, \
+                 error_message) select made.id, made.delivery_id, $1, $2, (select e.id from platform_events e \
+                 where e.id = made.event_id and $4), made.event_type, made.payload, made.status_code, \
+                 made.response_body, made.response_headers, made.delivery_attempt, $3, made.response_time_ms, \
+                 made.success, made.error_message from made";
+    D::execute_each(connection, D::with_rows(&with, made, after)).await.map(drop)
 }

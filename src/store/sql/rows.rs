@@ -1,6 +1,6 @@
 //! Columns and rows: the lists of columns that queries select, and what their rows become.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use oriva_hub_actors::{
     model::{
@@ -13,7 +13,7 @@ use oriva_hub_actors::{
 use super::dialect::{Dialect, SqlRow};
 use crate::store::{
     ApiKey, App, AttemptRow, AuditEntry, Content, DeliveryRow, DeliveryStatus, Notification, NotificationRecord,
-    NotificationState, Priority, Recovery, Status, StoreError, Webhook,
+    NotificationState, Priority, Recovery, Status, StoreError, Webhook, batch::StreamOffsets,
 };
 
 /// Everything of [`ApiKey`].
@@ -249,6 +249,21 @@ pub(in crate::store) fn recovery_from_row(row: &impl SqlRow) -> Result<Recovery,
         created_at: row.moment(7)?,
         finished_at: row.moment_or_null(8)?,
     })
+}
+
+/// From `kind, key, last_offset` and the revision of the webhooks' subscriptions. `counts`: by how much each stream was raised.
+pub(in crate::store) fn stream_offsets(
+    counts: &BTreeMap<(&'static str, String), u64>,
+    rows: &[impl SqlRow],
+) -> Result<(StreamOffsets, i64), StoreError> {
+    let (mut offsets, mut revision) = (StreamOffsets::default(), 0);
+    for row in rows {
+        let (kind, key) = (row.text(0)?, row.text(1)?);
+        let count = counts.iter().find(|((known, name), _)| *known == kind && *name == key);
+        offsets.raised(kind, key, row.big(2)?, count.map_or(0, |(_, count)| *count));
+        revision = row.big(3)?.cast_signed();
+    }
+    Ok((offsets, revision))
 }
 
 /// From `id, actor, action, subject, app_id, address, at`.

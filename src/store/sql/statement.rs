@@ -15,15 +15,53 @@ pub(in crate::store) enum Value<'q> {
     Small(Option<i16>),
     Big(Option<i64>),
     Id(Option<Uuid>),
-    /// A list of ids, for PostgreSQL alone: SQLite has no arrays.
-    Ids(&'q [Uuid]),
+    /// An array of values of one kind, for PostgreSQL alone: SQLite has no arrays.
+    Array(Kind, Vec<Value<'q>>),
     Moment(Option<Timestamp>),
     /// A list of strings: an array, or JSON.
     Texts(Option<&'q [String]>),
 }
 
-/// A statement with its values.
+/// The type of a column of [`Rows`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Kind {
+    Text,
+    Json,
+    Address,
+    Flag,
+    Small,
+    Big,
+    Id,
+    Moment,
+}
+
+/// Rows of values, as the source of an insert or update (see [`super::dialect::Dialect::with_rows`]).
 #[derive(Debug)]
+pub(in crate::store) struct Rows<'q> {
+    pub(in crate::store) columns: &'static [(&'static str, Kind)],
+    /// Row by row.
+    pub(in crate::store) values: Vec<Value<'q>>,
+}
+
+impl<'q> Rows<'q> {
+    pub(in crate::store) fn new(columns: &'static [(&'static str, Kind)]) -> Self {
+        Self { columns, values: Vec::new() }
+    }
+
+    /// Adds a row: one value for each column.
+    pub(in crate::store) fn push<const N: usize>(&mut self, row: [Value<'q>; N]) {
+        debug_assert_eq!(N, self.columns.len());
+        self.values.extend(row);
+    }
+
+    /// The names of the columns, with commas between them.
+    pub(in crate::store) fn names(&self) -> String {
+        self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A statement with its values.
+#[derive(Debug, Clone)]
 pub(in crate::store) struct Statement<'q> {
     pub(in crate::store) sql: String,
     pub(in crate::store) values: Vec<Value<'q>>,
@@ -54,27 +92,6 @@ impl<'q> Statement<'q> {
         self
     }
 
-    /// Appends a placeholder with a cast around it, and its value.
-    pub(in crate::store) fn push_cast(
-        &mut self,
-        value: impl Into<Value<'q>>,
-        cast: impl FnOnce(&str) -> String,
-    ) -> &mut Self {
-        self.values.push(value.into());
-        let placeholder = format!("${}", self.values.len());
-        self.push(cast(&placeholder))
-    }
-
-    /// Appends `(…), (…)`: what `push_row` appends for each row, in parentheses.
-    pub(in crate::store) fn push_rows<T>(&mut self, rows: &'q [T], push_row: impl Fn(&mut Self, &'q T)) -> &mut Self {
-        for (index, row) in rows.iter().enumerate() {
-            self.push(if index == 0 { "(" } else { ", (" });
-            push_row(self, row);
-            self.push(")");
-        }
-        self
-    }
-
     /// Appends `(…, …)` with a placeholder for each value.
     pub(in crate::store) fn push_list<V: Into<Value<'q>>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
         self.push("(");
@@ -88,17 +105,21 @@ impl<'q> Statement<'q> {
     }
 }
 
-/// The longest run of rows in one statement.
+/// Greatest number of rows in one statement.
 const LONGEST_RUN: usize = 128;
 
-/// Cuts rows into runs whose lengths are powers of two, longest first. So there are few statements for many rows, and few
+/// The length of the first run of so many rows: a power of two. So there are few statements for many rows, and few
 /// different texts to prepare.
+pub(in crate::store) fn run_length(rows: usize) -> usize {
+    rows.checked_ilog2().map_or(0, |log| LONGEST_RUN.min(1 << log))
+}
+
+/// Cuts rows into runs, longest first.
 pub(in crate::store) fn runs<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let length = LONGEST_RUN.min(1 << rows.len().checked_ilog2()?);
-        let (run, rest) = rows.split_at(length);
+        let (run, rest) = rows.split_at(run_length(rows.len()));
         rows = rest;
-        Some(run)
+        (!run.is_empty()).then_some(run)
     })
 }
 
@@ -147,10 +168,9 @@ mod tests {
     #[test]
     fn placeholders_are_numbered_in_the_order_of_their_values() {
         let mut statement = Statement::new("select ").bind(1_i64);
-        statement.push_bind("a").push(", ").push_cast("b", |placeholder| format!("{placeholder}::inet"));
-        statement.push(" in ").push_list([1_i64, 2]);
-        assert_eq!(statement.sql, "select $2, $3::inet in ($4, $5)");
-        assert_eq!(statement.values.len(), 5);
+        statement.push_bind("a").push(" in ").push_list([1_i64, 2]);
+        assert_eq!(statement.sql, "select $2 in ($3, $4)");
+        assert_eq!(statement.values.len(), 4);
     }
 
     #[test]

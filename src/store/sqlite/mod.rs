@@ -4,9 +4,7 @@
 //! survives a crash of the process and a power cut alike (`normal` would lose the last commits in the latter). One
 //! connection writes; its commits are shared by the batches that form while the one before is under way.
 
-mod append;
 mod nodes;
-mod notifications;
 mod queue;
 mod retention;
 mod values;
@@ -118,6 +116,10 @@ impl SqlStore for SqliteStore {
     // One file is one tenant's to the database: what a caller may see is up to the queries alone.
     async fn begin_read(&self, _: &StreamKey) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.readers.begin().await?)
+    }
+
+    fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>> {
+        &self.subscriptions
     }
 
     async fn begin_write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {

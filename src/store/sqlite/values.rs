@@ -1,6 +1,8 @@
 //! The shared SQL in SQLite: values, rows, and the words that PostgreSQL has otherwise. Moments are milliseconds, ids
 //! blobs of 16 bytes, lists and JSON text.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
 use sqlx::{
@@ -12,9 +14,11 @@ use uuid::Uuid;
 
 use crate::store::{
     StoreError,
+    batch::StreamOffsets,
     sql::{
         dialect::{Dialect, SqlRow, plain_columns},
-        statement::{Statement, Value},
+        rows::stream_offsets,
+        statement::{Rows, Statement, Value, run_length, runs},
     },
 };
 
@@ -24,6 +28,8 @@ impl Dialect for Sqlite {
 
     // A writing transaction has the whole file to itself.
     const LOCK_R_OR_SKIP: &'static str = "";
+    const LOCK_S: &'static str = "";
+    const LOCK_S_OR_SKIP: &'static str = "";
     const LOCK_W_SHARED: &'static str = "";
     const LOCK_FOR_UPDATE: &'static str = "";
 
@@ -43,8 +49,48 @@ impl Dialect for Sqlite {
         placeholder.to_owned()
     }
 
-    fn push_any<'q>(statement: &mut Statement<'q>, column: &str, ids: &'q [Uuid]) {
+    fn id_runs(ids: &[Uuid]) -> Vec<&[Uuid]> {
+        runs(ids).collect()
+    }
+
+    fn push_any(statement: &mut Statement<'_>, column: &str, ids: &[Uuid]) {
         statement.push(column).push(" in ").push_list(ids.iter().copied());
+    }
+
+    fn with_rows<'q>(before: &Statement<'q>, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>> {
+        let width = rows.columns.len();
+        let mut values = rows.values.into_iter().peekable();
+        let mut statements = Vec::new();
+        while values.peek().is_some() {
+            let mut statement = before.clone();
+            statement.push("values ");
+            for row in 0..run_length(values.len() / width) {
+                statement.push(if row == 0 { "" } else { ", " }).push_list(values.by_ref().take(width));
+            }
+            statement.push(after);
+            statements.push(statement);
+        }
+        statements
+    }
+
+    async fn raise_streams(
+        connection: &mut SqliteConnection,
+        counts: &BTreeMap<(&'static str, String), u64>,
+    ) -> Result<(StreamOffsets, i64), StoreError> {
+        if counts.is_empty() {
+            return Ok(Default::default());
+        }
+        let raised: Vec<_> = counts.iter().map(|((kind, key), count)| (kind, key, count)).collect();
+        // The rows as one JSON value: each statement costs a switch to the connection's thread and back.
+        let raise = Statement::new(
+            "insert into streams (kind, key, last_offset) \
+             select value ->> 0, value ->> 1, value ->> 2 from json_each($1) where true \
+             on conflict (kind, key) do update set last_offset = last_offset + excluded.last_offset \
+             returning kind, key, last_offset, \
+             (select cast(value as integer) from hub_meta where key = 'webhook_revision')",
+        )
+        .bind(serde_json::to_string(&raised).map_err(|error| sqlx::Error::Encode(error.into()))?);
+        stream_offsets(counts, &Self::fetch_all(connection, raise).await?)
     }
 
     async fn execute(connection: &mut SqliteConnection, statement: Statement<'_>) -> Result<u64, StoreError> {
@@ -80,7 +126,7 @@ pub(super) fn encode(statement: Statement<'_>) -> Result<(String, SqliteArgument
             Value::Small(number) => arguments.add(number),
             Value::Big(number) => arguments.add(number),
             Value::Id(id) => arguments.add(id),
-            Value::Ids(ids) => arguments.add(Json(ids)),
+            Value::Array(..) => Err("SQLite has no arrays".into()),
             Value::Moment(moment) => arguments.add(moment.map(Timestamp::unix_ms)),
             Value::Texts(texts) => arguments.add(texts.map(Json)),
         };

@@ -349,9 +349,8 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
         timestamp: Timestamp::now(),
     };
     let origin = oriva_hub::store::Origin { actor: "a".to_owned(), ip: None, user_agent: None, trace: None };
-    let receipt = oriva_hub::store::Receipt::One;
-    let work = oriva_hub::store::Work::Publish { events: vec![owe.clone()], receipt };
-    let submission = oriva_hub::store::Submission { app_id: owe.app_id, origin, work, claim: None };
+    let publish = oriva_hub::store::Publish { event: owe.clone() };
+    let submission = oriva_hub::store::Submission::new(&owe.app_id, origin, publish);
     assert_eq!(store.append(&[submission]).await.unwrap()[0].enqueued_for, [id]);
     assert_eq!(store.webhooks_with_work(None, 1).await.unwrap(), [id]);
     assert_eq!(store.webhooks_with_work(Some(id), 1).await.unwrap(), []);

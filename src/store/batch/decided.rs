@@ -1,0 +1,191 @@
+//! The third step of a transaction: outcomes, events and new states.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use oriva_hub_actors::model::{AppId, NotificationId, StreamKey, Timestamp};
+
+use super::{claims::Insertion, locked::Locked, stream_offsets::recipient};
+use crate::store::{
+    append::{
+        Create, CreateBatch, DuplicateExternalId, Expire, Once, Outcome, Progress, Publish, PublishBatch, ReadAll,
+        Submission, Work,
+    },
+    event::NewEvent,
+    notification::{ChangeError, NewNotification, NotificationRecord},
+    receipts::{ItemError, NotificationReceipt, NotificationReceipts, NotificationResult},
+    status::Status,
+};
+
+/// The third step: outcomes and events.
+pub(in crate::store) struct Decided<'a> {
+    pub now: Timestamp,
+    pub(super) submissions: &'a [Submission],
+    pub(super) drafts: Vec<Draft>,
+    records: HashMap<NotificationId, NotificationRecord>,
+    changed: HashSet<NotificationId>,
+    deleted: Vec<NotificationId>,
+}
+
+impl<'a> Decided<'a> {
+    /// Decides every submission, in the order of [`Work::rank`], on one set of records: what one decides, the next sees.
+    pub(in crate::store) fn new(mut locked: Locked<'a>) -> Self {
+        let mut decided = Self {
+            now: locked.claims.now,
+            submissions: locked.claims.submissions,
+            drafts: locked.claims.submissions.iter().map(|_| Draft::default()).collect(),
+            changed: HashSet::new(),
+            deleted: Vec::new(),
+            records: HashMap::new(),
+        };
+        for (draft, settled) in decided.drafts.iter_mut().zip(std::mem::take(&mut locked.claims.settled)) {
+            draft.outcome = settled;
+        }
+        decided.records = std::mem::take(&mut locked.records);
+        for index in ranked(decided.submissions) {
+            if decided.drafts[index].outcome.is_none() {
+                decided.decide(index, &locked);
+            }
+        }
+        decided
+    }
+
+    fn decide(&mut self, index: usize, locked: &Locked<'a>) {
+        let (now, app_id) = (self.now, &self.submissions[index].app_id);
+        let draft = match &self.submissions[index].work {
+            Work::Publish(Publish { event }) => Draft { events: vec![event.clone()], outcome: None },
+            Work::PublishBatch(PublishBatch { items }) => {
+                Draft { events: items.iter().flatten().cloned().collect(), outcome: None }
+            }
+            Work::Create(Create { from_platform, notification: new }) => {
+                match locked.owner(Insertion { app_id, new }) {
+                    Some(owner) => Draft::settled(Outcome::Create(Err(DuplicateExternalId(owner)))),
+                    None => {
+                        let receipt = NotificationReceipt { notification_id: new.id, created_at: now };
+                        let event = created_event(new, app_id, *from_platform, now);
+                        Draft { events: vec![event], outcome: Some(Outcome::Create(Ok(Once::Done(receipt)))) }
+                    }
+                }
+            }
+            Work::CreateBatch(CreateBatch { from_platform, items }) => {
+                let mut events = Vec::with_capacity(items.len());
+                let results = items.iter().map(|item| {
+                    let new = match item {
+                        Ok(new) => new,
+                        Err(error) => return NotificationResult::Refused(error.clone()),
+                    };
+                    if let Some(owner) = locked.owner(Insertion { app_id, new }) {
+                        return NotificationResult::Refused(ItemError::duplicate_external_id(owner));
+                    }
+                    events.push(created_event(new, app_id, *from_platform, now));
+                    NotificationResult::Created(NotificationReceipt { notification_id: new.id, created_at: now })
+                });
+                let receipts = NotificationReceipts { notifications: results.collect() };
+                Draft { events, outcome: Some(Outcome::CreateBatch(Once::Done(receipts))) }
+            }
+            Work::Change(change) => match self.records.get_mut(&change.id) {
+                None => Draft::settled(Outcome::Change(Err(ChangeError::NotFound))),
+                Some(record) => match record.change(change, now) {
+                    Err(error) => Draft::settled(Outcome::Change(Err(error))),
+                    Ok(event) => {
+                        if event.is_some() {
+                            self.changed.insert(change.id);
+                        }
+                        let outcome = Outcome::Change(Ok(Box::new(record.clone())));
+                        Draft { events: event.into_iter().collect(), outcome: Some(outcome) }
+                    }
+                },
+            },
+            Work::Delete(delete) => match self.records.get(&delete.id) {
+                None => Draft::settled(Outcome::Delete(Err(ChangeError::NotFound))),
+                Some(record) if record.app_id != delete.owner => {
+                    Draft::settled(Outcome::Delete(Err(ChangeError::NotInScope)))
+                }
+                Some(record) => {
+                    let event = record.deleted_event(now);
+                    self.records.remove(&delete.id);
+                    self.deleted.push(delete.id);
+                    Draft { events: vec![event], outcome: Some(Outcome::Delete(Ok(()))) }
+                }
+            },
+            Work::ReadAll(ReadAll { limit, .. }) => {
+                let (events, progress) = self.transition_all(index, locked, Status::Read, *limit);
+                Draft { events, outcome: Some(Outcome::ReadAll(progress)) }
+            }
+            Work::Expire(Expire { limit, .. }) => {
+                let (events, progress) = self.transition_all(index, locked, Status::Expired, *limit);
+                Draft { events, outcome: Some(Outcome::Expire(progress)) }
+            }
+        };
+        self.drafts[index] = draft;
+    }
+
+    /// Changes everything that a submission selected to `to`. What an earlier one deleted, or gave a status from which
+    /// `to` cannot be reached, is left alone.
+    fn transition_all(
+        &mut self,
+        index: usize,
+        locked: &Locked<'_>,
+        to: Status,
+        limit: u32,
+    ) -> (Vec<NewEvent>, Progress) {
+        let selected = locked.selected.get(&index).map_or(&[][..], |ids| ids);
+        let mut events = Vec::with_capacity(selected.len());
+        for id in selected {
+            let Some(record) = self.records.get_mut(id) else { continue };
+            if let Some(event) = record.transition_unchecked(to, self.now) {
+                self.changed.insert(*id);
+                events.push(event);
+            }
+        }
+        let progress = Progress { changed: events.len() as u64, is_complete: selected.len() < limit as usize };
+        (events, progress)
+    }
+
+    /// Notifications whose state is to be stored, sorted by id.
+    pub(in crate::store) fn changed(&self) -> Vec<&NotificationRecord> {
+        let mut changed: Vec<_> = self.changed.iter().filter_map(|id| self.records.get(id)).collect();
+        changed.sort_unstable_by_key(|record| record.id);
+        changed
+    }
+
+    /// Notifications to delete.
+    pub(in crate::store) fn deleted(&self) -> &[NotificationId] {
+        &self.deleted
+    }
+
+    /// Number of new events in each stream. Sorted by kind and name: every node locks streams in this order.
+    pub(in crate::store) fn stream_counts(&self) -> BTreeMap<(&'static str, String), u64> {
+        let mut counts = BTreeMap::new();
+        for event in self.drafts.iter().flat_map(|draft| &draft.events) {
+            for stream in [StreamKey::App(event.app_id.clone()), recipient(event.user_id.as_ref())] {
+                *counts.entry((stream.kind().as_str(), stream.name().to_owned())).or_insert(0) += 1;
+            }
+        }
+        counts
+    }
+}
+
+impl Draft {
+    fn settled(outcome: Outcome) -> Self {
+        Self { events: Vec::new(), outcome: Some(outcome) }
+    }
+}
+
+/// What is decided of one submission.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) events: Vec<NewEvent>,
+    /// `None` for operations whose outcome has offsets in it.
+    pub(super) outcome: Option<Outcome>,
+}
+
+fn created_event(new: &NewNotification, app: &AppId, from_platform: bool, now: Timestamp) -> NewEvent {
+    new.created_event(&new.record(app, from_platform, now), now)
+}
+
+/// Indexes of submissions, in the order in which they are decided and numbered.
+pub(super) fn ranked(submissions: &[Submission]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..submissions.len()).collect();
+    order.sort_by_key(|index| submissions[*index].work.rank());
+    order
+}

@@ -1,0 +1,146 @@
+//! The last step of a transaction: events have their offsets.
+
+use std::{collections::HashMap, sync::Arc};
+
+use oriva_hub_actors::{
+    model::{AppId, EventId, Timestamp, WebhookId},
+    protocol::PublishedEvent,
+};
+use serde::Serialize;
+
+use super::{
+    decided::{Decided, Draft, ranked},
+    stream_offsets::StreamOffsets,
+};
+use crate::store::{
+    append::{Appended, Once, Origin, Outcome, PublishBatch, Submission, Work},
+    receipts::{EventReceipt, EventReceipts, EventResult},
+    webhook::PendingDelivery,
+};
+
+/// An event to insert.
+pub(in crate::store) struct EventRow<'a> {
+    pub published: Arc<PublishedEvent>,
+    pub origin: &'a Origin,
+}
+
+/// What becomes of a claim.
+pub(in crate::store) struct Answer<'a> {
+    pub app_id: &'a AppId,
+    pub key: &'a str,
+    /// JSON. `None`: the request came to nothing, so its claim is deleted, and the next request under the key may succeed.
+    pub answer: Option<String>,
+}
+
+/// The last step: events with their offsets, and every outcome.
+pub(in crate::store) struct Numbered<'a> {
+    pub now: Timestamp,
+    submissions: &'a [Submission],
+    /// By submission.
+    events: Vec<Vec<EventRow<'a>>>,
+    outcomes: Vec<Outcome>,
+}
+
+impl<'a> Numbered<'a> {
+    /// `offsets` gives each event its offset in both of its streams.
+    pub(in crate::store) fn new(decided: Decided<'a>, mut offsets: StreamOffsets) -> Self {
+        let Decided { now, submissions, drafts, .. } = decided;
+        let mut events: Vec<Vec<EventRow<'a>>> = submissions.iter().map(|_| Vec::new()).collect();
+        let mut drafts: Vec<Option<Draft>> = drafts.into_iter().map(Some).collect();
+        let mut outcomes: Vec<Option<Outcome>> = submissions.iter().map(|_| None).collect();
+        for index in ranked(submissions) {
+            let Some(draft) = drafts[index].take() else { continue };
+            let origin = &submissions[index].origin;
+            let rows = draft.events.into_iter().map(|event| {
+                let published = offsets.publish(event, now, origin.trace);
+                EventRow { published, origin }
+            });
+            events[index] = rows.collect();
+            outcomes[index] = draft.outcome;
+        }
+        let outcomes = submissions.iter().zip(outcomes).zip(&events);
+        let outcomes =
+            outcomes.filter_map(|((submission, outcome), rows)| outcome.or_else(|| published(&submission.work, rows)));
+        let outcomes = outcomes.collect();
+        Self { now, submissions, events, outcomes }
+    }
+
+    /// Every event to insert.
+    pub(in crate::store) fn events(&self) -> impl Iterator<Item = &EventRow<'a>> {
+        self.events.iter().flatten()
+    }
+
+    pub(in crate::store) fn published(&self) -> impl Iterator<Item = &Arc<PublishedEvent>> {
+        self.events().map(|row| &row.published)
+    }
+
+    /// Events that the audit log records: all but those that an app published itself.
+    pub(in crate::store) fn audited(&self) -> impl Iterator<Item = &EventRow<'a>> {
+        let is_audited = |work: &Work| !matches!(work, Work::Publish(_) | Work::PublishBatch(_));
+        let events = self.submissions.iter().zip(&self.events);
+        events.filter(move |(submission, _)| is_audited(&submission.work)).flat_map(|(_, rows)| rows)
+    }
+
+    /// The answers to keep, one for each claim that this transaction took.
+    ///
+    /// # Errors
+    /// Where an answer cannot be encoded.
+    pub(in crate::store) fn answers(&self) -> Result<Vec<Answer<'a>>, serde_json::Error> {
+        let mut answers = Vec::new();
+        for (submission, outcome) in self.submissions.iter().zip(&self.outcomes) {
+            let Some(claim) = &submission.claim else { continue };
+            let answer = match outcome {
+                Outcome::Publish(once) => new_answer(once)?,
+                Outcome::PublishBatch(once) => new_answer(once)?,
+                Outcome::Create(Ok(once)) => new_answer(once)?,
+                Outcome::CreateBatch(once) => new_answer(once)?,
+                _ => Some(None),
+            };
+            if let Some(answer) = answer {
+                answers.push(Answer { app_id: &submission.app_id, key: &claim.key, answer });
+            }
+        }
+        Ok(answers)
+    }
+
+    /// What every submission wrote, in their order.
+    pub(in crate::store) fn finish(self, pending: &[PendingDelivery]) -> Vec<Appended> {
+        let mut webhooks: HashMap<EventId, Vec<WebhookId>> = HashMap::new();
+        for pending in pending {
+            webhooks.entry(pending.event_id).or_default().push(pending.webhook);
+        }
+        let appended = self.outcomes.into_iter().zip(self.events).map(|(outcome, rows)| {
+            let events: Vec<_> = rows.into_iter().map(|row| row.published).collect();
+            let enqueued_for = events.iter().filter_map(|event| webhooks.remove(&event.event().id)).flatten().collect();
+            Appended { events, enqueued_for, outcome }
+        });
+        appended.collect()
+    }
+}
+
+/// The answer to keep for a claim. `None` if the claim is an earlier request's.
+fn new_answer<T: Serialize>(once: &Once<T>) -> Result<Option<Option<String>>, serde_json::Error> {
+    match once {
+        Once::Done(result) => Ok(Some(Some(serde_json::to_string(result)?))),
+        Once::Replayed(_) | Once::Mismatch => Ok(None),
+    }
+}
+
+/// The outcome of what was published as `rows`. `None` for operations that publish nothing.
+fn published(work: &Work, rows: &[EventRow<'_>]) -> Option<Outcome> {
+    let mut receipts = rows.iter().map(|row| {
+        let event = row.published.event();
+        EventReceipt { event_id: event.id, timestamp: event.timestamp, offset: event.offsets.app }
+    });
+    match work {
+        Work::Publish(_) => receipts.next().map(|receipt| Outcome::Publish(Once::Done(receipt))),
+        Work::PublishBatch(PublishBatch { items }) => {
+            let events = items.iter().filter_map(|item| match item {
+                Ok(_) => receipts.next().map(EventResult::Published),
+                Err(error) => Some(EventResult::Refused(error.clone())),
+            });
+            Some(Outcome::PublishBatch(Once::Done(EventReceipts { events: events.collect() })))
+        }
+        _ => None,
+    }
+}

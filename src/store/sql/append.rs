@@ -1,0 +1,393 @@
+//! The writing transaction: the SQL between the steps of [`crate::store::batch`]. Few statements however many rows there
+//! are, and rows locked in an order that is the same on every node.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError},
+};
+
+use async_trait::async_trait;
+use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
+use uuid::Uuid;
+
+use super::{
+    dialect::{Dialect, SqlRow as _, SqlStore},
+    outbox::{insert_deliveries, subscriptions},
+    rows::{RECORD, corrupt_row, record_from_row},
+    statement::{Kind, Rows, Statement},
+};
+use crate::store::{
+    Appended, EventStore, NotificationRecord, StoreError, Submission,
+    batch::{Answer, Claims, Decided, EventRow, Insertion, Locked, Numbered},
+    ip_text,
+    webhook::Subscriptions,
+};
+
+#[async_trait]
+impl<S: SqlStore> EventStore for S {
+    async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
+        let mut transaction = self.begin_write().await?;
+        let connection = &mut *transaction;
+        let claims = claim::<S::Db>(connection, Claims::new(submissions, Timestamp::now())).await?;
+        let locked = lock::<S::Db>(connection, claims).await?;
+        let decided = Decided::new(locked);
+        store_changes::<S::Db>(connection, &decided).await?;
+        let (offsets, revision) = S::Db::raise_streams(connection, &decided.stream_counts()).await?;
+        let numbered = Numbered::new(decided, offsets);
+        insert_events::<S::Db>(connection, &numbered).await?;
+        let pending = current_subscriptions(self, connection, revision).await?.match_events(numbered.published());
+        insert_deliveries::<S::Db>(connection, &pending, numbered.now).await?;
+        insert_audit::<S::Db>(connection, &numbered).await?;
+        keep_answers::<S::Db>(connection, &numbered).await?;
+        transaction.commit().await?;
+        Ok(numbered.finish(&pending))
+    }
+}
+
+/// What webhooks subscribe to. It is read again if the store has another revision than this node's memory, whichever node
+/// made it.
+async fn current_subscriptions<S: SqlStore>(
+    store: &S,
+    connection: &mut <S::Db as sqlx::Database>::Connection,
+    revision: i64,
+) -> Result<Arc<Subscriptions>, StoreError> {
+    let known = store.subscriptions().read().unwrap_or_else(PoisonError::into_inner).clone();
+    if known.revision == revision || revision == 0 {
+        return Ok(known);
+    }
+    let current = Arc::new(subscriptions::<S::Db>(connection, revision).await?);
+    *store.subscriptions().write().unwrap_or_else(PoisonError::into_inner) = current.clone();
+    Ok(current)
+}
+
+/// Takes every claim, or settles its submission with the answer of the request that has it. Two nodes that take the same
+/// claim wait for each other here, so only one of them writes.
+async fn claim<'a, D: Dialect>(
+    connection: &mut D::Connection,
+    mut claims: Claims<'a>,
+) -> Result<Claims<'a>, StoreError> {
+    for (index, app, claim) in claims.keys() {
+        let take = Statement::new(
+            "insert into idempotency_keys as taken (app_id, key, request_hash, response, expires_at) \
+             values ($1, $2, $3, '', $4) on conflict (app_id, key) do update \
+             set request_hash = excluded.request_hash, response = '', expires_at = excluded.expires_at \
+             where taken.expires_at <= $5",
+        )
+        .bind(app.as_str())
+        .bind(&claim.key)
+        .bind(&claim.request_hash[..])
+        .bind(claim.expires_at)
+        .bind(claims.now);
+        if D::execute(connection, take).await? > 0 {
+            continue;
+        }
+        let query =
+            Statement::new("select request_hash, response from idempotency_keys where app_id = $1 and key = $2");
+        let row = D::fetch_one(connection, query.bind(app.as_str()).bind(&claim.key)).await?;
+        claims.settle(index, &row.bytes(0)?, &row.text(1)?).map_err(unreadable)?;
+    }
+    Ok(claims)
+}
+
+fn unreadable(error: serde_json::Error) -> StoreError {
+    StoreError::Failed(sqlx::Error::Decode(error.into()))
+}
+
+/// Inserts new notifications, and locks those that exist and are to be changed.
+async fn lock<'a, D: Dialect>(connection: &mut D::Connection, claims: Claims<'a>) -> Result<Locked<'a>, StoreError> {
+    let insertions = claims.insertions();
+    let mut locked = Locked::new(claims);
+    insert_notifications::<D>(connection, &insertions, &mut locked).await?;
+    let named: Vec<Uuid> = locked.claims().named().into_iter().map(|id| id.0).collect();
+    for run in D::id_runs(&named) {
+        let mut query = Statement::new(format!("{RECORD} where "));
+        D::push_any(&mut query, "s.notification_id", run);
+        query.push(" order by s.notification_id").push(D::LOCK_S);
+        locked.add_records(records::<D>(connection, query).await?);
+    }
+    for (index, all) in locked.claims().read_alls() {
+        let mut query = Statement::new(format!(
+            "{RECORD} where s.notification_id in (select notification_id from notification_state where user_id = "
+        ));
+        query.push_bind(all.user.as_str()).push(" and status = 'unread'");
+        if let Some(app) = &all.app {
+            query.push(" and app_id = ").push_bind(app.as_str());
+        }
+        if let Some(before) = all.before {
+            query.push(" and created_at < ").push_bind(before);
+        }
+        query.push(" and (expires_at is null or expires_at > ").push_bind(locked.claims().now);
+        query.push(") limit ").push_bind(i64::from(all.limit));
+        query.push(") and s.status = 'unread' order by s.notification_id").push(D::LOCK_S);
+        let unread = records::<D>(connection, query).await?;
+        locked.select(index, unread);
+    }
+    for (index, expire) in locked.claims().expiries() {
+        // A notification that another transaction has locked is left to it: it expires or dismisses it just now.
+        let query = Statement::new(format!(
+            "{RECORD} where s.expires_at <= $1 and s.status in ('unread', 'read', 'clicked') \
+             order by s.expires_at limit $2{}",
+            D::LOCK_S_OR_SKIP
+        ));
+        let due = records::<D>(connection, query.bind(expire.until).bind(i64::from(expire.limit))).await?;
+        locked.select(index, due);
+    }
+    Ok(locked)
+}
+
+async fn records<D: Dialect>(
+    connection: &mut D::Connection,
+    query: Statement<'_>,
+) -> Result<Vec<NotificationRecord>, StoreError> {
+    D::fetch_all(connection, query).await?.iter().map(record_from_row).collect()
+}
+
+/// Inserts each notification whose external id is free. One whose external id another transaction is just inserting waits
+/// here for that transaction's end.
+async fn insert_notifications<D: Dialect>(
+    connection: &mut D::Connection,
+    insertions: &[Insertion<'_>],
+    locked: &mut Locked<'_>,
+) -> Result<(), StoreError> {
+    let now = locked.claims().now;
+    let mut contents = Rows::new(&[
+        ("id", Kind::Id),
+        ("app_id", Kind::Text),
+        ("user_id", Kind::Text),
+        ("external_id", Kind::Text),
+        ("title", Kind::Text),
+        ("body", Kind::Text),
+        ("notification_type", Kind::Text),
+        ("priority", Kind::Text),
+        ("action_url", Kind::Text),
+        ("action_label", Kind::Text),
+        ("image_url", Kind::Text),
+        ("icon_url", Kind::Text),
+        ("context_data", Kind::Json),
+        ("expires_at", Kind::Moment),
+        ("created_at", Kind::Moment),
+        ("updated_at", Kind::Moment),
+    ]);
+    for Insertion { app_id, new } in insertions {
+        let content = &new.content;
+        contents.push([
+            new.id.0.into(),
+            app_id.as_str().into(),
+            new.user_id.as_str().into(),
+            (&content.external_id).into(),
+            (&content.title).into(),
+            (&content.body).into(),
+            (&content.notification_type).into(),
+            content.priority.as_str().into(),
+            (&content.action_url).into(),
+            (&content.action_label).into(),
+            (&content.image_url).into(),
+            (&content.icon_url).into(),
+            content.context_data.as_str().into(),
+            content.expires_at.into(),
+            now.into(),
+            now.into(),
+        ]);
+    }
+    let insert = Statement::new(format!("insert into platform_notifications ({}) ", contents.names()));
+    let after = " on conflict (app_id, external_id) where external_id is not null do nothing returning id";
+    let inserted = D::fetch_each(connection, D::with_rows(&insert, contents, after)).await?;
+    let inserted = inserted.iter().map(|row| row.id(0).map(NotificationId)).collect::<Result<HashSet<_>, _>>()?;
+    insert_states::<D>(connection, insertions.iter().filter(|one| inserted.contains(&one.new.id)), now).await?;
+    let refused = insertions.iter().filter(|one| !inserted.contains(&one.new.id));
+    let owners = owners::<D>(connection, refused.clone()).await?;
+    // An owner that is missing was deleted between the two statements.
+    for (app, external_id) in refused.filter_map(|one| Some((one.key().0, one.key().1?))) {
+        if !owners.contains_key(&(app.clone(), external_id.to_owned())) {
+            return Err(StoreError::Contended);
+        }
+    }
+    locked.set_inserted(inserted, owners);
+    Ok(())
+}
+
+async fn insert_states<'a, D: Dialect>(
+    connection: &mut D::Connection,
+    insertions: impl Iterator<Item = &'a Insertion<'a>>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut states = Rows::new(&[
+        ("id", Kind::Id),
+        ("notification_id", Kind::Id),
+        ("user_id", Kind::Text),
+        ("app_id", Kind::Text),
+        ("urgency", Kind::Small),
+        ("expires_at", Kind::Moment),
+        ("status", Kind::Text),
+        ("sent_at", Kind::Moment),
+        ("created_at", Kind::Moment),
+        ("updated_at", Kind::Moment),
+    ]);
+    for Insertion { app_id, new } in insertions {
+        states.push([
+            Uuid::new_v4().into(),
+            new.id.0.into(),
+            new.user_id.as_str().into(),
+            app_id.as_str().into(),
+            new.content.priority.urgency().into(),
+            new.content.expires_at.into(),
+            "unread".into(),
+            now.into(),
+            now.into(),
+            now.into(),
+        ]);
+    }
+    let insert = Statement::new(format!("insert into notification_state ({}) ", states.names()));
+    D::execute_each(connection, D::with_rows(&insert, states, "")).await.map(drop)
+}
+
+/// The notifications that the external ids belong to.
+async fn owners<'a, D: Dialect>(
+    connection: &mut D::Connection,
+    insertions: impl Iterator<Item = &'a Insertion<'a>>,
+) -> Result<HashMap<(AppId, String), NotificationId>, StoreError> {
+    let mut wanted = Rows::new(&[("app_id", Kind::Text), ("external_id", Kind::Text)]);
+    for (app, external_id) in insertions.filter_map(|one| Some((one.key().0, one.key().1?))) {
+        wanted.push([app.as_str().into(), external_id.into()]);
+    }
+    let with = Statement::new("with wanted (app_id, external_id) as (");
+    let after = ") select n.app_id, n.external_id, n.id from wanted join platform_notifications n \
+                 on n.app_id = wanted.app_id and n.external_id = wanted.external_id";
+    let rows = D::fetch_each(connection, D::with_rows(&with, wanted, after)).await?;
+    rows.iter()
+        .map(|row| {
+            let app = AppId::parse(&row.text(0)?).map_err(corrupt_row)?;
+            Ok(((app, row.text(1)?), NotificationId(row.id(2)?)))
+        })
+        .collect()
+}
+
+/// Stores the notifications' new states, and deletes those that are to be deleted.
+async fn store_changes<D: Dialect>(connection: &mut D::Connection, decided: &Decided<'_>) -> Result<(), StoreError> {
+    let mut states = Rows::new(&[
+        ("id", Kind::Id),
+        ("status", Kind::Text),
+        ("read_at", Kind::Moment),
+        ("dismissed_at", Kind::Moment),
+        ("clicked_at", Kind::Moment),
+        ("expired_at", Kind::Moment),
+        ("dismissed_from", Kind::Text),
+        ("click_action", Kind::Text),
+        ("updated_at", Kind::Moment),
+    ]);
+    for NotificationRecord { id, state, .. } in decided.changed() {
+        states.push([
+            id.0.into(),
+            state.status.as_str().into(),
+            state.read_at.into(),
+            state.dismissed_at.into(),
+            state.clicked_at.into(),
+            state.expired_at.into(),
+            (&state.dismissed_from).into(),
+            (&state.click_action).into(),
+            state.updated_at.into(),
+        ]);
+    }
+    let with = Statement::new(format!("with new ({}) as (", states.names()));
+    let after = ") update notification_state as s set status = new.status, read_at = new.read_at, \
+                 dismissed_at = new.dismissed_at, clicked_at = new.clicked_at, expired_at = new.expired_at, \
+                 dismissed_from = new.dismissed_from, click_action = new.click_action, updated_at = new.updated_at \
+                 from new where s.notification_id = new.id";
+    D::execute_each(connection, D::with_rows(&with, states, after)).await?;
+    let deleted: Vec<Uuid> = decided.deleted().iter().map(|id| id.0).collect();
+    for run in D::id_runs(&deleted) {
+        let mut delete = Statement::new("delete from platform_notifications where ");
+        D::push_any(&mut delete, "id", run);
+        D::execute(connection, delete).await?;
+    }
+    Ok(())
+}
+
+async fn insert_events<D: Dialect>(connection: &mut D::Connection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
+    let mut rows = Rows::new(&[
+        ("id", Kind::Id),
+        ("app_id", Kind::Text),
+        ("user_id", Kind::Text),
+        ("event_category", Kind::Text),
+        ("event_type", Kind::Text),
+        ("entity_type", Kind::Text),
+        ("entity_id", Kind::Text),
+        ("event_data", Kind::Json),
+        ("from_platform", Kind::Flag),
+        ("app_offset", Kind::Big),
+        ("user_offset", Kind::Big),
+        ("broadcast_offset", Kind::Big),
+        ("ip_address", Kind::Address),
+        ("user_agent", Kind::Text),
+        ("timestamp", Kind::Moment),
+        ("created_at", Kind::Moment),
+        ("traceparent", Kind::Text),
+    ]);
+    for EventRow { published, origin } in numbered.events() {
+        let event = published.event();
+        rows.push([
+            event.id.0.into(),
+            event.app_id.as_str().into(),
+            event.user_id.as_ref().map(UserId::as_str).into(),
+            event.category.as_str().into(),
+            event.event_type.as_str().into(),
+            (&event.entity_type).into(),
+            (&event.entity_id).into(),
+            event.data.as_str().into(),
+            event.from_platform.into(),
+            event.offsets.app.cast_signed().into(),
+            event.offsets.user.map(u64::cast_signed).into(),
+            event.offsets.broadcast.map(u64::cast_signed).into(),
+            ip_text(origin.ip).into(),
+            origin.user_agent.as_deref().into(),
+            event.timestamp.into(),
+            event.created_at.into(),
+            event.trace.map(|trace| trace.to_string()).into(),
+        ]);
+    }
+    let insert = Statement::new(format!("insert into platform_events ({}) ", rows.names()));
+    D::execute_each(connection, D::with_rows(&insert, rows, "")).await.map(drop)
+}
+
+/// One audit row for each notification that was created or changed, without its content.
+async fn insert_audit<D: Dialect>(connection: &mut D::Connection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
+    let mut rows = Rows::new(&[
+        ("id", Kind::Id),
+        ("actor", Kind::Text),
+        ("action", Kind::Text),
+        ("subject", Kind::Text),
+        ("app_id", Kind::Text),
+        ("ip_address", Kind::Address),
+        ("at", Kind::Moment),
+    ]);
+    for EventRow { published, origin } in numbered.audited() {
+        rows.push([
+            Uuid::now_v7().into(),
+            (&origin.actor).into(),
+            published.full_type().into(),
+            (&published.event().entity_id).into(),
+            published.event().app_id.as_str().into(),
+            ip_text(origin.ip).into(),
+            numbered.now.into(),
+        ]);
+    }
+    let insert = Statement::new(format!("insert into audit_log ({}) ", rows.names()));
+    D::execute_each(connection, D::with_rows(&insert, rows, "")).await.map(drop)
+}
+
+/// Keeps the answers beside their claims.
+async fn keep_answers<D: Dialect>(connection: &mut D::Connection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
+    for Answer { app_id, key, answer } in numbered.answers().map_err(unreadable)? {
+        let mut statement = match answer {
+            Some(answer) => {
+                let mut update = Statement::new("update idempotency_keys set response = ");
+                update.push_bind(answer);
+                update
+            }
+            None => Statement::new("delete from idempotency_keys"),
+        };
+        statement.push(" where app_id = ").push_bind(app_id.as_str()).push(" and key = ").push_bind(key);
+        D::execute(connection, statement).await?;
+    }
+    Ok(())
+}
