@@ -1,5 +1,9 @@
 //! The store conformance suite: both stores behave alike.
 
+mod inbox;
+mod outbox;
+mod retention;
+
 use std::sync::Arc;
 
 use oriva_hub::store::{
