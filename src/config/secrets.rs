@@ -8,6 +8,10 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use figment::{
+    Figment,
+    providers::{Format as _, Toml},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -104,7 +108,9 @@ fn keep(path: &Path) -> Result<Kept, ConfigError> {
     let _ = std::fs::remove_file(&fresh.0);
     linked.map_err(|error| failed(&error))?;
     let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
-    toml::from_str(&text).map_err(|_| failed(&"must hold token_secret, admin_key and encryption_key, and nothing else"))
+    Figment::from(Toml::string(&text))
+        .extract()
+        .map_err(|_| failed(&"must hold token_secret, admin_key and encryption_key, and nothing else"))
 }
 
 fn tempfile_beside(path: &Path) -> std::io::Result<(PathBuf, std::fs::File)> {

@@ -1,17 +1,20 @@
-//! The HTTP edge: routes and wire types. Folders follow the URLs; this is the table of contents.
+//! The HTTP edge: routes and wire types. Folders follow the URLs. This file lists all routes.
 
 mod admin;
 mod apps;
+mod auth;
 mod body;
-mod caller;
 mod client_address;
-mod context;
 mod idempotency;
+mod middleware;
 mod notifications;
 pub mod openapi;
 mod ops;
+mod path;
 mod problem;
 mod query;
+mod rate_limit;
+mod request_id;
 pub mod stream;
 mod users;
 
@@ -23,7 +26,7 @@ use actix_web::{
 
 pub use body::MaxBodyBytes;
 pub use client_address::TrustedProxies;
-pub use context::request_context;
+pub use middleware::request_context;
 pub use problem::{Code, Problem};
 
 /// Every route but the stream's, whose requests never come here: they leave HTTP before (see `stream`).

@@ -11,14 +11,15 @@ use utoipa::ToSchema;
 
 use super::{
     Problem,
+    auth::{AppKey, InboxAccess},
     body::{Body, Fields, MAX_OBJECT_BYTES, text},
-    caller::{AppKey, InboxAccess, Read, path_id},
     openapi::{
         answers::{Limited, WithBody},
         parameters::OfNotification,
         requests::NotificationChange,
     },
-    users::notifications::status,
+    path,
+    rate_limit::Read,
 };
 use crate::{
     hub::{Hub, NotificationWithApp},
@@ -148,7 +149,7 @@ pub async fn delete(
 }
 
 fn notification_id(text: &str) -> Result<NotificationId, Problem> {
-    path_id(text).map(NotificationId)
+    path::id(text).map(NotificationId)
 }
 
 /// The body of a change.
@@ -167,7 +168,7 @@ impl Asked {
 
     fn parse(map: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
         let mut fields = Fields::new(map);
-        let status = fields.required("status", status);
+        let status = fields.required("status", Status::parse);
         let dismissed_from = fields.optional("dismissed_from", text(1..=255));
         let click_action = fields.optional("click_action", text(1..=255));
         let metadata = fields.object("metadata", MAX_OBJECT_BYTES).unwrap_or_default();

@@ -8,7 +8,7 @@ use oriva_hub_actors::model::{Invalid, NotificationId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::context;
+use super::request_id;
 use crate::{
     auth::AuthError,
     hub::HubError,
@@ -138,7 +138,7 @@ impl Problem {
     /// What is shown of a failure whose cause is for the log alone.
     #[must_use]
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(request_id = %context::request_id(), error = cause, "request failed: see to the cause, or report it");
+        tracing::error!(request_id = %request_id::current(), error = cause, "request failed: see to the cause, or report it");
         Self::new(Code::Internal, "the hub failed; its log has the cause under this request id")
     }
 
@@ -154,7 +154,7 @@ impl Problem {
             error: &self.detail,
             code: self.code,
             details: &self.fields,
-            request_id: context::request_id(),
+            request_id: request_id::current(),
             notification_id: self.owner,
         };
         serde_json::to_string(&body).unwrap_or_default()

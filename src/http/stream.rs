@@ -25,9 +25,10 @@ use oriva_hub_actors::{
 
 use self::handshake::Offer;
 use super::{
-    context::{add_security_headers, choose_request_id, with_request_id},
+    middleware::add_security_headers,
     openapi::answers::{Checked, Limited},
     problem::{Code, Problem},
+    request_id,
 };
 use crate::{
     auth::{AuthError, Caller},
@@ -98,8 +99,8 @@ pub async fn upgrade<T: IntoTransport>(
     hub: Arc<Hub>,
     (request, framed): (Request, Framed<T, Codec>),
 ) -> Result<(), std::io::Error> {
-    let id = choose_request_id(request.headers());
-    with_request_id(id.clone(), serve(hub, id, request, framed)).await
+    let id = request_id::choose(request.headers());
+    request_id::scope(id.clone(), serve(hub, id, request, framed)).await
 }
 
 async fn serve<T: IntoTransport>(

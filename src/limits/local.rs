@@ -7,7 +7,7 @@ use std::{
 
 use moka::{Expiry, sync::Cache};
 
-use super::{Class, RateLimit, RateLimitKey, RateLimitStatus, RateLimited};
+use super::rate_limit::{Class, RateLimit, RateLimitKey, RateLimitStatus, RateLimited};
 
 /// Windows remembered; past that the longest unused are forgotten, and their spenders begin anew.
 const MAX_WINDOWS: u64 = 1_000_000;

@@ -4,66 +4,16 @@
 //! `-Reset` the budget is whole again" is what the contract says, and no leaky bucket does that.
 
 mod local;
+mod rate_limit;
 mod redis;
 
 use std::{sync::Arc, time::Duration};
 
-use oriva_hub_actors::model::{AppId, UserId};
-
 use self::redis::RedisLimits;
 use local::LocalLimits;
+pub use rate_limit::{Class, RateLimit, RateLimitKey, RateLimitStatus, RateLimited};
 
 use crate::{config::RateLimits, redis_client::RedisClient};
-
-/// A class of routes, with its own budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
-    Publish,
-    Read,
-    Notify,
-    Webhooks,
-}
-
-impl Class {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Read => "read",
-            Self::Notify => "notify",
-            Self::Webhooks => "webhooks",
-        }
-    }
-}
-
-/// Whose budget.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum RateLimitKey {
-    App(AppId),
-    /// A user, under the app that issued the token.
-    User(AppId, UserId),
-}
-
-/// How much may be spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimit {
-    pub requests: u32,
-    pub window: Duration,
-}
-
-/// What is left of a budget after a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimitStatus {
-    pub class: Class,
-    pub limit: RateLimit,
-    pub remaining: u32,
-    /// Until the budget is whole again.
-    pub reset_in: Duration,
-}
-
-/// The request must not pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimited(pub RateLimitStatus);
 
 /// The configured quotas and what has been spent of them.
 pub struct Limits {

@@ -10,7 +10,10 @@ use std::{
 
 use redis::{RedisResult, Script};
 
-use super::{Class, LocalLimits, RateLimit, RateLimitKey, RateLimitStatus, RateLimited};
+use super::{
+    local::LocalLimits,
+    rate_limit::{Class, RateLimit, RateLimitKey, RateLimitStatus, RateLimited},
+};
 use crate::redis_client::{Connection, RedisClient};
 
 /// A Redis that takes longer is as good as away.

@@ -5,6 +5,7 @@ mod append;
 mod audit;
 mod batch;
 mod event;
+mod migrations;
 mod model;
 mod notification;
 pub mod postgres;

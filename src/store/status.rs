@@ -1,5 +1,6 @@
 //! The life of a notification with its user, as a pure type (contract §6).
 
+use oriva_hub_actors::model::Invalid;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -41,6 +42,15 @@ impl Status {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// Parses the name of a status.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the names.
+    pub fn parse(name: &str) -> Result<Self, Invalid> {
+        Self::from_name(name)
+            .ok_or_else(|| Invalid("must be one of unread, read, clicked, dismissed, expired".to_owned()))
     }
 
     /// Whether nothing comes after it.

@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         Problem,
+        auth::Admin,
         body::{Body, Fields},
-        caller::Admin,
         openapi::{
             answers::{Exclusive, Named, Operator, WithBody},
             parameters::OfApp,

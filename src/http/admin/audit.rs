@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::{
     http::{
         Problem,
+        auth::Admin,
         body::text,
-        caller::Admin,
         openapi::{
             answers::{Checked, Operator},
             requests::AuditQuery,

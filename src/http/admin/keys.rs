@@ -12,12 +12,13 @@ use super::apps::app_id;
 use crate::{
     http::{
         Problem,
+        auth::Admin,
         body::{Body, Fields},
-        caller::{Admin, path_id},
         openapi::{
             answers::{Named, Operator, WithBody},
             parameters::{OfApp, OfKey},
         },
+        path,
     },
     hub::Hub,
     store::ApiKey,
@@ -113,7 +114,7 @@ pub async fn create(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body
     security(("admin_key" = [])),
 )]
 pub async fn revoke(admin: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
-    let key = KeyId(path_id(&path)?);
+    let key = KeyId(path::id(&path)?);
     let key = hub.revoke_key(key, &admin.audit()).await?;
     Ok(HttpResponse::Ok().json(KeyView::from(&key)))
 }

@@ -5,7 +5,7 @@ use actix_web::{HttpResponse, web::Data};
 use crate::{
     http::{
         Problem,
-        caller::Admin,
+        auth::Admin,
         openapi::answers::{Checked, Operator},
         query::{self, Parameters},
     },

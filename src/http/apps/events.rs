@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         Problem,
+        auth::AppKey,
         body::{Body, Fields, MAX_OBJECT_BYTES, text},
-        caller::{AppKey, Publish, Read},
         idempotency,
         openapi::{
             answers::{Checked, Idempotent, Limited, WithBody},
@@ -20,6 +20,7 @@ use crate::{
             requests::{self, EventBatch, EventQuery},
         },
         query::{self, Parameters},
+        rate_limit::{Publish, Read},
     },
     hub::{Hub, MAX_BATCH},
     store::{App, BatchItem, EventFilter, EventReceipt, EventReceipts, FaultyField, ItemError, NewEvent},

@@ -13,14 +13,15 @@ use serde_json::{Map, Value};
 use crate::{
     http::{
         Problem,
+        auth::AppKey,
         body::{Body, Fields, MAX_OBJECT_BYTES, text},
-        caller::{AppKey, Notify},
         idempotency,
         openapi::{
             answers::{Idempotent, Limited, WithBody},
             parameters::{IdempotencyKey, OfApp},
             requests::{self, NotificationBatch},
         },
+        rate_limit::Notify,
     },
     hub::{Hub, Lines, MAX_BATCH, action_url, image_url, plain_text},
     store::{

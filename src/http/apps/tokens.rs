@@ -13,13 +13,14 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         Problem,
+        auth::AppKey,
         body::{Body, Fields},
-        caller::{AppKey, Unlimited},
         openapi::{
             answers::{Limited, WithBody},
             parameters::{OfApp, OfUser},
             requests::TokenRequest,
         },
+        rate_limit::Unlimited,
     },
     hub::Hub,
 };

@@ -17,13 +17,15 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         Problem,
+        auth::AppKey,
         body::{Body, Fields, text},
-        caller::{AppKey, Webhooks, path_id},
         openapi::{
             answers::{Limited, WithBody},
             parameters::{OfApp, OfWebhook},
             requests::{self, NewWebhook},
         },
+        path,
+        rate_limit::Webhooks,
     },
     hub::{Hub, NewWebhookRequest, warning},
     store::{Webhook, WebhookChange},
@@ -337,7 +339,7 @@ pub async fn test(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>, body: 
 type Ids = (String, String);
 
 fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
-    path_id(text).map(WebhookId)
+    path::id(text).map(WebhookId)
 }
 
 async fn nothing(body: Body) -> Result<(), Problem> {

@@ -3,7 +3,7 @@
 use actix_http::{HttpMessage as _, Request};
 use actix_web::http::header;
 
-use crate::http::caller::bearer;
+use crate::http::auth::bearer;
 
 /// The stream's subprotocol. Who offers it is refused by close code, after the upgrade.
 pub(super) const V1: &str = "oriva.v1";

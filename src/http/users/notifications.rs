@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         Problem,
+        auth::InboxAccess,
         body::{Body, Fields, text},
-        caller::{InboxAccess, Read},
         notifications::NotificationView,
         openapi::{
             answers::{Checked, Limited, WithBody},
@@ -19,6 +19,7 @@ use crate::{
             requests::{FeedQuery, ReadAll},
         },
         query::{self, Parameters},
+        rate_limit::Read,
     },
     hub::{Hub, NotificationWithApp},
     store::{FaultyField, FeedFilter, FeedPosition, Status},
@@ -148,9 +149,9 @@ fn feed_filter(parameters: Parameters) -> Result<FeedFilter, Vec<FaultyField>> {
     let (mut fields, asked) = query::fields(parameters, Some("status"));
     let mut statuses = Vec::new();
     for name in &asked {
-        match Status::from_name(name) {
-            Some(status) => statuses.push(status),
-            None => fields.fault("status", STATUS_RULE),
+        match Status::parse(name) {
+            Ok(status) => statuses.push(status),
+            Err(Invalid(rule)) => fields.fault("status", &rule),
         }
     }
     if asked.is_empty() {
@@ -170,17 +171,6 @@ fn feed_filter(parameters: Parameters) -> Result<FeedFilter, Vec<FaultyField>> {
     };
     fields.finish()?;
     Ok(filter)
-}
-
-/// What a status may be.
-pub const STATUS_RULE: &str = "must be one of unread, read, clicked, dismissed, expired";
-
-/// Parses a status.
-///
-/// # Errors
-/// [`Invalid`] with the names.
-pub fn status(text: &str) -> Result<Status, Invalid> {
-    Status::from_name(text).ok_or_else(|| Invalid(STATUS_RULE.to_owned()))
 }
 
 fn cursor_after(last: &NotificationWithApp) -> String {

@@ -5,12 +5,13 @@ use actix_web::{HttpResponse, web::Data};
 use crate::{
     http::{
         Problem,
-        caller::{InboxAccess, Read},
+        auth::InboxAccess,
         openapi::{
             answers::{Checked, Limited},
             parameters::OfUser,
         },
         query::{self, Parameters},
+        rate_limit::Read,
     },
     hub::{Hub, UserPresence},
 };

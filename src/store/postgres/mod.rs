@@ -9,7 +9,7 @@ mod retention;
 mod values;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, LazyLock, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -17,12 +17,14 @@ use async_trait::async_trait;
 use oriva_hub_actors::model::StreamKey;
 use sqlx::{
     Connection as _, Executor, PgConnection, PgPool, Postgres, Row, Transaction,
-    migrate::Migrate,
+    migrate::{Migrate as _, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
 use super::{
-    Pool, Store, StoreError, new_epoch,
+    Pool, Store, StoreError,
+    migrations::{migration_files, migrator},
+    new_epoch,
     sql::{
         dialect::{Dialect as _, SqlStore},
         statement::Statement,
@@ -32,7 +34,8 @@ use super::{
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("postgres": "0001_hub", "0002_feed", "0003_webhooks", "0004_nodes", "0005_event_data_index", "0006_retention", "0007_traces", "0008_archive_exports", "0009_audit_retention");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
 
 /// How long a request waits for a free connection before it is told that the database is unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);

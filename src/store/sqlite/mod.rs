@@ -12,7 +12,7 @@ mod values;
 use std::{
     path::Path,
     str::FromStr,
-    sync::{Arc, RwLock},
+    sync::{Arc, LazyLock, RwLock},
     time::Duration,
 };
 
@@ -20,12 +20,14 @@ use async_trait::async_trait;
 use oriva_hub_actors::model::StreamKey;
 use sqlx::{
     Row, Sqlite, SqlitePool, Transaction,
-    migrate::Migrate,
+    migrate::{Migrate as _, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
 use super::{
-    Pool, Store, StoreError, new_epoch,
+    Pool, Store, StoreError,
+    migrations::{migration_files, migrator},
+    new_epoch,
     sql::{
         dialect::{Dialect as _, SqlStore},
         statement::Statement,
@@ -35,7 +37,8 @@ use super::{
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("sqlite": "0001_hub", "0002_feed", "0003_webhooks", "0004_retention", "0005_traces", "0006_archive_exports", "0007_audit_retention");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
 
 /// How long a write waits for another process's, such as a command's beside a running hub.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,14 +13,16 @@ use super::{Ids, nothing, webhook_id};
 use crate::{
     http::{
         Problem,
+        auth::AppKey,
         body::{Body, Fields, text},
-        caller::{AppKey, Webhooks, path_id},
         openapi::{
             answers::{Checked, Limited, WithBody},
             parameters::{OfApp, OfDelivery, OfWebhook},
             requests::{DeliveryQuery, RecoveryRequest},
         },
+        path,
         query::{self, Parameters},
+        rate_limit::Webhooks,
     },
     hub::Hub,
     store::{AttemptRow, DeliveryFilter, DeliveryRow, DeliveryStatus, Recovery},
@@ -179,7 +181,7 @@ pub async fn redeliver(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let id = webhook_id(&path.1)?;
-    let delivery = DeliveryId(path_id(&path.2)?);
+    let delivery = DeliveryId(path::id(&path.2)?);
     nothing(body).await?;
     let row = hub.redeliver(app.holder(), id, delivery, &app.audit(&request)).await?;
     Ok(HttpResponse::Accepted().json(DeliveryView::from(&row)))

@@ -1,10 +1,7 @@
-//! What surrounds every request: its id, its log line, security headers, rate-limit headers, and the refusal of new
-//! work while the hub drains.
+//! The outermost layer of HTTP: request id, span, log line, security and rate-limit headers, the deadline of a request, and
+//! 503 for new requests while the hub drains.
 
-use std::{
-    cell::RefCell,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use actix_web::{
     Error, HttpMessage, ResponseError as _,
@@ -13,7 +10,7 @@ use actix_web::{
     error::InternalError,
     http::{
         Method, StatusCode,
-        header::{self, HeaderMap, HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderValue},
     },
     middleware::Next,
     web::Data,
@@ -22,49 +19,22 @@ use oriva_hub_actors::{
     model::TraceParent,
     traces::{Span, SpanKind},
 };
-use uuid::Uuid;
 
-use super::problem::Problem;
+use super::{problem::Problem, rate_limit, request_id};
 use crate::{hub::Hub, limits::RateLimitStatus, metrics};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Deadline of a request, its body included. Longer than the slowest webhook test may take.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(75);
 
-/// How long a request may take, its body included: longer than the slowest webhook that is tested.
-const LONGEST_ANSWER: Duration = Duration::from_secs(75);
-
-tokio::task_local! {
-    static CURRENT: RefCell<String>;
-}
-
-/// The id of the request that is being worked on.
-#[must_use]
-pub fn request_id() -> String {
-    CURRENT.try_with(|id| id.borrow().clone()).unwrap_or_default()
-}
-
-/// Runs something under a request's id.
-pub(super) async fn with_request_id<F: Future>(id: String, work: F) -> F::Output {
-    CURRENT.scope(RefCell::new(id), work).await
-}
-
-/// The client's own id where it is one that a log can hold, otherwise a new one.
-pub(super) fn choose_request_id(headers: &HeaderMap) -> String {
-    let theirs = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
-    let fits = |id: &&str| {
-        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
-    };
-    theirs.filter(fits).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
-}
-
-/// The outermost layer.
+/// Runs around every handler.
 ///
 /// # Errors
-/// None of its own.
+/// The handler's own, and 503 at the deadline.
 pub async fn request_context(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let id = choose_request_id(request.headers());
+    let id = request_id::choose(request.headers());
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.path().to_owned());
     let is_probe = matches!(&*path, "/healthz" | "/readyz" | "/metrics");
@@ -73,32 +43,32 @@ pub async fn request_context(
     if let Some(context) = span.context() {
         request.extensions_mut().insert(context);
     }
-    let _in_hand = request.app_data::<Data<Hub>>().map(|hub| hub.track_request());
+    let _tracked = request.app_data::<Data<Hub>>().map(|hub| hub.track_request());
     let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
     let mut response = if is_draining && !is_probe {
         let problem = Problem::overloaded("the hub is stopping; ask again");
-        let answer = with_request_id(id.clone(), async { problem.error_response() }).await;
+        let answer = request_id::scope(id.clone(), async { problem.error_response() }).await;
         request.into_response(answer).map_into_right_body()
     } else {
         let hub = request.app_data::<Data<Hub>>().cloned();
-        let answer = with_request_id(id.clone(), next.call(request));
-        match tokio::time::timeout(LONGEST_ANSWER, answer).await {
+        let answer = request_id::scope(id.clone(), next.call(request));
+        match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
             Ok(answer) => answer?.map_into_left_body(),
             Err(_) => {
                 describe(&mut span, &id, &method, None, StatusCode::SERVICE_UNAVAILABLE);
-                return Err(given_up(&id, &method, &path, began, hub).await);
+                return Err(timed_out(&id, &method, &path, began, hub).await);
             }
         }
     };
     let status = response.request().extensions().get::<RateLimitStatus>().copied();
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
-        headers.insert(REQUEST_ID, value);
+        headers.insert(request_id::HEADER, value);
     }
     add_security_headers(headers, secure);
     if let Some(status) = status {
-        add_rate_limit_headers(headers, &status);
+        rate_limit::add_headers(headers, &status);
     }
     let route = response.request().match_pattern();
     describe(&mut span, &id, &method, route.as_deref(), response.status());
@@ -107,15 +77,15 @@ pub async fn request_context(
     Ok(response)
 }
 
-/// The answer to a request that took too long. The request itself is gone with what served it.
-async fn given_up(id: &str, method: &Method, path: &str, began: Instant, hub: Option<Data<Hub>>) -> Error {
+/// The answer to a request that passed its deadline. Its handler is dropped, and with it whatever it waited for.
+async fn timed_out(id: &str, method: &Method, path: &str, began: Instant, hub: Option<Data<Hub>>) -> Error {
     if let Some(hub) = hub {
         hub.request_timed_out();
     }
     let problem = Problem::overloaded("the answer took too long; ask again");
-    let mut answer = with_request_id(id.to_owned(), async { problem.error_response() }).await;
+    let mut answer = request_id::scope(id.to_owned(), async { problem.error_response() }).await;
     if let Ok(value) = HeaderValue::from_str(id) {
-        answer.headers_mut().insert(REQUEST_ID, value);
+        answer.headers_mut().insert(request_id::HEADER, value);
     }
     add_security_headers(answer.headers_mut(), false);
     metrics::request(method, None, answer.status().as_u16(), began.elapsed());
@@ -123,7 +93,7 @@ async fn given_up(id: &str, method: &Method, path: &str, began: Instant, hub: Op
     InternalError::from_response("", answer).into()
 }
 
-/// The caller's span, where it says one.
+/// The caller's span, if the request names it.
 fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
     TraceParent::parse(headers.get("traceparent")?.to_str().ok()?)
 }
@@ -148,7 +118,7 @@ fn describe(span: &mut Span, id: &str, method: &Method, route: Option<&str>, sta
     }
 }
 
-/// One line a request: quiet for what went well, so that a busy hub's log is not its bottleneck.
+/// Writes one line for each request, at debug level for what went well, so that a busy hub's log is not its bottleneck.
 fn log(id: &str, method: &Method, path: &str, status: StatusCode, took: Duration) {
     let (status, duration_ms) = (status.as_u16(), took.as_secs_f64() * 1000.0);
     // The path and never the query, which may hold a token.
@@ -159,7 +129,7 @@ fn log(id: &str, method: &Method, path: &str, status: StatusCode, took: Duration
     }
 }
 
-/// What every answer says to browsers: it is data, not a page.
+/// Headers that tell a browser to treat an answer as data, not as a page.
 pub(super) fn add_security_headers(headers: &mut HeaderMap, secure: bool) {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -174,24 +144,5 @@ pub(super) fn add_security_headers(headers: &mut HeaderMap, secure: bool) {
     }
     if secure {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
-    }
-}
-
-/// Both families: the ones in use everywhere, and draft-ietf-httpapi-ratelimit-headers.
-fn add_rate_limit_headers(headers: &mut HeaderMap, status: &RateLimitStatus) {
-    let (limit, window) = (status.limit.requests, status.limit.window.as_secs());
-    let left = status.reset_in.as_secs() + u64::from(status.reset_in.subsec_nanos() > 0);
-    let reset = chrono::Utc::now().timestamp().unsigned_abs() + left;
-    let class = status.class.as_str();
-    for (name, value) in [
-        ("x-ratelimit-limit", limit.to_string()),
-        ("x-ratelimit-remaining", status.remaining.to_string()),
-        ("x-ratelimit-reset", reset.to_string()),
-        ("ratelimit-policy", format!(r#""{class}";q={limit};w={window}"#)),
-        ("ratelimit", format!(r#""{class}";r={};t={left}"#, status.remaining)),
-    ] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
     }
 }

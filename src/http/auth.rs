@@ -1,91 +1,64 @@
-//! Credentials as handler arguments: the access rule of a route stands in its signature (architecture, invariant 8).
+//! Credentials as handler arguments: a handler's signature says who may call it (ARCHITECTURE.md, invariant 8).
 //!
-//! The order of checks is contract §1's: 401, 404 for an app that does not exist, 403 for one that is not the caller's,
-//! 429; the body is read after that.
+//! The order of checks is that of contract §1: 401, then 404 for an app that does not exist, then 403 for an app that is
+//! not the caller's, then 429. The body is read after that, so a caller that is refused costs no memory.
 
 use std::{marker::PhantomData, net::IpAddr, pin::Pin, sync::Arc};
 
 use actix_web::{
-    FromRequest, HttpMessage, HttpRequest,
+    FromRequest, HttpMessage as _, HttpRequest,
     dev::Payload,
     http::header::{self, HeaderMap},
     web::Data,
 };
 use oriva_hub_actors::model::{AppId, TraceParent, UserId};
-use serde::Deserialize;
-use uuid::Uuid;
 
 use super::{
     client_address::client_address,
+    path,
     problem::{Code, Problem},
+    rate_limit::{Charge, RouteClass},
 };
 use crate::{
     auth::{Caller, KeyHolder},
     hub::Hub,
-    limits::{Class, RateLimitKey, RateLimitStatus, RateLimited},
+    limits::RateLimitKey,
     store::{AccessScope, App, Audit, Origin},
 };
 
-/// What is kept of a `User-Agent`.
+/// Characters of a `User-Agent` that are stored.
 const USER_AGENT_CHARACTERS: usize = 512;
 
 const WANTS_KEY: &str = "this route wants an app's API key";
 
-/// The class of a route, as a type.
-pub trait RouteClass: 'static {
-    /// `None`: not limited.
-    const CLASS: Option<Class>;
-}
-
-macro_rules! route_class {
-    ($($(#[$doc:meta])* $name:ident => $class:expr;)*) => {$(
-        $(#[$doc])*
-        pub struct $name;
-        impl RouteClass for $name {
-            const CLASS: Option<Class> = $class;
-        }
-    )*};
-}
-route_class! {
-    /// Publishing.
-    Publish => Some(Class::Publish);
-    /// Creating notifications.
-    Notify => Some(Class::Notify);
-    /// Reading.
-    Read => Some(Class::Read);
-    /// Webhooks.
-    Webhooks => Some(Class::Webhooks);
-    /// Not limited.
-    Unlimited => None;
-}
-
-/// An app's server at one of its own routes, one request of the class's budget spent.
+/// An app's server at one of the app's own routes. One request is taken from the budget of class `C`.
 pub struct AppKey<C> {
     holder: KeyHolder,
     class: PhantomData<C>,
 }
 
 impl<C: RouteClass> AppKey<C> {
+    /// The app and its key.
     #[must_use]
     pub fn holder(&self) -> &KeyHolder {
         &self.holder
     }
 
-    /// Spends more of the budget, for a batch that costs its length. The first request was spent on the way in.
+    /// Takes `cost` more requests from the budget: a batch costs its length, and its first request is paid for already.
     ///
     /// # Errors
-    /// 429, and nothing more was spent.
+    /// 429. Nothing more is taken then.
     pub async fn consume_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
-        consume(request, hub, &Charge::from_key(&self.holder), C::CLASS, cost).await
+        Charge::of_app(&self.holder).consume::<C>(request, hub, cost).await
     }
 
-    /// Where the request came from.
+    /// The request's origin, for the audit log.
     #[must_use]
     pub fn origin(&self, request: &HttpRequest) -> Origin {
         origin(request, self.holder.app.id.to_string())
     }
 
-    /// Who an audit row names.
+    /// The actor that audit rows name.
     #[must_use]
     pub fn audit(&self, request: &HttpRequest) -> Audit {
         Audit { actor: self.holder.app.id.to_string(), ip: client_address(request) }
@@ -123,17 +96,17 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
             let Caller::App(holder) = caller else {
                 return Err(Problem::new(Code::Forbidden, WANTS_KEY));
             };
-            consume(&request, &hub, &Charge::from_key(&holder), C::CLASS, 1).await?;
+            Charge::of_app(&holder).consume::<C>(&request, &hub, 1).await?;
             Ok(Self { holder, class: PhantomData })
         })
     }
 }
 
-/// Who sees and changes notifications: a user's device or an app's server, at a route that names neither app nor key.
+/// A user's device, or an app's server, at a route for notifications. The path names no app.
 pub struct InboxAccess<C> {
     app: Arc<App>,
     scope: AccessScope,
-    /// The user of the path, where it names one.
+    /// The user of the path, if it names one.
     user: Option<UserId>,
     class: PhantomData<C>,
 }
@@ -148,7 +121,7 @@ impl<C: RouteClass> InboxAccess<C> {
     /// The user whose inbox the path names.
     ///
     /// # Errors
-    /// 404 where it names none.
+    /// 404 if it names none.
     pub fn user(&self) -> Result<&UserId, Problem> {
         self.user.as_ref().ok_or_else(Problem::not_found)
     }
@@ -159,7 +132,7 @@ impl<C: RouteClass> InboxAccess<C> {
         &self.app.id
     }
 
-    /// Where the request came from.
+    /// The request's origin, for the audit log.
     #[must_use]
     pub fn origin(&self, request: &HttpRequest) -> Origin {
         let actor = match &self.scope.user {
@@ -179,17 +152,12 @@ impl<C: RouteClass> FromRequest for InboxAccess<C> {
         Box::pin(async move {
             let hub = hub_of(&request)?;
             let caller = authenticate(&request, &hub).await?;
-            let user = named_user(&request).as_deref().map(UserId::parse);
-            let user = user.transpose().map_err(|rule| Problem::malformed_id("user_id", &rule))?;
-            if user.as_ref().is_some_and(|user| user.as_str().contains(char::REPLACEMENT_CHARACTER)) {
-                // The path was no UTF-8.
-                return Err(Problem::not_found());
-            }
+            let user = path::user_id(&request)?;
             let (app, token_user, charge) = match caller {
-                Caller::App(holder) => (holder.app.clone(), None, Charge::from_key(&holder)),
+                Caller::App(holder) => (holder.app.clone(), None, Charge::of_app(&holder)),
                 Caller::User(holder) => {
                     let key = RateLimitKey::User(holder.issuer.id.clone(), holder.user.clone());
-                    (holder.issuer, Some(holder.user), Charge { key, limits_of: None })
+                    (holder.issuer, Some(holder.user), Charge::of_user(key))
                 }
                 Caller::Admin => {
                     return Err(Problem::new(Code::Forbidden, "this route wants a user's token or an app's API key"));
@@ -198,22 +166,22 @@ impl<C: RouteClass> FromRequest for InboxAccess<C> {
             if let (Some(own), Some(asked)) = (&token_user, &user)
                 && own != asked
             {
-                return Err(Problem::new(Code::Forbidden, "a token opens what is its own user's alone"));
+                return Err(Problem::new(Code::Forbidden, "a user's token opens only that user's own notifications"));
             }
-            consume(&request, &hub, &charge, C::CLASS, 1).await?;
+            charge.consume::<C>(&request, &hub, 1).await?;
             let scope = AccessScope { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };
             Ok(Self { app, scope, user, class: PhantomData })
         })
     }
 }
 
-/// The operator.
+/// The operator, with the admin key.
 pub struct Admin {
     ip: Option<IpAddr>,
 }
 
 impl Admin {
-    /// Who an audit row names.
+    /// The actor that audit rows name.
     #[must_use]
     pub fn audit(&self) -> Audit {
         Audit { actor: "admin".to_owned(), ip: self.ip }
@@ -238,15 +206,6 @@ impl FromRequest for Admin {
     }
 }
 
-/// The user of the path, all of it decoded: what `match_info` gives keeps `%2B`, `%2F` and `%25`.
-fn named_user(request: &HttpRequest) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Named {
-        user_id: String,
-    }
-    request.match_info().load::<Named>().ok().map(|named| named.user_id)
-}
-
 fn origin(request: &HttpRequest, actor: String) -> Origin {
     let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
     Origin {
@@ -263,15 +222,6 @@ async fn authenticate(request: &HttpRequest, hub: &Hub) -> Result<Caller, Proble
     Ok(hub.auth().authenticate(credential).await?)
 }
 
-/// An id of the hub's making in a path, in the one form that it is made in: an id has one address.
-///
-/// # Errors
-/// 404.
-pub(super) fn path_id(text: &str) -> Result<Uuid, Problem> {
-    let id: Uuid = text.parse().map_err(|_| Problem::not_found())?;
-    if id.to_string() == text { Ok(id) } else { Err(Problem::not_found()) }
-}
-
 /// The credential of an `Authorization: Bearer` header.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, credential) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
@@ -280,39 +230,4 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 fn hub_of(request: &HttpRequest) -> Result<Data<Hub>, Problem> {
     request.app_data::<Data<Hub>>().cloned().ok_or_else(|| Problem::new(Code::Internal, "the hub is not built"))
-}
-
-/// Whose budget a request spends of.
-struct Charge {
-    key: RateLimitKey,
-    /// The app whose own limits hold.
-    limits_of: Option<Arc<App>>,
-}
-
-impl Charge {
-    fn from_key(holder: &KeyHolder) -> Self {
-        Self { key: RateLimitKey::App(holder.app.id.clone()), limits_of: Some(holder.app.clone()) }
-    }
-}
-
-async fn consume(
-    request: &HttpRequest,
-    hub: &Hub,
-    charge: &Charge,
-    class: Option<Class>,
-    cost: u32,
-) -> Result<(), Problem> {
-    let Some(class) = class else { return Ok(()) };
-    let own = charge.limits_of.as_ref().and_then(|app| app.limits.get(class.as_str()).copied());
-    let set_status = |status: RateLimitStatus| request.extensions_mut().insert(status);
-    match hub.limits().consume(&charge.key, class, own, cost).await {
-        Ok(status) => {
-            status.map(set_status);
-            Ok(())
-        }
-        Err(RateLimited(status)) => {
-            set_status(status);
-            Err(RateLimited(status).into())
-        }
-    }
 }
