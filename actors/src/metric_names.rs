@@ -1,7 +1,6 @@
-//! The names of all that is measured, in one place. What they mean is said to whoever scrapes, and in
-//! `docs/OPERATING.md`, which a test holds against this list.
+//! The names and help texts of all metrics. `docs/OPERATING.md` explains them; a test compares it with this list.
 
-/// How a measure moves.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Counter,
@@ -9,7 +8,7 @@ pub enum Kind {
     Histogram,
 }
 
-/// One measure.
+/// A metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     pub name: &'static str,
@@ -22,7 +21,7 @@ macro_rules! metric_table {
         $(#[doc = $help]
         pub const $ident: &str = $name;)*
 
-        /// Every measure there is.
+        /// All metrics.
         pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: Kind::$kind, help: $help }),*];
     };
 }

@@ -1,5 +1,5 @@
-//! Follows one stream: puts events in order, notices what is missing and asks for it. Pure; the only place that
-//! knows the offset rule (architecture, invariant 3).
+//! The position of one reader in one stream: puts events in order, notices gaps, and says what to ask for. Pure, and
+//! the only file that knows the offset rule (ARCHITECTURE.md, invariant 3).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,40 +9,41 @@ use crate::{
     protocol::PublishedEvent,
 };
 
-/// Events kept that came ahead of others; past that they are dropped and fetched.
+/// Greatest number of early events to keep. Further ones are dropped and fetched from the store later.
 const REORDER_BUFFER: usize = 512;
-/// How long an event that was overtaken is waited for before the store is asked.
+/// How long to wait for an overtaken event before asking the store.
 pub(crate) const REORDER_WINDOW: Duration = Duration::from_millis(10);
 
-/// What a follower wants next.
+/// What a cursor needs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Nothing,
-    /// To be asked again after [`REORDER_WINDOW`], by [`StreamCursor::due`]: what is missing is most likely on its way.
+    /// A call of [`StreamCursor::reorder_timeout`] after [`REORDER_WINDOW`]: the missing event is most likely on its
+    /// way.
     WaitForReorder,
-    /// A page of what comes after this offset.
+    /// The page of events after this offset.
     Page {
         after: Offset,
     },
 }
 
-/// A position in one stream, and what came ahead of it.
+/// The position, and the events that arrived early.
 #[derive(Debug)]
 pub(crate) struct StreamCursor {
     kind: StreamKind,
     position: Offset,
     /// The highest offset known to exist.
     head: Offset,
-    /// Events that came ahead of others.
+    /// Events that arrived early.
     buffered: BTreeMap<Offset, Arc<PublishedEvent>>,
-    /// A page, or the end of the patience, is under way.
+    /// A page, or the timeout of the reorder window, is pending.
     is_waiting: bool,
-    /// The highest offset known to exist when the last page was asked for.
+    /// The highest offset known to exist when the pending page was requested.
     head_when_asked: Offset,
 }
 
 impl StreamCursor {
-    /// Stands at `position`: everything up to there has been seen.
+    /// A cursor at `position`: everything up to there was delivered.
     pub(crate) fn at(kind: StreamKind, position: Offset) -> Self {
         Self { kind, position, head: position, buffered: BTreeMap::new(), is_waiting: false, head_when_asked: 0 }
     }
@@ -51,8 +52,8 @@ impl StreamCursor {
         self.position
     }
 
-    /// Takes an event from a hint (registry, bus) and appends to `ready` what may be delivered now. Events of two nodes
-    /// overtake each other on their way; those that fill the gap soon need no look into the store.
+    /// Takes an event from the registry or the bus, and appends to `ready` what can be delivered now. Events of two
+    /// nodes overtake each other, so a gap that closes within the reorder window costs no query.
     pub(crate) fn accept(&mut self, event: Arc<PublishedEvent>, ready: &mut Vec<Arc<PublishedEvent>>) -> Need {
         let offset = event.offset_in(self.kind);
         self.head = self.head.max(offset);
@@ -67,7 +68,7 @@ impl StreamCursor {
         }
         self.release(ready);
         if self.buffered.len() > REORDER_BUFFER {
-            // The last is the farthest from its turn.
+            // Drops the event that is farthest from being deliverable.
             self.buffered.pop_last();
         }
         if self.position == self.head || std::mem::replace(&mut self.is_waiting, true) {
@@ -77,24 +78,24 @@ impl StreamCursor {
         }
     }
 
-    /// The patience is over. What is still missing is asked for.
+    /// The reorder window is over. Asks the store for what is still missing.
     pub(crate) fn reorder_timeout(&mut self) -> Need {
         self.is_waiting = false;
         self.request_page()
     }
 
-    /// Learns that the stream reaches to `head`, without the events.
+    /// Learns from the store that the stream has reached `head`.
     pub(crate) fn observe_head(&mut self, head: Offset) -> Need {
         self.head = self.head.max(head);
         self.request_page()
     }
 
-    /// Takes the page asked for. Where history no longer reaches back to the gap, the gap is passed over.
+    /// Takes the page that was requested. If retention deleted the missing events, the gap is skipped.
     pub(crate) fn page(&mut self, page: Page, ready: &mut Vec<Arc<PublishedEvent>>) -> Need {
         self.is_waiting = false;
         if page.head < self.head_when_asked {
-            // Offsets are given in the order of commit, so whatever a hint tells of is in the store when it is asked. This
-            // was no event of this store's.
+            // Offsets are assigned in commit order, so every event that a message names is in the store by now. An
+            // event beyond that head is not from this store.
             self.buffered.retain(|offset, _| *offset > self.head_when_asked);
             if self.head == self.head_when_asked {
                 self.head = self.position;
@@ -102,7 +103,7 @@ impl StreamCursor {
         }
         self.head = self.head.max(page.head);
         if page.events.is_empty() {
-            // All that was missing is gone: what the store's end covers cannot be waited for.
+            // Everything that was missing is deleted: nothing up to the store's head can still come.
             self.position = self.position.max(page.head);
         }
         for event in page.events {
@@ -119,18 +120,18 @@ impl StreamCursor {
         } else if self.position == self.head || std::mem::replace(&mut self.is_waiting, true) {
             Need::Nothing
         } else {
-            // Missing since the page was read: it is on its way, like what came ahead of it.
+            // It was committed after the page was read, so it is on its way.
             Need::WaitForReorder
         }
     }
 
-    /// The page asked for did not come; says what to ask for again.
+    /// The page could not be read. Says what to request again.
     pub(crate) fn page_failed(&mut self) -> Need {
         self.is_waiting = false;
         self.request_page()
     }
 
-    /// Delivers what is held as far as it follows.
+    /// Delivers buffered events as far as they follow the position.
     fn release(&mut self, ready: &mut Vec<Arc<PublishedEvent>>) {
         while let Some(entry) = self.buffered.first_entry()
             && *entry.key() <= self.position + 1

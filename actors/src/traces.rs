@@ -1,6 +1,6 @@
-//! Spans (OpenTelemetry). A request's context goes with what it wrote, explicitly: to the session, over the bus, to the
-//! webhook, days later if need be. Like the measures they are the process's, not a hub's: a facade that the program turns on. Where spans are not exported, a context is passed on as it came and nothing else is
-//! done.
+//! Spans (OpenTelemetry). A request's trace context is passed on explicitly: to the session, over the bus, and to the
+//! webhook, perhaps days later. Like metrics, the exporter belongs to the process, not to a hub. Without an exporter, a
+//! context is passed on as it came, and nothing else is done.
 
 use std::{borrow::Cow, sync::OnceLock, time::SystemTime};
 
@@ -21,16 +21,16 @@ pub fn export_with(tracer: BoxedTracer) {
     let _ = TRACER.set(tracer);
 }
 
-/// Something that takes time. It ends when it is dropped.
+/// A span. It ends when it is dropped.
 #[derive(Default)]
 pub struct Span {
     recorded: Option<BoxedSpan>,
-    /// What it was called by, which stands in for it where it is not recorded.
+    /// The caller's context. It is passed on where this span is not recorded.
     parent: Option<TraceParent>,
 }
 
 impl Span {
-    /// Begins now. Without a parent it is the first of a new trace.
+    /// Begins a span. Without a parent it is the root of a new trace.
     #[must_use]
     pub fn begin(name: &'static str, kind: SpanKind, parent: Option<TraceParent>) -> Self {
         Self::since(None, name, kind, parent)
@@ -51,7 +51,7 @@ impl Span {
         Self { recorded: Some(tracer.build_with_context(builder, &context)), parent }
     }
 
-    /// What it is the parent of goes by this.
+    /// The context for its children.
     #[must_use]
     pub fn context(&self) -> Option<TraceParent> {
         match self.recorded.as_ref().map(BoxedSpan::span_context) {
@@ -64,27 +64,27 @@ impl Span {
         }
     }
 
-    /// Whether what is said of it is kept: otherwise nothing need be put together.
+    /// Whether it is recorded. If not, attributes need not be computed.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.recorded.as_ref().is_some_and(BoxedSpan::is_recording)
     }
 
-    /// Takes the name that is known only at its end.
+    /// Sets the name, if it is known only at the end.
     pub fn name(&mut self, name: impl Into<Cow<'static, str>>) {
         if let Some(span) = &mut self.recorded {
             span.update_name(name);
         }
     }
 
-    /// Says something of it, under a name of the OpenTelemetry semantic conventions where there is one.
+    /// Sets an attribute. Use a name of the OpenTelemetry semantic conventions where there is one.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.recorded {
             span.set_attribute(KeyValue::new(key, value));
         }
     }
 
-    /// Marks it as one that did not do what it is for.
+    /// Marks the span as failed.
     pub fn failed(&mut self, why: impl Into<Cow<'static, str>>) {
         if let Some(span) = &mut self.recorded {
             span.set_status(Status::error(why));
@@ -92,7 +92,7 @@ impl Span {
     }
 }
 
-/// One span for each event that somebody traces: from when this node wrote or heard it, until it is dropped.
+/// One span for each traced event: from when this node wrote or received it until the span is dropped.
 #[must_use]
 pub fn deliveries(events: &[std::sync::Arc<PublishedEvent>]) -> Vec<Span> {
     if TRACER.get().is_none() {

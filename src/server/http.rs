@@ -20,7 +20,7 @@ use actix_web::{
 use super::error::ServeError;
 use crate::{
     config::Config,
-    http::{MaxBodyBytes, TrustedProxies, request_context, openapi, routes, stream},
+    http::{MaxBodyBytes, TrustedProxies, openapi, request_context, routes, stream},
     hub::Hub,
 };
 

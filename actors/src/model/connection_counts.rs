@@ -1,10 +1,10 @@
-//! How many connection places a user or app holds on one node, and what their holders may see.
+//! Connection counts of one user or app on one node, split by what the connections may see.
 
 use std::fmt;
 
 use super::{AppId, Invalid, Scope};
 
-/// ConnectionLimiter of one stream's holder, by scope. An app's own sockets count as seeing all that is theirs.
+/// The connections of one user or app, by scope. An app's own sockets count under its own id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionCounts {
     all_apps: u32,
@@ -18,7 +18,7 @@ impl ConnectionCounts {
         self.by_app.iter().map(|(_, count)| *count as usize).sum::<usize>() + self.all_apps as usize
     }
 
-    /// Those whose holders are shown what `app` publishes; `None`: all.
+    /// The connections that get what `app` publishes. `None`: all of them.
     #[must_use]
     pub fn visible_to(&self, app: Option<&AppId>) -> usize {
         let Some(app) = app else { return self.total() };
@@ -48,7 +48,7 @@ impl ConnectionCounts {
         }
     }
 
-    /// Reads what [`ConnectionCounts`]'s `Display` wrote.
+    /// Parses what `Display` wrote.
     ///
     /// # Errors
     /// [`Invalid`] for anything else.
@@ -69,7 +69,8 @@ impl ConnectionCounts {
     }
 }
 
-/// `3 *:1 work-buddy:2`: the total first, for who reads no further.
+/// For example `3 *:1 work-buddy:2`: the total comes first, so that a script in Redis can read it without parsing the
+/// rest.
 impl fmt::Display for ConnectionCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.total())?;

@@ -48,8 +48,8 @@ impl Category {
 pub struct EventType(Box<str>);
 
 impl EventType {
-    /// Parses `^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$`, at most 100 characters. The category's own name before it is
-    /// taken off: `notification.created` under `notification` is `created` (contract §4).
+    /// Parses `^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$`, at most 100 characters. A prefix that is the category's own name is
+    /// removed: `notification.created` under `notification` is `created` (contract §4).
     ///
     /// # Errors
     /// [`Invalid`] with the rule.
@@ -65,7 +65,7 @@ impl EventType {
         Ok(Self(bare.into()))
     }
 
-    /// Takes a type that a store kept.
+    /// A type from the store, which was valid when it was written.
     #[must_use]
     pub fn from_store(text: &str) -> Self {
         Self(text.into())
@@ -77,7 +77,7 @@ impl EventType {
     }
 }
 
-/// The text of a JSON object, kept encoded because it is written far more often than it is looked into.
+/// A JSON object as text. It stays encoded, because it is sent far more often than it is read.
 #[derive(Debug, Clone, ToSchema)]
 #[schema(value_type = Object)]
 pub struct JsonObject(Box<RawValue>);
@@ -89,7 +89,7 @@ impl JsonObject {
         serde_json::value::to_raw_value(map).map_or_else(|_| Self::empty(), Self)
     }
 
-    /// Encodes what serialises as a map; anything else becomes an empty object.
+    /// Encodes a value that serialises as a map. Anything else becomes an empty object.
     #[must_use]
     pub fn encode(value: &impl Serialize) -> Self {
         match serde_json::value::to_raw_value(value) {
@@ -98,7 +98,7 @@ impl JsonObject {
         }
     }
 
-    /// Takes text that a store kept; text that is no JSON becomes an empty object.
+    /// Text from the store. If it is not JSON, it becomes an empty object.
     #[must_use]
     pub fn from_store(text: String) -> Self {
         RawValue::from_string(text).map_or_else(|_| Self::empty(), Self)
@@ -109,7 +109,7 @@ impl JsonObject {
         Self(RawValue::from_string("{}".to_owned()).expect("{} is JSON"))
     }
 
-    /// Takes what stands in text that was checked.
+    /// Text that was parsed as JSON before.
     #[must_use]
     pub(crate) fn from_raw(raw: &RawValue) -> Self {
         Self(raw.to_owned())
@@ -127,7 +127,8 @@ impl Serialize for JsonObject {
     }
 }
 
-/// Where an event stands in each stream that holds it: always its app's, and its user's or the broadcasts'.
+/// An event's offset in each stream that contains it: always its app's stream, and either its user's or the broadcast
+/// stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {
     pub app: Offset,
@@ -151,10 +152,10 @@ pub struct Event {
     pub timestamp: Timestamp,
     /// When the hub stored it.
     pub created_at: Timestamp,
-    /// Whether its app is a platform app: such an app's broadcast is for every user.
+    /// Whether its app is a platform app. Broadcasts of a platform app go to every user.
     pub from_platform: bool,
     pub offsets: Offsets,
-    /// What wrote it, where that is traced.
+    /// The trace context of the request that published it, if any.
     pub trace: Option<TraceParent>,
 }
 

@@ -1,4 +1,4 @@
-//! Who holds a socket, and what that lets it see.
+//! Who a socket belongs to, and what that user or app may see.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ pub enum Scope {
     App(AppId),
 }
 
-/// The holder of a socket, as authentication found it.
+/// A user or app, as authentication found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     User { user: UserId, issuer: AppId, scope: Scope },
@@ -21,7 +21,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The stream this holder follows by right.
+    /// The user's or app's own stream.
     #[must_use]
     pub fn stream(&self) -> StreamKey {
         match self {
@@ -30,7 +30,7 @@ impl Identity {
         }
     }
 
-    /// The app that vouches for this holder: the token's issuer, or the key's app.
+    /// The app behind this identity: the issuer of the user's token, or the key's own app.
     #[must_use]
     pub fn app(&self) -> &AppId {
         match self {
@@ -39,7 +39,7 @@ impl Identity {
         }
     }
 
-    /// The apps whose events it opens.
+    /// The apps whose events it may see.
     #[must_use]
     pub fn scope(&self) -> Scope {
         match self {
@@ -56,8 +56,8 @@ impl Identity {
         }
     }
 
-    /// Whether this holder may be shown `event`, which came on a stream that it follows. A platform app's
-    /// broadcast is for everyone, another app's for the users in that app's scope (contract §4).
+    /// Whether this identity may see `event`, which came on a stream that it follows. A platform app's broadcast is for
+    /// everyone, another app's is for the users in that app's scope (contract §4).
     #[must_use]
     pub fn may_see(&self, event: &Event) -> bool {
         match self {
@@ -69,7 +69,7 @@ impl Identity {
     }
 }
 
-/// Credentials that stopped being good: their sockets are closed with 4003.
+/// Credentials that are no longer valid. Their sockets are closed with 4003.
 #[derive(Debug, Clone, Default)]
 pub struct RevokedCredentials {
     pub apps: HashSet<AppId>,

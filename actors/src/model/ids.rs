@@ -1,4 +1,4 @@
-//! Identifiers as types, so that an app's id can never stand where a user's is meant (contract, opening).
+//! Identifiers as types, so that an app's id cannot be passed where a user's id is expected (contract, opening).
 
 use std::{fmt, sync::Arc};
 
@@ -30,7 +30,7 @@ impl AppId {
         }
     }
 
-    /// Stands for the hub itself, in what no app asked for.
+    /// The hub itself, as the origin of work that no app asked for.
     #[must_use]
     pub fn hub() -> Self {
         Self("hub".into())
@@ -42,7 +42,7 @@ impl AppId {
     }
 }
 
-/// A user, as the platform names it: 1 to 128 visible characters that the hub never takes apart.
+/// A user's id, given by the platform: 1 to 128 visible characters that the hub never interprets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
 #[schema(value_type = String, pattern = r"^[^\s\x00-\x1f\x7f-\x9f]+$", min_length = 1, max_length = 128, example = "ada")]
 pub struct UserId(Arc<str>);
@@ -92,7 +92,7 @@ macro_rules! uuid_id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new one: UUIDv7, so later ids sort after earlier ones.
+            /// A new id. UUIDv7, so later ids sort after earlier ones.
             #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())

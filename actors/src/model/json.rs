@@ -1,26 +1,26 @@
-//! JSON from outside, read as nothing but JSON.
+//! Parsing of JSON that clients sent.
 //!
-//! `serde_json` with its `raw_value` feature takes an object with one reserved key for a raw value and parses the text in
-//! it anew, with its bound on nesting begun afresh. So a client could have other JSON read than it sent, and nest it until
-//! the stack is gone. Whatever a client wrote is read by this.
+//! With its `raw_value` feature, `serde_json` treats an object with one reserved key as a raw value: it parses the text
+//! under that key again, and starts its limit on nesting anew. So a client could make the hub read other JSON than it
+//! sent, nested until the stack overflows. Everything from a client is therefore parsed here.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Reads JSON that a client wrote.
+/// Parses JSON from a client.
 ///
 /// # Errors
-/// Where it is none, or nested more than 127 deep.
+/// Where it is not JSON, or nested more than 127 levels deep.
 pub fn parse_json(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice::<Plain>(text).map(|Plain(value)| value)
 }
 
-/// A whole number from 0 on, however it is written: JSON knows no integers, and some languages write `60.0`.
+/// A whole number that is not negative, in whatever notation: JSON has no integers, and some languages write `60.0`.
 #[must_use]
 pub fn whole_number(value: &Value) -> Option<u64> {
-    // Beyond it not every whole number is one.
+    // The greatest number up to which an `f64` represents every integer.
     const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
     value.as_u64().or_else(|| {
         let number = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(number))?;

@@ -1,4 +1,4 @@
-//! The words everything else is said in: ids, events, streams, patterns, and who holds a socket.
+//! Plain values that everything else uses: ids, events, streams, patterns, identities.
 
 mod connection_counts;
 mod event;
@@ -20,7 +20,7 @@ pub use stream::{Offset, StreamKey, StreamKind};
 pub use timestamp::Timestamp;
 pub use trace_parent::TraceParent;
 
-/// A value that broke the rule of its type; the text says what it must be and is fit for a client.
+/// A value that breaks the rule of its type. The text says what it must be, and can be sent to a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);

@@ -1,16 +1,15 @@
-//! Patterns over full event types, as sockets and webhooks subscribe with them (contract §5).
+//! Patterns for full event types. Sockets and webhooks subscribe with them (contract §5).
 
 use std::fmt;
 
 use super::{Category, Invalid};
 
-/// Patterns one socket or webhook may hold.
+/// Greatest number of patterns of one socket or webhook.
 pub const MAX_PATTERNS: usize = 100;
 
 const MAX_LENGTH: usize = 128;
 
-/// `notification.dismissed`; `*` stands for one segment; a lone `*` or `**` for everything; a closing `.**` for one
-/// segment or more.
+/// A pattern: `*` matches one segment, a final `.**` one segment or more, and `*` or `**` alone matches everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventPattern {
     text: Box<str>,
@@ -89,7 +88,8 @@ impl EventPattern {
     }
 }
 
-/// What whoever subscribes is told of the patterns among these that no event could match; most often a category is missing.
+/// A warning for those of the patterns that no event can match, most often because the category is missing. `None` if
+/// there are none.
 pub fn unmatchable_patterns<'a>(patterns: impl IntoIterator<Item = &'a EventPattern>) -> Option<String> {
     let futile: Vec<&str> =
         patterns.into_iter().filter(|pattern| !pattern.can_match()).map(EventPattern::as_str).collect();

@@ -1,13 +1,13 @@
-//! Streams: one user's, one app's, or the broadcasts', each numbered 1, 2, 3 … without gaps.
+//! Streams of events: each user's, each app's, and the broadcast stream. Each is numbered 1, 2, 3 … without gaps.
 
 use serde::Serialize;
 
 use super::{AppId, UserId};
 
-/// A position in a stream. Events are numbered from 1; 0 is the position before the first.
+/// The number of an event in a stream. The first is 1; 0 is the position before it.
 pub type Offset = u64;
 
-/// Which of the three kinds a stream is; the word that frames carry as `stream`.
+/// The kind of a stream, as frames name it in `stream`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamKind {
@@ -45,7 +45,7 @@ impl StreamKey {
         }
     }
 
-    /// The part after the kind: the id, or nothing for the one broadcast stream.
+    /// The user's or app's id. Empty for the broadcast stream.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {

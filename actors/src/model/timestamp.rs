@@ -1,4 +1,4 @@
-//! Points in time as the wire shows them: RFC 3339, UTC, milliseconds.
+//! Moments as the wire shows them: RFC 3339, UTC, milliseconds.
 
 use std::fmt;
 
@@ -8,13 +8,13 @@ use utoipa::ToSchema;
 
 use super::Invalid;
 
-/// A moment in UTC, cut to milliseconds so that what was answered and what is stored are the same.
+/// A moment in UTC with millisecond precision, so that an answer and the stored row are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-01-02T03:04:05.678Z")]
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
-    /// The present, from the wall clock. Not for actors, which measure time by tokio's clock alone.
+    /// The current time by the wall clock. Actors must not use it: they use tokio's clock, which tests can pause.
     #[must_use]
     pub fn now() -> Self {
         Self::from(Utc::now())
@@ -25,7 +25,7 @@ impl Timestamp {
     /// # Errors
     /// [`Invalid`] with the rule, when `text` is not such a timestamp.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        // In UTC too it must have four digits for a year.
+        // After conversion to UTC the year must still have four digits.
         DateTime::parse_from_rfc3339(text)
             .ok()
             .map(|time| Self::from(time.to_utc()))
@@ -44,7 +44,7 @@ impl Timestamp {
         self.0.timestamp_millis()
     }
 
-    /// The moment `ms` milliseconds after 1970-01-01T00:00:00Z; the epoch itself where chrono cannot hold it.
+    /// `ms` milliseconds after 1970-01-01T00:00:00Z, or 1970 itself if chrono cannot represent the moment.
     #[must_use]
     pub fn from_unix_ms(ms: i64) -> Self {
         Self(DateTime::from_timestamp_millis(ms).unwrap_or_default())
@@ -53,7 +53,7 @@ impl Timestamp {
 
 impl From<DateTime<Utc>> for Timestamp {
     fn from(time: DateTime<Utc>) -> Self {
-        // A leap second is the one after it: there is no other count of it.
+        // A leap second becomes the following second, because Unix time does not count it.
         Self::from_unix_ms(time.timestamp_millis())
     }
 }

@@ -1,10 +1,10 @@
-//! Whose doing something is, over the borders of processes (W3C Trace Context).
+//! The trace that something belongs to, across processes (W3C Trace Context).
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// A `traceparent`: the trace, the span in it that is the parent of what follows, and whether it is recorded.
+/// A `traceparent`: trace id, id of the parent span, and whether the trace is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     pub trace_id: [u8; 16],
@@ -12,15 +12,15 @@ pub struct TraceParent {
     pub flags: u8,
 }
 
-/// Recorded, and a random trace id (level 2); others must not be sent on.
+/// The flags `recorded` and `random trace id` (level 2). Other flags must not be passed on.
 const KNOWN_FLAGS: u8 = 0b11;
 
 impl TraceParent {
-    /// Bytes of its binary form.
+    /// Length of the binary form, in bytes.
     pub const LENGTH: usize = 25;
 
-    /// Parses version 00, and what later versions have in common with it. Anything else is to be passed over
-    /// (Trace Context §3.2.4).
+    /// Parses version 00, and the part that later versions share with it. `None`: the header must be ignored (Trace
+    /// Context §3.2.4).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(5, '-');
@@ -49,7 +49,7 @@ impl TraceParent {
     }
 }
 
-/// So many bytes in lower-case hexadecimal.
+/// `N` bytes in lower-case hexadecimal.
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -1,4 +1,4 @@
-//! Deliveries: events owed to webhooks, the attempts at them, and when the next one is due (contract §7).
+//! Deliveries of events to webhooks: claims, attempts, and when the next attempt is due (contract §7).
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,12 +9,12 @@ use crate::{
     protocol::PublishedEvent,
 };
 
-/// How long a receiver may have a delivery wait by `Retry-After`.
+/// Greatest `Retry-After` that is respected.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
-/// How far a pause is spread, as a share of it.
+/// Random spread of a pause, as a share of it.
 const JITTER: f64 = 0.1;
 
-/// Pauses between attempts: `first × 2ⁿ`, ±10 %, at most `retries` of them.
+/// The pauses between attempts: `first × 2ⁿ` ±10 %, and at most `retries` of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     pub first: Duration,
@@ -22,8 +22,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause after attempt number `attempt` (1 is the first), where `random` in 0..1 spreads it; `None` where that
-    /// was the last.
+    /// The pause after attempt `attempt`, counted from 1. `random`, in 0..1, spreads it. `None` if that attempt was the
+    /// last.
     #[must_use]
     pub fn after(&self, attempt: u16, random: f64) -> Option<Duration> {
         if attempt > self.retries {
@@ -34,7 +34,7 @@ impl Backoff {
     }
 }
 
-/// A signing secret as its app was shown it (`whsec_…`). Never logged.
+/// A signing secret in the form that its app knows (`whsec_…`). Never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(pub String);
 
@@ -44,13 +44,13 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// Where a webhook's deliveries go.
+/// The URL and secrets of a webhook.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub webhook: WebhookId,
     pub app: AppId,
     pub url: String,
-    /// The current one first, then the one before while it is good.
+    /// The current secret, then the previous one while it is still valid.
     pub secrets: Vec<SigningSecret>,
     pub backoff: Backoff,
 }
@@ -59,39 +59,39 @@ pub struct Target {
 #[derive(Debug, Clone)]
 pub struct Delivery {
     pub id: DeliveryId,
-    /// The number of the attempt that is to be made, from 1.
+    /// Number of the attempt to make, counted from 1.
     pub attempt: u16,
     pub event: Arc<PublishedEvent>,
 }
 
-/// What a claim gives.
+/// The result of a claim.
 #[derive(Debug, Clone, Default)]
 pub struct Claim {
-    /// `None` where the webhook is gone or not active.
+    /// `None` if the webhook was deleted or is not active.
     pub target: Option<Arc<Target>>,
     pub deliveries: Vec<Delivery>,
-    /// Until the next delivery is due that was not claimed.
+    /// Time until the next delivery is due that this claim left behind.
     pub next_due: Option<Duration>,
 }
 
-/// How a receiver took an attempt.
+/// The receiver's verdict on an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Delivered,
     Failed {
         retry_after: Option<Duration>,
     },
-    /// 410: it wants no more.
+    /// The receiver answered 410: it wants no more deliveries.
     Gone,
 }
 
-/// One HTTP try, as it went.
+/// The result of one HTTP request.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub verdict: Verdict,
     pub status_code: Option<u16>,
     pub response_time: Duration,
-    /// The first 10 KiB of the answer.
+    /// The first 10 KiB of the response's body.
     pub response_body: Option<String>,
     /// A JSON object of names and values.
     pub response_headers: Option<String>,
@@ -106,16 +106,16 @@ pub enum Next {
     /// It arrived.
     Succeeded,
     RetryIn(Duration),
-    /// It was the last: waits for a redelivery.
+    /// The last attempt failed. The delivery waits for a redelivery by hand.
     Failed,
-    /// It stays due, and the webhook is disabled.
+    /// The delivery stays due, and the webhook is disabled.
     Gone,
 }
 
 /// An attempt and what comes after it.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// Its own, so that it is written down once however often that is tried.
+    /// Id of the attempt, so that it is recorded once however often recording is repeated.
     pub id: Uuid,
     pub delivery: Delivery,
     pub report: Report,
@@ -123,7 +123,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Decides what comes after a try.
+    /// Decides what comes after an attempt.
     #[must_use]
     pub fn judge(delivery: Delivery, report: Report, backoff: Backoff, random: f64) -> Self {
         let next = match report.verdict {

@@ -1,4 +1,4 @@
-//! What the realtime core needs from outside, as traits. Adapters live in the hub's crate, fakes in `testing`.
+//! The traits that the realtime core needs from outside. Their adapters are in the hub's crate, fakes in `testing`.
 
 mod delivery;
 
@@ -15,21 +15,22 @@ use crate::{
 
 pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
 
-/// The store cannot answer now; ask again.
+/// The store cannot answer now. The same call may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("event history is unavailable")]
 pub struct Unavailable;
 
-/// A run of a stream's events.
+/// A page of a stream's events.
 #[derive(Debug, Clone)]
 pub struct Page {
-    /// In offset order, the first being the one asked for or, where history no longer reaches back, a later one.
+    /// In the order of their offsets. The first is the next one after the requested offset; a later one if retention
+    /// has deleted that.
     pub events: Vec<Arc<PublishedEvent>>,
-    /// The stream's end when the page was read, at least the last event's offset.
+    /// The stream's head when the page was read, at least the last event's offset.
     pub head: Offset,
 }
 
-/// Committed events by stream: the truth that sessions heal from.
+/// Committed events, by stream. Sessions repair from it whatever they missed.
 #[async_trait]
 pub trait EventHistory: Send + Sync {
     /// The offsets of the streams' last events, in the order asked for; 0 for a stream that has none.
@@ -38,36 +39,36 @@ pub trait EventHistory: Send + Sync {
     /// The store does not answer.
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable>;
 
-    /// At most `limit` events later than `after`.
+    /// Reads at most `limit` events after an offset.
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable>;
 }
 
-/// The other nodes, as far as this one hears of them. Nothing here waits, and whatever is lost is healed from the store.
+/// Messages between nodes. No call waits for the network. A resync with the store repairs what is lost.
 pub trait Bus: Send + Sync {
-    /// Wants to hear what other nodes publish to this stream. Ordered before it returns; completes when it is heard from
-    /// then on, or when the bus is away.
+    /// Subscribes to a stream's channel. The command is queued before this returns; the future completes when the
+    /// subscription is in force, or the bus is down.
     fn follow(&self, stream: &StreamKey) -> BoxFuture<'static, ()>;
 
-    /// Nobody here wants to hear of it any more.
+    /// Unsubscribes from a stream's channel.
     fn unfollow(&self, stream: &StreamKey);
 
-    /// Whether everything that other nodes commit is heard of. While not, sessions look for themselves.
+    /// Whether this node receives everything that other nodes commit. While it does not, sessions resync often.
     fn is_complete(&self) -> bool;
 
-    /// Tells other nodes of committed events, in the order of commit.
+    /// Publishes committed events to other nodes, in the order of their commits.
     fn publish(&self, events: &[Arc<PublishedEvent>]);
 
-    /// Has other nodes say something to everybody of a stream, beside its events.
+    /// Has other nodes send a frame to all sockets of a stream.
     fn send_frame(&self, stream: &StreamKey, frame: &Bytes);
 
-    /// Has other nodes compare themselves with the store: something may be committed that nobody can tell of.
+    /// Asks other nodes to resync: an event may be committed that no message tells of.
     fn request_resync(&self);
 }
 
-/// Connection places, as all nodes count them.
+/// Counts the connections of users and apps over all nodes.
 pub trait ConnectionLimiter: Send + Sync {
-    /// Claims a place: this node would then hold `own` for the stream, of at most `limit` over all nodes. Ordered before
-    /// it returns. Where others cannot be asked, this node's own count decides.
+    /// Acquires a connection: this node would then have `own` for the stream, and all nodes at most `limit`. The
+    /// command is queued before this returns. If the other nodes' counts cannot be read, this node's own count decides.
     fn acquire(
         &self,
         stream: &StreamKey,
@@ -75,51 +76,51 @@ pub trait ConnectionLimiter: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'static, Result<(), LimitReached>>;
 
-    /// This node holds `own` for the stream now.
+    /// This node now has `own` for the stream.
     fn set_count(&self, stream: &StreamKey, own: &ConnectionCounts);
 
-    /// What this node holds has to be counted anew.
+    /// This node's counts must be sent again in full.
     fn recount(&self);
 }
 
-/// All places of a user or app are taken, some perhaps on other nodes.
+/// The user or app has as many connections as it may have, perhaps on other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("all places are taken")]
 pub struct LimitReached;
 
-/// Deliveries as the store keeps them: the queue itself.
+/// The queue of deliveries in the store.
 #[async_trait]
 pub trait Deliveries: Send + Sync {
-    /// Takes at most `limit` due deliveries of an active webhook under this node's lease.
+    /// Claims at most `limit` due deliveries of an active webhook, under this node's lease.
     async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable>;
 
-    /// Writes down attempts of one webhook, in the order in which they ended, with what comes after each.
+    /// Records attempts of one webhook, in the order in which they ended.
     async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable>;
 
-    /// Makes due again what was claimed here and not tried.
+    /// Makes deliveries due again that this node claimed and did not attempt.
     async fn release(&self, webhook: WebhookId, deliveries: &[DeliveryId]) -> Result<(), Unavailable>;
 
-    /// Active webhooks with deliveries that wait, some of them.
+    /// Some active webhooks with pending deliveries.
     async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable>;
 
-    /// Makes due again what was claimed by nodes that are gone; whose it is.
+    /// Makes deliveries due again whose leases have run out. Returns their webhooks.
     async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable>;
 }
 
-/// Makes attempts.
+/// Sends deliveries.
 #[async_trait]
 pub trait WebhookSender: Send + Sync {
-    /// One HTTP try, within its own deadline. Whatever goes wrong is in the report.
+    /// Sends one HTTP request with its own deadline. Whatever goes wrong is in the report.
     async fn send(&self, target: &Target, delivery: &Delivery) -> Report;
 }
 
-/// Hears which notifications reached their users.
+/// Records that notifications reached their users.
 pub trait DeliveryReceipts: Send + Sync {
-    /// A socket of the event's user was pushed an event that announces a notification. Must not wait.
+    /// A socket of the event's user was sent an event that announces a notification. Must not block.
     fn pushed(&self, event: &PublishedEvent);
 }
 
-/// How long a credential still holds.
+/// Until when a credential is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {
     pub at: Timestamp,
@@ -136,6 +137,6 @@ pub struct RefreshError {
 /// Verifies tokens that arrive on an open socket.
 #[async_trait]
 pub trait Credentials: Send + Sync {
-    /// Checks that `token` is good and gives `holder` exactly what it had.
+    /// Verifies that `token` is valid and gives `holder` exactly the rights it already had.
     async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshError>;
 }

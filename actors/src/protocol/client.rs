@@ -1,11 +1,11 @@
-//! Frames from a client: parsed into types, or into a mistake that is answered and survived.
+//! Frames from clients. A frame that cannot be parsed is answered with an `error` frame, and the socket stays open.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::model::{EventPattern, MAX_PATTERNS, Offset, parse_json, whole_number};
 
-/// The client's own mark on a frame, echoed in the answer: a string or a number.
+/// The client's own id of a frame, echoed in the answer: a string or a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct FrameId(Value);
@@ -33,7 +33,7 @@ pub enum ClientFrame {
     },
 }
 
-/// A frame that could not be understood, with the code and text of the `error` frame that answers it.
+/// A frame that could not be parsed, with the code and text for the `error` frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FrameError {
     pub code: &'static str,
@@ -41,7 +41,8 @@ pub struct FrameError {
     pub id: Option<FrameId>,
 }
 
-/// What one answer tells of: a frame of nothing but mistakes gets none many times its length.
+/// Greatest number of faults that one `error` frame lists, so that the answer cannot be many times as long as the
+/// frame.
 const MAX_FAULTS: usize = 10;
 
 const ACTIONS: &str = "action must be subscribe, unsubscribe, refresh or ping";
@@ -91,7 +92,8 @@ pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, FrameError> {
     }
 }
 
-/// A frame being taken apart: what is not taken is unknown, and every fault is told, up to [`MAX_FAULTS`].
+/// The fields of a frame while it is parsed. Fields that nobody takes are unknown; the first [`MAX_FAULTS`] faults are
+/// kept.
 struct Fields<'a> {
     map: &'a mut Map<String, Value>,
     faults: Vec<String>,

@@ -9,21 +9,21 @@ pub enum Close {
     GoingAway,
     /// The client broke RFC 6455.
     Protocol,
-    /// A binary frame, where the stream speaks text.
+    /// A binary frame. The stream takes only text.
     Unsupported,
-    /// Text that is no UTF-8 (RFC 6455 §8.1).
+    /// Text that is not UTF-8 (RFC 6455 §8.1).
     InvalidData,
     /// A message over `stream.max_frame_bytes`.
     TooBig,
-    /// The hub failed; what was missed is replayed after a reconnect.
+    /// The hub failed. A reconnect with `after` replays what was missed.
     Internal,
-    /// The credential is wrong, or ran out.
+    /// The credential is wrong or has expired.
     TokenExpired,
     /// The key was revoked or the app is not active.
     Revoked,
     /// The backlog passed `stream.max_backlog_bytes`.
     TooSlow,
-    /// No sign of life for two heartbeat periods.
+    /// Nothing came from the client for two heartbeat periods.
     NoHeartbeat,
     /// `stream.max_connections` are open already.
     TooManyConnections,
@@ -32,11 +32,11 @@ pub enum Close {
 /// What a client should do after a close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterClose {
-    /// Come back after a jittered pause, with `after`.
+    /// Reconnect after a pause with jitter, with `after`.
     Reconnect,
-    /// Get a new token first, then come back.
+    /// Get a new token, then reconnect.
     RefreshAndReconnect,
-    /// Stay away until a person or the program changed something.
+    /// Do not reconnect until a person or the program has changed something.
     Stop,
 }
 
@@ -90,7 +90,7 @@ impl Close {
         self.row().2
     }
 
-    /// The row with this number; a number that is not in the table is read by its range (contract §5).
+    /// The row with this number. A number that is not in the table is judged by its range (contract §5).
     #[must_use]
     pub fn after_code(code: u16) -> AfterClose {
         match Self::ALL.into_iter().find(|close| close.code() == code) {

@@ -1,5 +1,6 @@
-//! permessage-deflate (RFC 7692) without context takeover: every message is compressed by itself, so that an event is
-//! compressed once for all its sockets, and a socket at rest owns nothing. The state of either direction is a thread's.
+//! permessage-deflate (RFC 7692) without context takeover: each message is compressed on its own. So an event is
+//! compressed once for all sockets, and an idle socket holds no compressor. Each thread has one compressor and one
+//! decompressor.
 
 use std::cell::RefCell;
 
@@ -11,9 +12,9 @@ use super::{
     server::{DEFLATED, TEXT, frame, text_of},
 };
 
-/// What ends a compressed message and is left out on the wire (RFC 7692 §7.2.1).
+/// The end of a compressed message, which is not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
-/// Bytes taken out of a compressed message at once: what it says of its length is not believed.
+/// Bytes to decompress in one step. A message's own claim about its length is not trusted.
 const STEP: usize = 16 * 1024;
 
 thread_local! {
@@ -21,7 +22,7 @@ thread_local! {
     static DECOMPRESS: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// The same message compressed; the frame itself where it is no text, or would not get shorter.
+/// Compresses a frame. Returns the frame unchanged if it is not text, or if compression would not make it shorter.
 #[must_use]
 pub fn deflated(text_frame: &Bytes) -> Bytes {
     let compressed = text_of(text_frame).and_then(|text| deflate(text.as_bytes()));
@@ -34,7 +35,7 @@ pub fn deflated(text_frame: &Bytes) -> Bytes {
 fn deflate(message: &[u8]) -> Option<Vec<u8>> {
     COMPRESS.with_borrow_mut(|compress| {
         compress.reset();
-        // Room for what is shorter than the message; where that does not do, the message is sent as it is.
+        // The buffer has room only for a shorter message. If that is not enough, the message is sent uncompressed.
         let mut payload = Vec::with_capacity(message.len() + TAIL.len());
         let status = compress.compress_vec(message, &mut payload, FlushCompress::Sync).ok()?;
         let is_whole =
@@ -46,11 +47,11 @@ fn deflate(message: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// A client's message out of its compressed payload.
+/// Decompresses a client's message.
 ///
 /// # Errors
-/// [`Close::TooBig`] where it is longer than `max_bytes`, before it is in memory; [`Close::InvalidData`] where it is no
-/// compressed data.
+/// [`Close::TooBig`] where it is longer than `max_bytes`, without holding more than that in memory.
+/// [`Close::InvalidData`] where the payload is not compressed data.
 pub(crate) fn inflate(payload: &[u8], max_bytes: usize) -> Result<Vec<u8>, Close> {
     DECOMPRESS.with_borrow_mut(|decompress| {
         decompress.reset(false);
@@ -68,7 +69,8 @@ pub(crate) fn inflate(payload: &[u8], max_bytes: usize) -> Result<Vec<u8>, Close
                 }
                 rest = &rest[taken as usize..];
                 if status == Status::StreamEnd {
-                    // A last block ends the stream and not the message (RFC 7692 §7.2.3.4).
+                    // A block that is marked as final ends the compressed stream, but not the message (RFC 7692
+                    // §7.2.3.4).
                     decompress.reset(false);
                 }
                 if rest.is_empty() && (given as usize) < STEP {

@@ -1,4 +1,4 @@
-//! A committed event on its way: the frame that it becomes once for everybody who gets it, here and on other nodes.
+//! A committed event and its frames: encoded once, for all sockets on all nodes.
 
 use std::{
     borrow::Cow,
@@ -20,15 +20,15 @@ use crate::model::{
     TraceParent, UserId,
 };
 
-/// A committed event on its way to sockets, with the frame of each stream encoded at most once however many
-/// sockets get it (architecture, invariant 4).
+/// A committed event. For each kind of stream its frame is encoded at most once, however many sockets get it
+/// (ARCHITECTURE.md, invariant 4).
 #[derive(Debug)]
 pub struct PublishedEvent {
     event: Event,
     full_type: String,
     frames: [OnceLock<Bytes>; 3],
     deflated: [OnceLock<Bytes>; 3],
-    /// When this node wrote, heard or read it.
+    /// When this node wrote the event, or received it over the bus, or read it from the store.
     known_since: Instant,
 }
 
@@ -39,7 +39,7 @@ impl PublishedEvent {
         Self::with_type(event, full_type)
     }
 
-    /// The same under a type of the hub's own, which no category has.
+    /// The event under a type of the hub's own, which no category has.
     #[must_use]
     pub fn with_type(event: Event, full_type: String) -> Arc<Self> {
         Arc::new(Self {
@@ -56,7 +56,7 @@ impl PublishedEvent {
         &self.event
     }
 
-    /// For how long this node has known it.
+    /// How long this node has known the event.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.known_since.elapsed()
@@ -67,29 +67,29 @@ impl PublishedEvent {
         &self.full_type
     }
 
-    /// Its place in a stream of this kind; 0 where that stream does not hold it.
+    /// Its offset in a stream of this kind; 0 if that stream does not contain it.
     #[must_use]
     pub fn offset_in(&self, stream: StreamKind) -> Offset {
         self.event.offset_in(stream).unwrap_or(0)
     }
 
-    /// The whole WebSocket frame, header included, as a socket that follows `stream` is sent it.
+    /// The whole WebSocket frame, with its header, for sockets that follow a stream of this kind.
     #[must_use]
     pub fn frame(&self, stream: StreamKind) -> Bytes {
         self.frames[stream as usize].get_or_init(|| text_frame(&self.encode(stream))).clone()
     }
 
-    /// The same compressed, for sockets that agreed on it.
+    /// The same frame, compressed, for sockets that negotiated it.
     #[must_use]
     pub fn deflated_frame(&self, stream: StreamKind) -> Bytes {
         self.deflated[stream as usize].get_or_init(|| deflated(&self.frame(stream))).clone()
     }
 
-    /// An event as another node framed it for `stream`: the same bytes go on to this node's sockets. What a frame does
-    /// not say of it is said beside it.
+    /// An event from another node's frame for `stream`. This node's sockets are sent the same bytes. The arguments hold
+    /// what the frame does not.
     ///
     /// # Errors
-    /// [`Invalid`] where it is no such frame.
+    /// [`Invalid`] where it is not such a frame.
     pub fn from_frame(
         stream: StreamKind,
         frame: Bytes,
@@ -162,7 +162,7 @@ impl PublishedEvent {
     }
 }
 
-/// An event's frame, as it is read.
+/// The fields of an event's frame.
 #[derive(Deserialize)]
 struct EventFrameJson<'a> {
     event_id: EventId,

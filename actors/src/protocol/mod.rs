@@ -1,4 +1,4 @@
-//! What goes over a socket: frames from the client, frames to it, and the codes it is closed with.
+//! The WebSocket protocol `oriva.v1`: frames from clients, frames to clients, close codes.
 
 mod client;
 mod close;

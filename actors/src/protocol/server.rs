@@ -6,7 +6,8 @@ use serde::Serialize;
 use super::{client::FrameId, close::Close};
 use crate::model::{AppId, ConnectionId, Offset, Timestamp, UserId, WebhookId};
 
-/// What the hub says to one socket. Events are not here: they are encoded once for all (see `PublishedEvent::frame`).
+/// A frame for one socket. Events are not among them: they are encoded once for all sockets (see
+/// `PublishedEvent::frame`).
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ServerFrame<'a> {
@@ -85,7 +86,7 @@ pub fn text_frame(payload: &[u8]) -> Bytes {
     frame(TEXT, payload)
 }
 
-/// The text of a whole frame, as [`text_frame`] made it; `None` where it is none, or has something before or behind it.
+/// The text within a frame that [`text_frame`] made. `None` if the bytes are anything else.
 #[must_use]
 pub fn text_of(frame: &[u8]) -> Option<&str> {
     let (header, length) = match (frame, frame.get(1)?) {
@@ -129,7 +130,7 @@ pub(crate) fn close_frame_with(code: u16, reason: &str) -> Bytes {
     frame(CLOSE, &payload)
 }
 
-/// A close frame that says nothing, the answer to one that said nothing.
+/// A close frame without a code. It answers a client's close frame without a code.
 pub(crate) fn bare_close_frame() -> Bytes {
     Bytes::from_static(&[0x80 | CLOSE, 0])
 }

@@ -1,4 +1,4 @@
-//! A session without its actor, for the micro benches: what one event costs that goes to all of a user's sockets.
+//! A session without its actor, for the micro benchmarks: the cost of one event for all sockets of a user.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     testing::event,
 };
 
-/// A user with so many sockets, each subscribed to everything.
+/// A user with many sockets, each subscribed to everything.
 pub struct FanOut {
     state: State,
     next: Offset,
@@ -57,7 +57,7 @@ impl FanOut {
         Self { state, next: 1, effects }
     }
 
-    /// Delivers the next event; how many pushes came of it. The event is new each time, so its frame is encoded once.
+    /// Delivers the next event. Returns the number of frames pushed. Each event is new, so its frame is encoded once.
     pub fn deliver(&mut self) -> usize {
         self.effects.clear();
         let events = EventBatch::One(event("alice", self.next, self.next));

@@ -1,4 +1,4 @@
-//! Messages out of bytes, by the rules of RFC 6455: masking, fragments, control frames between them, UTF-8, close codes.
+//! Assembles messages from bytes by RFC 6455: masking, fragments, control frames between them, UTF-8, close codes.
 
 use actix_http::ws::{OpCode, Parser};
 use actix_web_actors::ws::{CloseReason, ProtocolError};
@@ -20,13 +20,13 @@ pub(crate) enum Incoming {
     Close(Option<CloseReason>),
 }
 
-/// What has come of a fragmented message; nothing at rest.
+/// The state between two frames. Empty for an idle socket.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     partial: Option<Box<Partial>>,
-    /// Compressed messages were agreed on.
+    /// permessage-deflate was negotiated.
     deflate: bool,
-    /// The frame whose beginning has come is the first of a compressed message.
+    /// The frame being read is the first of a compressed message.
     is_compressed: bool,
 }
 
@@ -35,7 +35,7 @@ struct Partial {
     is_text: bool,
     is_compressed: bool,
     data: BytesMut,
-    /// How much of `data` is known to be whole, valid UTF-8.
+    /// Length of the prefix of `data` that is valid UTF-8.
     valid: usize,
 }
 
@@ -44,12 +44,12 @@ impl Assembler {
         Self { deflate, ..Self::default() }
     }
 
-    /// Whether compressed messages were agreed on.
+    /// Whether permessage-deflate was negotiated.
     pub(crate) fn deflates(&self) -> bool {
         self.deflate
     }
 
-    /// Takes the mark of a compressed message (RFC 7692 §6), which the parser knows nothing of, off the next frame.
+    /// Removes the bit of a compressed message (RFC 7692 §6) from the next frame, because the parser does not know it.
     fn take_mark(&mut self, src: &mut BytesMut) -> Result<(), Close> {
         if let Some(first) = src.first_mut()
             && *first & RSV1 != 0
@@ -64,14 +64,14 @@ impl Assembler {
         Ok(())
     }
 
-    /// Takes the next message or control frame off `src`.
+    /// Takes the next message or control frame from `src`.
     ///
     /// # Errors
-    /// The close code to answer a violation with.
+    /// The close code for a violation of the protocol.
     pub(crate) fn next(&mut self, src: &mut BytesMut, max_bytes: usize) -> Result<Option<Incoming>, Close> {
         loop {
             self.take_mark(src)?;
-            // The parser judges a length only when the whole frame is there: by then it would be in memory.
+            // Checked before parsing: the parser checks a frame's length only when the whole frame is in memory.
             let sofar = self.partial.as_ref().map_or(0, |partial| partial.data.len());
             if declared_length(src).is_some_and(|length| length > (max_bytes - sofar) as u64) {
                 return Err(Close::TooBig);
@@ -118,7 +118,7 @@ impl Assembler {
 }
 
 impl Partial {
-    /// Fails as soon as the text cannot become valid UTF-8 any more, not at its end alone.
+    /// Fails as soon as the text cannot become valid UTF-8, not only at its end.
     fn check_text(&mut self, finished: bool) -> Result<(), Close> {
         if !self.is_text || self.is_compressed {
             return Ok(());
@@ -145,7 +145,7 @@ impl Partial {
     }
 }
 
-/// The payload length that a frame's header declares, once the header is there (RFC 6455 §5.2).
+/// The payload length in a frame's header. `None` while the header is incomplete (RFC 6455 §5.2).
 fn declared_length(src: &[u8]) -> Option<u64> {
     match *src.get(1)? & 0x7F {
         126 => Some(u64::from(u16::from_be_bytes(src.get(2..4)?.try_into().ok()?))),

@@ -1,4 +1,4 @@
-//! Frames that wait to be written to one socket, and the `writev` that writes many at once.
+//! The frames that wait to be written to one socket, and the `writev` that writes many of them at once.
 
 use std::{
     collections::VecDeque,
@@ -10,17 +10,17 @@ use bytes::Bytes;
 
 use super::transport::Wire;
 
-/// Frames given to one `writev`.
+/// Greatest number of frames in one `writev`.
 const SLICES: usize = 64;
 
 /// A queue of whole frames, the first of which may be partly written.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     frames: VecDeque<Bytes>,
-    /// Bytes of the first frame that are written.
+    /// Bytes of the first frame that were written.
     written: usize,
     bytes: usize,
-    /// Whether the wire may hold bytes of its own.
+    /// Whether the TLS session may hold bytes that it has not written.
     unflushed: bool,
 }
 
@@ -30,23 +30,24 @@ impl Backlog {
         self.frames.push_back(frame);
     }
 
-    /// Bytes that wait, those of the kernel not counted.
+    /// Bytes that wait here, without those in the kernel.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether a writable wire has something to do: the last bytes may wait in it and not here.
+    /// Whether there is something to write once the connection is writable: here, or in the TLS session.
     pub(super) fn needs_flush(&self) -> bool {
         !self.frames.is_empty() || self.unflushed
     }
 
-    /// Drops what was not begun. A frame half written must be finished, or the close frame would be read as its rest.
+    /// Drops all frames but one that is half written: without its rest, the client would read the close frame as that
+    /// rest.
     pub(super) fn keep_only_started(&mut self) {
         self.frames.truncate(usize::from(self.written > 0));
         self.bytes = self.frames.front().map_or(0, |frame| frame.len() - self.written);
     }
 
-    /// Writes until nothing is left or the peer takes no more.
+    /// Writes until everything is written, or the kernel takes no more.
     pub(super) fn flush(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.frames.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
@@ -63,7 +64,7 @@ impl Backlog {
             self.consume(written);
         }
         if self.frames.capacity() > 0 {
-            // A socket at rest owns no queue.
+            // An idle socket owns no queue.
             self.frames = VecDeque::new();
         }
         if self.unflushed {

@@ -7,11 +7,11 @@ use bytes::BytesMut;
 use super::transport::Transport;
 use crate::{connection_permit::ConnectionPermit, model::Identity, ports::Expiry, protocol::Close};
 
-/// A socket after its upgrade: authenticated and counted, or to be told why it is rejected.
+/// A socket after its upgrade: authenticated and counted, or to be closed with a reason.
 #[derive(Debug)]
 pub(crate) struct NewSocket {
     pub transport: Transport,
-    /// Bytes that came right behind the upgrade request.
+    /// Bytes that came with the upgrade request, after its end.
     pub read_ahead: BytesMut,
     /// Whether permessage-deflate was negotiated (RFC 7692), without context takeover either way.
     pub deflate: bool,
@@ -28,14 +28,14 @@ impl NewSocket {
     }
 }
 
-/// What a socket was opened for.
+/// What to do with a new socket.
 #[derive(Debug)]
 pub(crate) enum Purpose {
-    /// To follow its holder's stream.
+    /// Follow the user's or app's stream.
     Follow { identity: Arc<Identity>, permit: ConnectionPermit, expiry: Option<Expiry> },
-    /// To be closed at once with this code, for clients that cannot read an HTTP answer to an upgrade.
+    /// Close at once with this code. For clients that cannot read an HTTP answer to an upgrade.
     Reject(Close),
-    /// To be sent back what it sends, for the Autobahn cases.
+    /// Send back what it sends, for the Autobahn test cases.
     #[cfg(feature = "echo")]
     Echo,
 }

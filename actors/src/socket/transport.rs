@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What a TLS session is to a pump.
+/// The interface of a TLS session to a socket loop.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
@@ -23,21 +23,21 @@ impl fmt::Debug for dyn Duplex {
     }
 }
 
-/// A connection on its way from the HTTP server to a pump.
+/// A connection that moves from the HTTP server to a socket loop.
 #[derive(Debug)]
 pub enum Transport {
-    /// Off every reactor; the pump's thread puts it on its own.
+    /// Registered with no reactor. The socket loop registers it with its own thread's.
     Plain(std::net::TcpStream),
-    /// A TLS session cannot be taken apart: it stays on the reactor where it was accepted and wakes the pump from
-    /// there. Boxed, because it is large and most hubs have their proxy do it.
+    /// A TLS session cannot be moved: it stays on the reactor that accepted it and wakes the socket loop from there.
+    /// Boxed, because it is large, and most hubs let a proxy do TLS.
     Tls(Box<dyn Duplex>),
 }
 
 impl Transport {
-    /// Takes a plain connection off its thread's reactor.
+    /// Takes a plain connection from this thread's reactor.
     ///
     /// # Errors
-    /// Where the reactor will not let go of it.
+    /// Where the reactor does not release it.
     pub fn plain(stream: TcpStream) -> io::Result<Self> {
         stream.into_std().map(Self::Plain)
     }
@@ -47,7 +47,7 @@ impl Transport {
         Self::Tls(Box::new(stream))
     }
 
-    /// Puts it on this thread's reactor.
+    /// Registers it with this thread's reactor.
     pub(super) fn into_wire(self) -> io::Result<Wire> {
         Ok(match self {
             Self::Plain(stream) => Wire::Plain(TcpStream::from_std(stream)?),
@@ -56,7 +56,7 @@ impl Transport {
     }
 }
 
-/// A connection that a pump polls.
+/// A connection that a socket loop polls.
 #[derive(Debug)]
 pub(super) enum Wire {
     Plain(TcpStream),
@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    /// TLS keeps records of its own that a write may leave behind.
+    /// A TLS session may keep records after a write. This writes them.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),

@@ -1,4 +1,4 @@
-//! When a pump must look at which socket: heartbeats by a wheel, single moments by a heap. No timer a socket.
+//! Deadlines of sockets: heartbeats in a timer wheel, single deadlines in a heap. No socket has a timer of its own.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 

@@ -1,23 +1,23 @@
-//! Whether an endpoint is worth trying. Pure: the moment comes in as an argument.
+//! The circuit breaker of an endpoint. Pure: the current time is an argument.
 //!
-//! A single delivery's retries never open it, so they come when the table says. What opens it is a run of failures longer
-//! than that: from then on one probe at a time tells whether the endpoint is back, and whatever else is owed to it stays
-//! in the store, costing nothing.
+//! Retries of a single delivery never open it, so they come when the contract's table says. A longer run of failures
+//! opens it. From then on one probe at a time tells whether the endpoint is back. Its other deliveries stay in the
+//! store and cost nothing.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row that open it: more than one delivery has by itself with the default of five retries.
+/// Failures in a row that open the breaker: more than one delivery has with the default of five retries.
 const OPENS_AT: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many deliveries may be tried now.
+/// How many deliveries may be attempted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BreakerState {
     Closed,
-    /// One, to see whether it is back.
+    /// One probe, to see whether the endpoint is back.
     HalfOpen,
     Open {
         until: Instant,
@@ -27,7 +27,7 @@ pub(super) enum BreakerState {
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     failures: u32,
-    /// While open: when the next probe may go.
+    /// The time of the next probe, while the breaker is open.
     probe_at: Option<Instant>,
     pause: Duration,
 }
@@ -54,7 +54,7 @@ impl Breaker {
         if self.failures < OPENS_AT {
             return;
         }
-        // Those that were under way when it opened say nothing new.
+        // Requests that were in flight when it opened tell nothing new.
         if self.probe_at.is_some_and(|at| at > now) {
             return;
         }
