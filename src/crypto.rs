@@ -1,6 +1,6 @@
-//! What TLS computes with: one library for clients and servers alike.
+//! The cryptography of TLS: one library for clients and servers.
 
-/// Has every TLS connection of this process use ring. Again does nothing.
+/// Makes every TLS connection of this process use ring. A second call does nothing.
 pub fn install() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

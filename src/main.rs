@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A storm of connects makes and frees two buffers of 8 KiB a handshake. The system's allocator keeps small things between
-/// them, and with these the memory; one that sorts by size does not (benches/README.md).
+/// A storm of connects allocates and frees two buffers of 8 KiB for each handshake. The system's allocator places small
+/// objects between them, which keeps the memory in use. An allocator that separates sizes does not (benches/README.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

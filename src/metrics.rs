@@ -1,4 +1,4 @@
-//! What is measured, as Prometheus reads it (contract §8). The names are the realtime core's `metric_names`.
+//! Metrics in the text format of Prometheus (contract §8). The names are in the realtime core's `metric_names`.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -17,13 +17,13 @@ use crate::bus::BusState;
 const SECONDS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1000.0];
-/// How often what was recorded is put in its buckets, where nobody asks.
+/// Interval at which recorded values are put into buckets, if nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// The process's one recorder.
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Installs the recorder, once a process, and keeps it tidy. Must be called within a running actix `System`.
+/// Installs the recorder, once for the process, and its upkeep. Must be called within a running actix `System`.
 pub fn start() {
     let handle = RECORDER.get_or_init(|| {
         let recorder = PrometheusBuilder::new()
@@ -44,7 +44,7 @@ pub fn start() {
                 Kind::Histogram => metrics::describe_histogram!(*name, *help),
             }
         }
-        // What nothing has been counted of yet is 0, where its labels are known, and not absent.
+        // Series with known labels start at 0 instead of being absent.
         metrics::counter!(metric_names::STREAMS_OPENED).increment(0);
         metrics::counter!(metric_names::OVERFLOWS).increment(0);
         for kind in [StreamKind::App, StreamKind::User, StreamKind::Broadcast] {
@@ -61,7 +61,7 @@ pub fn start() {
     });
 }
 
-/// Figures of a node that are not counted as they happen.
+/// Gauges of a node that are read when they are asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {
     /// Sockets open.
@@ -103,7 +103,7 @@ pub fn cache_lookup(cache: &'static str, is_hit: bool) {
         .increment(1);
 }
 
-/// A method's name, where it is not one that a client made up.
+/// A method's name; `other` for one that a client made up.
 #[must_use]
 pub fn method_label(method: &actix_web::http::Method) -> String {
     match method.as_str() {
@@ -112,7 +112,7 @@ pub fn method_label(method: &actix_web::http::Method) -> String {
     }
 }
 
-/// Notes a request. Methods that clients make up share one label, and so do addresses that are no route.
+/// Records a request. Methods that clients make up share one label, and so do paths without a route.
 pub fn request(method: &actix_web::http::Method, route: Option<String>, status: u16, took: Duration) {
     let method = method_label(method);
     let route: Arc<str> = route.map_or_else(|| "none".into(), Into::into);

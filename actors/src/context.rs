@@ -15,7 +15,7 @@ pub struct Ports {
     pub history: Arc<dyn EventHistory>,
     /// Verifies tokens that clients send on an open socket.
     pub credentials: Arc<dyn Credentials>,
-    /// Told which notifications reached their users.
+    /// Records which notifications reached their users.
     pub receipts: Arc<dyn DeliveryReceipts>,
     /// The connection to the other nodes.
     pub bus: Arc<dyn Bus>,

@@ -2,14 +2,17 @@
 //! store when something may have been lost.
 
 mod broadcasts;
+mod connections;
 mod entry;
 pub(crate) mod messages;
+mod resync;
 mod resync_schedule;
+mod send_broadcasts;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -33,15 +36,13 @@ use self::{
 use crate::{
     connection_permit::{AcquireError, ConnectionEvent, ConnectionPermit},
     context::ShardContext,
-    metric_names,
     model::{Offset, StreamKey, StreamKind},
     ports::Unavailable,
     protocol::PublishedEvent,
     session::{
-        PAGE, Positions, RETRY, Session,
+        Positions, RETRY, Session,
         messages::{Join, SessionEnded, SessionInput},
     },
-    stream_cursor::{Need, REORDER_WINDOW},
 };
 
 /// Messages that may wait in the mailbox. Past that the handle notes that the shard needs a resync (see `shard.rs`).
@@ -193,172 +194,6 @@ impl Registry {
             addr.do_send(SessionInput::Join(join));
         }
         entry.session = Some(Online::new(addr, self.next_serial));
-    }
-}
-
-/// Permits.
-impl Registry {
-    /// Asks the limiter for the next permit of a user or app. One at a time: the limiter is told how many connections
-    /// this node would then hold, and two requests at once would each name a number too low.
-    fn acquire_next(&mut self, stream: &StreamKey, ctx: &mut Context<Self>) {
-        let limit = self.context.config.max_connections;
-        let Some(entry) = self.entries.get_mut(stream) else { return };
-        while entry.requested.is_none()
-            && let Some((scope, answer)) = entry.acquiring.pop_front()
-        {
-            if entry.counts.total() >= limit {
-                let _ = answer.send(Err(AcquireError::LimitReached { limit }));
-                continue;
-            }
-            if entry.acquiring.is_empty() {
-                // An idle user owns no queue.
-                entry.acquiring = VecDeque::new();
-            }
-            let mut requested = entry.counts.clone();
-            requested.add(&scope);
-            entry.requested = Some(requested.clone());
-            let stream = stream.clone();
-            let acquired = self.context.ports.limiter.acquire(&stream, &requested, limit);
-            actix::fut::wrap_future::<_, Self>(acquired)
-                .map(move |acquired, registry, ctx| {
-                    let Some(entry) = registry.entries.get_mut(&stream) else { return };
-                    entry.requested = None;
-                    if acquired.is_err() {
-                        // A snapshot taken meanwhile counted the request as granted.
-                        registry.context.ports.limiter.set_count(&stream, &entry.counts);
-                    }
-                    let permit = acquired.map_err(|_| AcquireError::LimitReached { limit }).map(|()| {
-                        entry.counts.add(&scope);
-                        registry.context.connections.fetch_add(1, Ordering::SeqCst);
-                        if entry.counts != requested {
-                            // Somebody left meanwhile.
-                            registry.context.ports.limiter.set_count(&stream, &entry.counts);
-                        }
-                        ConnectionPermit::new(ctx.address().recipient(), stream.clone(), scope)
-                    });
-                    // Where nobody waits any more, dropping the permit gives it back.
-                    let _ = answer.send(permit);
-                    registry.acquire_next(&stream, ctx);
-                    registry.remove_if_vacant(&stream);
-                })
-                .spawn(ctx);
-        }
-        self.remove_if_vacant(stream);
-    }
-
-    fn remove_if_vacant(&mut self, stream: &StreamKey) {
-        if self.entries.get(stream).is_some_and(Entry::is_vacant) {
-            // The entry has the session's only address, so the session ends with it.
-            self.entries.remove(stream);
-            self.context.ports.bus.unfollow(stream);
-        }
-    }
-}
-
-/// Comparison with the store.
-impl Registry {
-    /// Tells every session how far its stream reaches, and the shard how far the broadcasts reach.
-    fn resync(&mut self, ctx: &mut Context<Self>) {
-        if self.resyncs.request(Instant::now()) {
-            self.load_all_heads(ctx);
-        }
-    }
-
-    fn load_all_heads(&self, ctx: &mut Context<Self>) {
-        let online = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
-        let streams = std::iter::once(StreamKey::Broadcast).chain(online.map(|(stream, _)| stream.clone())).collect();
-        self.load_heads(streams, ctx, |registry, heads, ctx| {
-            let run_again = registry.resyncs.finish(heads.is_ok(), Instant::now());
-            for (stream, head) in heads.unwrap_or_default() {
-                if stream == StreamKey::Broadcast {
-                    let need = registry.broadcasts.observe_head(head);
-                    registry.advance_broadcasts(need, ctx);
-                } else if let Some(entry) = registry.entries.get_mut(&stream) {
-                    entry.observe_head(stream.kind(), head);
-                }
-            }
-            if run_again {
-                registry.load_all_heads(ctx);
-            }
-        });
-    }
-
-    /// Resynchronises the sessions whose mailbox was full when a message came.
-    fn resync_overflowed(&mut self, ctx: &mut Context<Self>) {
-        let needs_resync = |entry: &Entry| entry.session.as_ref().is_some_and(|online| online.needs_resync);
-        let overflowed = self.entries.iter().filter(|(_, entry)| needs_resync(entry)).map(|(stream, _)| stream.clone());
-        let streams: Vec<StreamKey> = overflowed.take(STREAMS_PER_QUERY).collect();
-        if streams.is_empty() || std::mem::replace(&mut self.is_resyncing_overflowed, true) {
-            return;
-        }
-        self.load_heads(streams, ctx, |registry, heads, _| {
-            registry.is_resyncing_overflowed = false;
-            let broadcast_head = registry.broadcasts.position().unwrap_or(0);
-            for (stream, head) in heads.unwrap_or_default() {
-                if let Some(entry) = registry.entries.get_mut(&stream) {
-                    entry.resync(stream.kind(), head, broadcast_head);
-                }
-            }
-        });
-    }
-}
-
-/// Broadcasts.
-impl Registry {
-    /// Sends what is ready and does what the feed needs.
-    fn advance_broadcasts(&mut self, need: Need, ctx: &mut Context<Self>) {
-        if self.broadcasts.wants_turn() {
-            // Behind the messages that are in the mailbox now and may bring more: so a session wakes once for many.
-            std::future::ready(()).into_actor(self).map(|(), registry, ctx| registry.send_broadcasts(ctx)).spawn(ctx);
-        }
-        match self.broadcasts.admit(need) {
-            Need::Nothing => {}
-            Need::WaitForReorder => {
-                tokio::time::sleep(REORDER_WINDOW)
-                    .into_actor(self)
-                    .map(|(), registry, ctx| {
-                        let need = registry.broadcasts.reorder_timeout();
-                        registry.advance_broadcasts(need, ctx);
-                    })
-                    .spawn(ctx);
-            }
-            Need::Page { after } => self.load_broadcasts(after, ctx),
-        }
-    }
-
-    fn load_broadcasts(&self, after: Offset, ctx: &mut Context<Self>) {
-        metrics::counter!(metric_names::GAP_PAGES, "stream" => StreamKind::Broadcast.as_str()).increment(1);
-        let history = self.context.ports.history.clone();
-        async move {
-            let page = history.page(&StreamKey::Broadcast, after, PAGE).await;
-            if page.is_err() {
-                tokio::time::sleep(RETRY).await;
-            }
-            page
-        }
-        .into_actor(self)
-        .map(|page, registry, ctx| {
-            let need = registry.broadcasts.page(page);
-            registry.advance_broadcasts(need, ctx);
-        })
-        .spawn(ctx);
-    }
-
-    /// Sends one batch to all users' sessions. They share this thread, so they get their turn before the next batch.
-    fn send_broadcasts(&mut self, ctx: &mut Context<Self>) {
-        let batch = self.broadcasts.next_batch();
-        for (stream, entry) in &mut self.entries {
-            if stream.kind() == StreamKind::User {
-                entry.deliver_broadcasts(&batch);
-            }
-        }
-        match self.broadcasts.batch_sent() {
-            Ok(()) => {
-                let turn = tokio::task::yield_now().into_actor(self);
-                turn.map(|(), registry, ctx| registry.send_broadcasts(ctx)).spawn(ctx);
-            }
-            Err(need) => self.advance_broadcasts(need, ctx),
-        }
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts a session whose streams reach to `heads`. `registry` is told when it ends.
+    /// Starts a session whose streams reach to `heads`. It sends `registry` a message when it ends.
     pub(crate) fn start(
         context: Arc<ShardContext>,
         registry: Recipient<SessionEnded>,

@@ -1,5 +1,5 @@
-//! Where cold rows go that leave the database: objects of newline JSON, compressed, in a directory or in S3
-//! (data-model, 'Retention').
+//! Object storage for archived rows: compressed, newline-delimited JSON, in a directory or in S3 (data-model,
+//! 'Retention').
 
 use std::{io::Write as _, path::PathBuf};
 
@@ -14,13 +14,13 @@ use crate::crypto;
 /// What `retention.archive_url` must be.
 pub const RULE: &str = "file:///DIRECTORY or s3://BUCKET/PREFIX";
 
-/// A place for objects.
+/// An object store.
 pub struct ObjectArchive {
     store: Box<dyn ObjectStore>,
     prefix: Path,
 }
 
-/// Why objects cannot be kept.
+/// Why an object cannot be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     #[error("it must be {RULE}")]
@@ -38,11 +38,11 @@ pub enum ArchiveError {
 }
 
 impl ObjectArchive {
-    /// Opens `file:///DIRECTORY`, which is made where it is not there, or `s3://BUCKET/PREFIX`, with the credentials, region
-    /// and endpoint that the `AWS_…` variables of the environment give.
+    /// Opens `file:///DIRECTORY`, which is created if it is missing, or `s3://BUCKET/PREFIX`, with credentials, region
+    /// and endpoint from the `AWS_…` environment variables.
     ///
     /// # Errors
-    /// Where it is neither, or cannot be reached by what is set.
+    /// Where it is neither, or cannot be opened.
     pub fn open(url: &str) -> Result<Self, ArchiveError> {
         let parsed = parse(url).ok_or(ArchiveError::Address)?;
         crypto::install();
@@ -51,7 +51,7 @@ impl ObjectArchive {
                 std::fs::create_dir_all(&directory)
                     .map_err(|error| ArchiveError::Directory(directory.clone(), error))?;
                 let local = LocalFileSystem::new_with_prefix(directory)?;
-                // What is confirmed survives a power cut: its rows are gone.
+                // With fsync: once an object is confirmed, its rows are deleted, so it must survive a power cut.
                 (Box::new(local.with_fsync(true)), "")
             }
             _ => {
@@ -62,12 +62,12 @@ impl ObjectArchive {
         Ok(Self { store, prefix: Path::parse(prefix.trim_matches('/'))? })
     }
 
-    /// Keeps an object; the same name again takes its place. When it returns, the object was found again, whole.
+    /// Stores an object. The same name replaces it. Before this returns, the object was read back completely.
     ///
     /// # Errors
-    /// Where it was not.
+    /// Where that fails.
     pub async fn put(&self, name: &str, lines: String) -> Result<(), ArchiveError> {
-        // Not on a thread that commits wait for.
+        // Compressed on another thread, because commits wait for this one.
         let object = tokio::task::spawn_blocking(move || gzip(&lines)).await;
         let object = object.map_err(std::io::Error::other).and_then(|object| object).map_err(ArchiveError::Object)?;
         let expected = object.len() as u64;
@@ -78,7 +78,7 @@ impl ObjectArchive {
     }
 }
 
-/// Whether an address is one that can be opened.
+/// Whether a URL can be opened.
 #[must_use]
 pub fn is_url(url: &str) -> bool {
     parse(url).is_some()

@@ -1,5 +1,5 @@
-//! API keys: `ohk_` and 43 base-62 characters, of which the last 6 are a checksum, so that a mistyped key is told from
-//! an unknown one without asking the store, and a leaked one can be found by its looks.
+//! API keys: `ohk_` and 43 base-62 characters. The last 6 are a checksum, so a mistyped key is refused without asking
+//! the store, and scanners can recognise a leaked one.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 const PREFIX: &str = "ohk_";
 const RANDOM: usize = 37;
 const CHECKSUM: usize = 6;
-/// Characters of a key that are stored and shown to tell keys apart by.
+/// Prefix of a key that is stored and shown, to tell keys apart.
 const SHOWN: usize = 12;
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -16,14 +16,14 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 pub struct ApiKeySecret(String);
 
 impl ApiKeySecret {
-    /// A new one: 37 random characters, 220 bits.
+    /// A new key: 37 random characters, 220 bits.
     #[must_use]
     pub fn generate() -> Self {
         let random: String = (0..RANDOM).map(|_| char::from(DIGITS[rand::random_range(0..DIGITS.len())])).collect();
         Self(format!("{PREFIX}{random}{}", checksum(&random)))
     }
 
-    /// Takes a presented key whose form and checksum are right.
+    /// Parses a key. `None` if its form or checksum is wrong.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let body = text.strip_prefix(PREFIX)?;
@@ -34,7 +34,7 @@ impl ApiKeySecret {
         (checksum(random) == sum).then(|| Self(text.to_owned()))
     }
 
-    /// SHA-256 of the text: enough for a secret of 220 random bits.
+    /// SHA-256 of the text. A slow hash is not needed for 220 random bits.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0.as_bytes()).into()

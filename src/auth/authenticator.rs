@@ -1,4 +1,4 @@
-//! From a presented credential to a caller.
+//! Verification of credentials.
 
 use std::{
     collections::HashMap,
@@ -23,19 +23,19 @@ use crate::{
     store::{App, Store, StoreError},
 };
 
-/// Keys and apps remembered.
+/// Greatest number of keys and of apps in the cache.
 const CACHED: u64 = 10_000;
-/// How long, where nothing says that they changed.
+/// Lifetime of a cache entry that is not invalidated.
 const CACHED_FOR: Duration = Duration::from_secs(60);
 
-/// An app's server, with a key that is good.
+/// An app's server with a valid key.
 #[derive(Debug, Clone)]
 pub struct KeyHolder {
     pub app: Arc<App>,
     pub key: KeyId,
 }
 
-/// A user, with a token that is good.
+/// A user with a valid token.
 #[derive(Debug, Clone)]
 pub struct TokenHolder {
     pub user: UserId,
@@ -43,7 +43,7 @@ pub struct TokenHolder {
     pub expires_at: Timestamp,
 }
 
-/// Who presented a credential.
+/// The caller behind a credential.
 #[derive(Debug, Clone)]
 pub enum Caller {
     App(KeyHolder),
@@ -51,7 +51,7 @@ pub enum Caller {
     Admin,
 }
 
-/// Why a credential does not make a caller.
+/// Why a credential is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     #[error("the credential is not known")]
@@ -66,7 +66,7 @@ pub enum AuthError {
     Store(#[from] StoreError),
 }
 
-/// What is remembered of a key.
+/// A key in the cache.
 struct KnownKey {
     id: KeyId,
     is_revoked: bool,
@@ -80,9 +80,9 @@ pub struct Authenticator {
     admin_key: SecretString,
     keys: Cache<[u8; 32], Arc<KnownKey>>,
     apps: Cache<AppId, Arc<App>>,
-    /// Rises when what is remembered may be wrong.
+    /// Rises when cached entries may be wrong.
     generation: AtomicU64,
-    /// When keys were last used, until a worker writes it down: no write a request.
+    /// When keys were last used, until a worker writes it. So no request costs a write.
     used: Mutex<HashMap<KeyId, Timestamp>>,
 }
 
@@ -100,10 +100,10 @@ impl Authenticator {
         }
     }
 
-    /// Who presents `credential`: an API key, a user token or the admin key.
+    /// Verifies an API key, a user token or the admin key.
     ///
     /// # Errors
-    /// [`AuthError`], whose variants but `Store` are all a refusal.
+    /// [`AuthError`]. All variants but `Store` are a refusal.
     pub async fn authenticate(&self, credential: &str) -> Result<Caller, AuthError> {
         if let Some(key) = ApiKeySecret::parse(credential) {
             return self.key_holder(&key).await.map(Caller::App);
@@ -125,7 +125,7 @@ impl Authenticator {
                 let known = Arc::new(KnownKey { id: key.id, is_revoked, app: Arc::new(app) });
                 self.keys.insert(hash, known.clone());
                 if generation != self.generation() {
-                    // Read before a change and remembered after it.
+                    // It was read before a change and cached after it.
                     self.keys.invalidate(&hash);
                 }
                 known
@@ -154,10 +154,10 @@ impl Authenticator {
         Ok(TokenHolder { user: token.user, issuer, expires_at: token.expires_at })
     }
 
-    /// An app, from the cache where it is there.
+    /// Returns an app, from the cache if it is there.
     ///
     /// # Errors
-    /// Where the store cannot be asked.
+    /// Where the store fails.
     pub async fn app(&self, id: &AppId) -> Result<Option<Arc<App>>, StoreError> {
         if let Some(app) = self.apps.get(id) {
             return Ok(Some(app));
@@ -176,20 +176,20 @@ impl Authenticator {
         &self.tokens
     }
 
-    /// A number that rises with [`Authenticator::forget`]: whoever was let in under an earlier one is looked at again.
+    /// Rises with [`Authenticator::forget`]. What was authenticated under an earlier generation must be checked again.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Forgets everything remembered of apps and keys.
+    /// Empties the caches of apps and keys.
     pub fn forget(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.keys.invalidate_all();
         self.apps.invalidate_all();
     }
 
-    /// Takes what there is to write down of keys' use.
+    /// Takes the times at which keys were last used, to be written.
     #[must_use]
     pub fn take_used(&self) -> Vec<(KeyId, Timestamp)> {
         std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()

@@ -1,5 +1,5 @@
-//! Who is calling (contract §1): API keys, user tokens, the operator's key. Verification is cached, and the cache is
-//! emptied when a credential changes.
+//! Authentication (contract §1): API keys, user tokens, the admin key. Results are cached, and the cache is emptied
+//! when a credential changes.
 
 mod api_key;
 mod authenticator;

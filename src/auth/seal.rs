@@ -1,5 +1,5 @@
-//! Secrets at rest: XChaCha20-Poly1305 under `auth.encryption_key`. Each sealed text names its key, so that the key can
-//! be changed while texts of the one before are still there.
+//! Sealing of secrets in the store: XChaCha20-Poly1305 under `auth.encryption_key`. A sealed text names its key, so the
+//! key can be replaced while texts under the old one exist.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chacha20poly1305::{
@@ -34,10 +34,10 @@ struct Key {
 pub struct Sealer(Vec<Key>);
 
 impl Sealer {
-    /// The current key, then those before it.
+    /// The current key, then earlier ones.
     ///
     /// # Errors
-    /// Where one is no base64 of 32 bytes.
+    /// Where one is not base64 of 32 bytes.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a SecretString>) -> Result<Self, SealError> {
         let key = |text: &SecretString| {
             let bytes = BASE64_STANDARD.decode(text.expose_secret()).map_err(|_| SealError::BadKey)?;
@@ -51,10 +51,10 @@ impl Sealer {
         if keys.is_empty() { Err(SealError::BadKey) } else { Ok(Self(keys)) }
     }
 
-    /// Seals a text for `owner`: it opens for that one alone.
+    /// Seals a text for `owner`. It can be opened only for the same owner.
     ///
     /// # Errors
-    /// Where the cipher refuses, which it does for texts beyond any that are sealed here.
+    /// Where the text is longer than the cipher allows.
     pub fn seal(&self, text: &str, owner: &[u8]) -> Result<Vec<u8>, SealError> {
         let key = self.0.first().ok_or(SealError::BadKey)?;
         let nonce: [u8; NONCE] = rand::random();
@@ -74,7 +74,7 @@ impl Sealer {
         String::from_utf8(text).map_err(|_| SealError::Damaged)
     }
 
-    /// Whether a text is sealed under a key that is to go.
+    /// Whether a text is sealed under an earlier key.
     #[must_use]
     pub fn is_stale(&self, sealed: &[u8]) -> bool {
         parts(sealed).is_none_or(|(id, _)| self.0.first().is_none_or(|key| key.id != id))

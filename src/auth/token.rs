@@ -52,10 +52,10 @@ impl Tokens {
         Self { encoding: EncodingKey::from_secret(secret), decoding: DecodingKey::from_secret(secret), validation }
     }
 
-    /// A token for `user`, issued by `app`, good from now for `ttl`.
+    /// Issues a token for `user` by `app`, valid from now for `ttl`.
     ///
     /// # Errors
-    /// Where signing fails, which it does not with HMAC.
+    /// Where signing fails. With HMAC it does not.
     pub fn issue(&self, app: &AppId, user: &UserId, ttl: Duration) -> Result<(String, Timestamp), TokenError> {
         let issued = Timestamp::now().unix_ms() / 1000;
         let expires = issued + i64::try_from(ttl.as_secs()).unwrap_or(0);
@@ -74,7 +74,7 @@ impl Tokens {
     /// Verifies signature, expiry and form.
     ///
     /// # Errors
-    /// [`TokenError::Expired`] only for a token that was good once.
+    /// [`TokenError::Expired`] only for a token that was valid once.
     pub fn verify(&self, token: &str) -> Result<UserToken, TokenError> {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
             .map_err(|error| match error.kind() {
@@ -82,7 +82,7 @@ impl Tokens {
                 _ => TokenError::Invalid,
             })?
             .claims;
-        // "On or after" that second it must not be accepted (RFC 7519 §4.1.4).
+        // A token must not be accepted "on or after" its `exp` (RFC 7519 §4.1.4).
         if claims.exp <= Timestamp::now().unix_ms() / 1000 {
             return Err(TokenError::Expired);
         }

@@ -13,30 +13,30 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AppCommand {
-    /// Make an app and print its first key, this once
+    /// Create an app and print its first key, which is shown once
     Create {
         /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
-        /// What people see
+        /// The app's name, as people see it
         #[arg(long, value_parser = |text: &str| display_name(text))]
         name: String,
-        /// Its picture, an https address
+        /// URL of the app's icon, https
         #[arg(long, value_name = "URL", value_parser = |text: &str| image_url(text))]
         icon_url: Option<String>,
-        /// A platform app: its users' tokens open all apps
+        /// Create a platform app: its users' tokens open all apps
         #[arg(long)]
         platform: bool,
     },
-    /// Print all apps
+    /// List all apps
     List,
-    /// Let an app in again
+    /// Enable an app again
     Enable {
         /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
     },
-    /// Refuse an app everywhere, and close its sockets
+    /// Disable an app: refuse its requests and close its sockets
     Disable {
         /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
@@ -46,19 +46,19 @@ pub(super) enum AppCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Make a further key and print it, this once
+    /// Create a further key and print it, which is shown once
     Create {
         /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
     },
-    /// Print an app's keys
+    /// List an app's keys
     List {
         /// The app's id
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
     },
-    /// Revoke a key, and close its sockets
+    /// Revoke a key and close its sockets
     Revoke {
         /// The key's id, as key list prints it
         #[arg(value_parser = parse_key_id)]

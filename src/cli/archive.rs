@@ -1,4 +1,4 @@
-//! `archive`: what the archiver does at midnight, now.
+//! `archive`: runs the archiver now, instead of at midnight.
 
 use clap::Args;
 
@@ -7,7 +7,7 @@ use crate::{config::Config, hub::NextExpiry, workers::Archiver};
 
 #[derive(Debug, Args)]
 pub(super) struct ArchiveArgs {
-    /// Only say how many rows are past retention
+    /// Only print the number of rows past retention
     #[arg(long)]
     dry_run: bool,
 }

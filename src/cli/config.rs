@@ -11,15 +11,15 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Print the effective settings and where each came from, secrets masked
+    /// Print all settings with their sources; secrets are masked
     Show,
-    /// Check the settings: silent and 0, or one line and 2
+    /// Check the settings: exit with 0, or print one line and exit with 2
     Check,
 }
 
 pub(super) fn run(command: &ConfigCommand, loaded: &Loaded, as_json: bool) -> Result<(), CliError> {
     match command {
-        // Reading them checked them; what is left is what they name.
+        // Reading the settings has checked them. What is left are the files that they name.
         ConfigCommand::Check => {
             server::check_parts(&loaded.config)?;
             Secrets::resolve(&loaded.config)?;

@@ -1,4 +1,4 @@
-//! `health`: whether a node takes requests, for containers and scripts that have no HTTP client.
+//! `health`: asks a node whether it serves requests, for containers and scripts without an HTTP client.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use super::{CliError, chain, say};
 
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
-    /// The node
+    /// URL of the node
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     url: String,
-    /// Seconds to wait for its answer
+    /// Seconds to wait for the answer
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     timeout: u64,
 }
 
-/// Asks a node's `/readyz` and prints what it says.
+/// Requests a node's `/readyz` and prints its answer.
 ///
 /// # Errors
-/// Where it does not answer in time, or that it takes no requests.
+/// Where the node does not answer in time, or says that it does not serve requests.
 pub(super) async fn run(args: &HealthArgs, as_json: bool) -> Result<(), CliError> {
     let unhealthy = |error: reqwest::Error| CliError::Failed(chain(&error.without_url()));
     let mut url = Url::parse(&args.url)
@@ -31,7 +31,7 @@ pub(super) async fn run(args: &HealthArgs, as_json: bool) -> Result<(), CliError
     let path = format!("{}/readyz", url.path().trim_end_matches('/'));
     url.set_path(&path);
     crate::crypto::install();
-    // A node is asked, whatever proxy this machine reaches others by.
+    // Without a proxy: this asks the node itself.
     let client = Client::builder().no_proxy().timeout(Duration::from_secs(args.timeout)).build().map_err(unhealthy)?;
     let answer = client.get(url).send().await.map_err(unhealthy)?;
     let http = answer.status();

@@ -22,7 +22,7 @@ use crate::{
     workers::ArchiverError,
 };
 
-/// What the manual says beside the options.
+/// Further text of the manual.
 const MORE: &str = "\
 Environment:
   ORIVA_HUB__SECTION__KEY  a setting, such as ORIVA_HUB__SERVER__BIND; lists are comma separated
@@ -56,16 +56,16 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// Read settings from this file too
+    /// Also read settings from this file
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
-    /// What several nodes find each other by
+    /// URL of the Redis that connects several nodes
     #[arg(long, global = true, value_name = "URL")]
     redis_url: Option<String>,
-    /// Print JSON, for machines
+    /// Print JSON
     #[arg(long, global = true)]
     json: bool,
 }
@@ -74,35 +74,35 @@ struct Global {
 enum Command {
     /// Run a node (the default)
     Serve(serve::ServeArgs),
-    /// Bring the store up to date
+    /// Apply pending migrations to the store
     Migrate(serve::MigrateArgs),
-    /// Apps
+    /// Manage apps
     #[command(subcommand)]
     App(apps::AppCommand),
-    /// API keys
+    /// Manage API keys
     #[command(subcommand)]
     Key(apps::KeyCommand),
-    /// User tokens
+    /// Create tokens for users
     #[command(subcommand)]
     Token(tokens::TokenCommand),
-    /// Archive what is past retention now, as the hub does at midnight UTC
+    /// Archive old rows now, as the hub does at midnight UTC
     Archive(archive::ArchiveArgs),
-    /// Print a stream's frames, one JSON a line; reconnects and resumes by itself
+    /// Print a stream's frames, one JSON object for each line; reconnects and resumes by itself
     Watch(watch::WatchArgs),
-    /// Ask a node whether it takes requests; exits with 1 where it does not
+    /// Ask a node whether it serves requests; exit with 1 if it does not
     Health(health::HealthArgs),
-    /// Settings
+    /// Show or check the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Print the OpenAPI document, in YAML (with --json in JSON)
+    /// Print the OpenAPI document, in YAML or with --json in JSON
     Openapi,
     /// Print completions for a shell
     Completions(shell::CompletionsArgs),
-    /// Print the manual page, or write one a command into a folder
+    /// Print the manual page, or write one for each command into a folder
     Man(shell::ManArgs),
 }
 
-/// Why a command failed, and with it the exit status.
+/// Why a command failed. It decides the exit status.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
@@ -149,7 +149,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        // Some errors say their cause themselves.
+        // Some errors contain their cause's text already.
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
             text.push_str(": ");
@@ -219,7 +219,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     }
 }
 
-/// The store a command works on, which is there and whose schema is up to date.
+/// The store for a command. It must exist, and its schema must be up to date.
 async fn store_of(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     must_exist(config)?;
     let store = open_store(config).await?;
@@ -227,7 +227,7 @@ async fn store_of(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     Ok(store)
 }
 
-/// Refuses an embedded store that is not there: a command in the wrong folder would make one.
+/// Refuses an embedded store that does not exist: a command in the wrong folder would create one.
 fn must_exist(config: &Config) -> Result<(), CliError> {
     let Some(file) = config.embedded_file().filter(|file| !file.exists()) else { return Ok(()) };
     Err(CliError::Config(ConfigError(format!(
@@ -236,7 +236,7 @@ fn must_exist(config: &Config) -> Result<(), CliError> {
     ))))
 }
 
-/// The same, made where there is none and it is an embedded one, its secrets with it.
+/// As [`store_of`], but creates a missing embedded store with its secrets.
 async fn store_or_new(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     let store = open_store(config).await?;
     if config.is_embedded() {
@@ -246,22 +246,22 @@ async fn store_or_new(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     Ok(store)
 }
 
-/// Prints a line for whoever ran the command.
+/// Prints a line of output.
 ///
 /// # Errors
-/// Where nobody takes it.
+/// Where standard output is closed.
 fn say(line: impl std::fmt::Display) -> Result<(), CliError> {
     use std::io::Write as _;
     writeln!(std::io::stdout(), "{line}").map_err(|error| CliError::Failed(format!("standard output: {error}")))
 }
 
-/// Prints a line beside the output. Where nobody takes it, it is lost.
+/// Prints a line to standard error. A failure to write is ignored.
 fn print_error(line: impl std::fmt::Display) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "oriva-hub: {line}");
 }
 
-/// Who an audit row names for a command.
+/// The actor that audit rows name for a command.
 fn audit() -> Audit {
     Audit { actor: "cli".to_owned(), ip: None }
 }

@@ -15,19 +15,19 @@ pub(super) struct ServeArgs {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<String>,
-    /// Bring a PostgreSQL store up to date first (an embedded one always is)
+    /// Apply pending migrations to a PostgreSQL store first (an embedded store is always migrated)
     #[arg(long)]
     migrate: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct MigrateArgs {
-    /// Take a new epoch, for a store put back from a backup: clients that resume are told to reload instead
+    /// Take a new epoch, for a store restored from a backup: clients that resume are told to reload
     #[arg(long)]
     new_epoch: bool,
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it gets a signal to stop.
 pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliError> {
     let server = Server::build(config, args.migrate).await?;
     let listen = |kind| signal(kind).map_err(|error| CliError::Failed(format!("signals: {error}")));
@@ -36,7 +36,7 @@ pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliErro
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            // What is committed is on the disk; what is not was not acknowledged.
+            // Committed events are on the disk. Others were not acknowledged.
             print_error("second signal, ending at once");
             std::process::exit(1);
         });
@@ -44,7 +44,7 @@ pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliErro
     Ok(server.run_until_stopped(stop).await?)
 }
 
-/// Brings the store up to date and prints which it is and what was applied.
+/// Applies pending migrations, and prints the store and their names.
 pub(super) async fn migrate(config: &Config, args: &MigrateArgs, as_json: bool) -> Result<(), CliError> {
     must_exist(config)?;
     let url = masked_url(&config.database.url);

@@ -1,4 +1,4 @@
-//! What a package installs beside the program: completions, the manual, the API's description.
+//! Files that a package installs beside the program: completions, manual, API description.
 
 use std::{io::Write as _, path::PathBuf};
 
@@ -13,7 +13,7 @@ pub(super) struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Prints what the shell reads to complete the command line.
+/// Prints a shell's completion script.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "oriva-hub", &mut text);
@@ -22,12 +22,12 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// The folder, which must be there
+    /// An existing folder
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
 }
 
-/// Prints the manual, in roff; or writes it with a page for each command.
+/// Prints the manual in roff, or writes it with a page for each command.
 pub(super) fn man(args: &ManArgs) -> Result<(), CliError> {
     if let Some(folder) = &args.dir {
         let written = clap_mangen::generate_to(Cli::command(), folder);

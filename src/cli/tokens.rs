@@ -15,15 +15,15 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Print a token for a user of an app
+    /// Create a token for a user of an app and print it
     Create {
-        /// The app that vouches for the user
+        /// The app that issues the token
         #[arg(value_parser = |text: &str| AppId::parse(text))]
         app_id: AppId,
-        /// The user
+        /// The user's id
         #[arg(value_parser = |text: &str| UserId::parse(text))]
         user_id: UserId,
-        /// Seconds that it is good for
+        /// Lifetime in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
         ttl: u64,
     },

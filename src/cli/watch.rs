@@ -1,5 +1,4 @@
-//! `watch`: a small client of the stream, so that nobody needs another tool. Reconnects with jittered backoff and
-//! resumes where it was.
+//! `watch`: a small client of the stream. It reconnects with jittered backoff and resumes after the last event.
 
 use std::time::Duration;
 
@@ -20,26 +19,26 @@ use super::{CliError, print_error, say};
 
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
-    /// The hub
+    /// URL of the hub
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     url: String,
     /// An app's API key or a user's token
     #[arg(long, env = "ORIVA_HUB_TOKEN", hide_env_values = true)]
     token: String,
-    /// Begin after this offset instead of now
+    /// Start after this offset instead of now
     #[arg(long, value_name = "N")]
     after: Option<u64>,
-    /// What to watch: notification.*, session.started, ** for everything
+    /// Patterns to subscribe to: notification.*, session.started, ** for everything
     #[arg(required = true, value_parser = |text: &str| EventPattern::parse(text), value_name = "PATTERN")]
     patterns: Vec<EventPattern>,
 }
 
-/// Where the watcher is in its streams.
+/// The watcher's positions in its streams.
 #[derive(Debug, Default)]
 struct Position {
-    /// The store that the offsets are of.
+    /// The epoch that the offsets belong to.
     epoch: Option<String>,
-    /// The store of this connection; the offsets are of it once it has answered with its own.
+    /// The epoch in this connection's `welcome`. The offsets belong to it after the first `subscribed`.
     welcomed: Option<String>,
     after: Option<u64>,
     after_broadcast: Option<u64>,
@@ -47,13 +46,13 @@ struct Position {
 
 /// How one connection ended.
 enum End {
-    /// Worth another try.
+    /// Reconnect.
     Lost(String),
-    /// Not before something changed.
+    /// Do not reconnect: something must change first.
     Refused(String),
 }
 
-/// Watches until it is refused.
+/// Watches until the hub refuses the connection.
 pub(super) async fn run(args: WatchArgs) -> Result<(), CliError> {
     let request = request(&args)?;
     let mut position = Position { after: args.after, ..Position::default() };
@@ -87,7 +86,7 @@ fn request(args: &WatchArgs) -> Result<tungstenite::handshake::client::Request, 
     };
     let bad = |error: &dyn std::fmt::Display| CliError::Usage(format!("--url: {error}"));
     let mut request = format!("{base}/api/v1/events/stream").into_client_request().map_err(|error| bad(&error))?;
-    // In a subprotocol and not in the address, which proxies log.
+    // In a subprotocol and not in the URL, because proxies log URLs.
     let protocols = HeaderValue::from_str(&format!("oriva.v1, bearer.{}", args.token))
         .map_err(|_| CliError::Usage("--token holds characters that no token has".to_owned()))?;
     request.headers_mut().insert("sec-websocket-protocol", protocols);
@@ -139,7 +138,7 @@ async fn watch_once(
                 let (code, text) =
                     reason.map_or((1005, String::new()), |reason| (reason.code.into(), reason.reason.to_string()));
                 let why = format!("closed with {code} {text}");
-                // A token cannot be renewed from here.
+                // `watch` cannot renew a token.
                 let is_final = Close::after_code(code) != AfterClose::Reconnect;
                 return (if is_final { End::Refused(why) } else { End::Lost(why) }, was_open);
             }
@@ -148,7 +147,7 @@ async fn watch_once(
     }
 }
 
-/// What to ask for after a `welcome`: everything since the last connection, or from now on.
+/// The `subscribe` after a `welcome`: everything since the last connection, or from now on.
 fn subscribe(args: &WatchArgs, welcome: &Value, position: &mut Position) -> Value {
     let patterns: Vec<_> = args.patterns.iter().map(EventPattern::as_str).collect();
     let mut frame = json!({"action": "subscribe", "event_types": patterns});

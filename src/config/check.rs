@@ -1,4 +1,4 @@
-//! Rules that a type alone does not keep.
+//! Rules of settings that their types do not express.
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -90,7 +90,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         (1024..=16 * 1024 * 1024).contains(&stream.max_frame_bytes),
         "stream.max_frame_bytes must be between 1024 and 16777216",
     )?;
-    // Two of the largest events, so that one that waits does not close the socket.
+    // The backlog must hold two of the largest events, so that one waiting event does not close the socket.
     rule(
         (163_840..=1024 * 1024 * 1024).contains(&stream.max_backlog_bytes),
         "stream.max_backlog_bytes must be between 163840 and 1073741824",
@@ -118,7 +118,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     )?;
     rule((1..=1_000_000).contains(&config.retention.batch), "retention.batch must be between 1 and 1000000")?;
     let level = &config.log.level;
-    // A word alone would be taken for the name of a target, and silence all others.
+    // A single word would be taken as the name of a target and silence all others.
     let has_no_stray_word = level.split(',').all(|part| {
         part.contains(['=', '[']) || part.trim().parse::<tracing_subscriber::filter::LevelFilter>().is_ok()
     });

@@ -1,5 +1,5 @@
-//! The effective settings: read from flags, environment and files, checked, and shown with where each came from
-//! (contract §9). `config/default.toml` is both the documentation and the defaults.
+//! Settings: read from flags, environment and files, checked, and shown with their sources (contract §9).
+//! `config/default.toml` is both their documentation and their defaults.
 
 mod check;
 mod secrets;
@@ -15,7 +15,7 @@ pub use secrets::{Secrets, matches as secret_matches};
 pub use show::{Setting, masked_url};
 pub use sources::{Flags, Loaded};
 
-/// A setting that cannot be used: one line that names it and says what it must be.
+/// An invalid setting: one line that names it and says what it must be.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
@@ -41,7 +41,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Server {
     pub bind: SocketAddr,
-    /// 0: as many as there are cores.
+    /// 0: one for each core.
     pub workers: usize,
     pub shutdown_timeout_seconds: u64,
     pub max_body_bytes: usize,
@@ -84,7 +84,7 @@ pub struct Auth {
     pub token_secret: Option<SecretString>,
     pub admin_key: Option<SecretString>,
     pub encryption_key: Option<SecretString>,
-    /// Keys that were `encryption_key` before, while secrets sealed under them are still there.
+    /// Earlier values of `encryption_key`, for secrets that are still sealed under them.
     #[serde(deserialize_with = "list")]
     pub previous_encryption_keys: Vec<String>,
 }
@@ -166,13 +166,13 @@ pub struct Telemetry {
 }
 
 impl Config {
-    /// Whether the store is the embedded one.
+    /// Whether the store is SQLite.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         self.database.url.starts_with("sqlite:")
     }
 
-    /// The file of an embedded store.
+    /// The file of an SQLite store.
     #[must_use]
     pub fn embedded_file(&self) -> Option<PathBuf> {
         let path = self.database.url.strip_prefix("sqlite:")?;
@@ -180,7 +180,7 @@ impl Config {
         Some(path.split('?').next().unwrap_or(path).into())
     }
 
-    /// Threads of each kind.
+    /// Number of HTTP workers, and of shards.
     #[must_use]
     pub fn threads(&self) -> usize {
         match self.server.workers {
@@ -190,7 +190,7 @@ impl Config {
     }
 }
 
-/// A list, or its comma-separated form from the environment.
+/// A list, or a comma-separated string from the environment.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -1,5 +1,5 @@
-//! The secrets a node needs, taken from the settings or, beside an embedded store, made once and kept in a file that
-//! only its owner can read.
+//! The secrets of a node: from the settings or, for an embedded store, from a file that is created once and that only
+//! its owner can read.
 
 use std::{
     io::Write as _,
@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::{Config, ConfigError};
 
-/// Everything of section `auth`, present.
+/// All secrets of section `auth`.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     pub token_secret: SecretString,
@@ -27,10 +27,10 @@ pub struct Secrets {
     pub previous_encryption_keys: Vec<SecretString>,
 }
 
-/// What the file holds, by name within `auth`.
+/// The secrets in the file.
 pub(super) const KEPT: [&str; 3] = ["token_secret", "admin_key", "encryption_key"];
 
-/// The same.
+/// The contents of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
@@ -40,7 +40,7 @@ struct Kept {
 }
 
 impl Secrets {
-    /// Where they are kept if the settings leave some out: beside the database's file, `hub.secrets.toml` of `hub.db`.
+    /// The file for secrets that the settings leave out: `hub.secrets.toml` beside `hub.db`.
     #[must_use]
     pub fn file(config: &Config) -> Option<PathBuf> {
         let auth = &config.auth;
@@ -48,11 +48,11 @@ impl Secrets {
         config.embedded_file().filter(|_| !all_set).map(|file| file.with_extension("secrets.toml"))
     }
 
-    /// Takes them from the settings; what an embedded store's settings leave out comes from its file, which is made
-    /// where it is missing.
+    /// Takes secrets from the settings. For an embedded store, those that are missing come from its file, which is
+    /// created if necessary.
     ///
     /// # Errors
-    /// Where a secret is required and not set, or the file cannot be read or written.
+    /// Where a required secret is not set, or the file cannot be read or written.
     pub fn resolve(config: &Config) -> Result<Self, ConfigError> {
         let auth = &config.auth;
         let previous_encryption_keys: Vec<SecretString> =
@@ -85,7 +85,7 @@ fn keep(path: &Path) -> Result<Kept, ConfigError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
     }
-    // Written whole under another name first, then linked: two commands that start at once end with one file.
+    // Written under another name, then linked: two commands that start at once end up with the same file.
     let mut fresh = tempfile_beside(path).map_err(|error| failed(&error))?;
     let random = |bytes: usize| {
         let mut buffer = vec![0_u8; bytes];
@@ -124,7 +124,7 @@ pub(super) fn is_encryption_key(text: &str) -> bool {
     BASE64_STANDARD.decode(text).is_ok_and(|bytes| bytes.len() == 32)
 }
 
-/// Whether a presented secret is this one, in time that does not depend on where they differ.
+/// Compares secrets in constant time.
 #[must_use]
 pub fn matches(secret: &SecretString, presented: &str) -> bool {
     use subtle::ConstantTimeEq as _;

@@ -1,4 +1,4 @@
-//! The effective settings as a list, secrets masked.
+//! The settings as a list, with secrets masked.
 
 use figment::value::Value;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use super::{ConfigError, Loaded, Secrets, secrets};
 
 const MASK: &str = "********";
 
-/// One setting: its value as it counts now, and where that came from.
+/// A setting with its effective value and its source.
 #[derive(Debug, Serialize)]
 pub struct Setting {
     pub key: String,
@@ -24,7 +24,7 @@ impl Loaded {
         let value: Value = self.figment.extract().map_err(|error| ConfigError(error.to_string()))?;
         let mut settings = Vec::new();
         self.collect(String::new(), &value, &mut settings);
-        // What is in nobody's settings is in the file beside an embedded store.
+        // Secrets that are in no settings are in the file beside an embedded store.
         if let Some(file) = Secrets::file(&self.config).filter(|file| file.exists()) {
             for name in secrets::KEPT {
                 let (key, source) = (format!("auth.{name}"), file.display().to_string());
@@ -67,7 +67,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Nothing of a secret, and a URL without its password.
+/// Masks a secret, and the password in a URL.
 fn masked(key: &str, value: &str) -> String {
     if key.starts_with("auth.") {
         return if value.is_empty() { String::new() } else { MASK.to_owned() };
@@ -81,7 +81,7 @@ pub fn masked_url(value: &str) -> String {
     if let Some((before, query)) = value.split_once('?')
         && value.contains("://")
     {
-        // PostgreSQL takes a password there as well.
+        // PostgreSQL accepts a password there too.
         let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
             Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}={MASK}"),
             _ => parameter.to_owned(),

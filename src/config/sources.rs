@@ -1,4 +1,4 @@
-//! Where settings come from, in order of precedence: flag, environment, file, built-in default.
+//! Sources of settings, in order of precedence: flag, environment, file, built-in default.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::{Config, ConfigError, check::check};
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "ORIVA_HUB__";
 
-/// Settings whose value is text however much it looks like a number.
+/// Settings whose value is text even if it looks like a number.
 const TEXT: [&str; 8] = [
     "database.url",
     "redis.url",
@@ -24,7 +24,7 @@ const TEXT: [&str; 8] = [
     "log.level",
     "telemetry.otlp_endpoint",
 ];
-/// Variables that other programs know too.
+/// Variables that other programs use too.
 const PLAIN: [(&str, &str); 3] =
     [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url"), ("RUST_LOG", "log.level")];
 
@@ -37,7 +37,7 @@ pub struct Flags {
     pub bind: Option<String>,
 }
 
-/// Checked settings, and where each came from.
+/// Checked settings with their sources.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub config: Config,
@@ -86,8 +86,8 @@ fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
     Ok(figment)
 }
 
-/// Refuses a variable that was meant as a setting, with fewer underscores than it takes, and would do nothing. Others
-/// that begin alike are let be: Kubernetes makes `ORIVA_HUB_SERVICE_HOST` for a service named oriva-hub.
+/// Refuses a variable that looks like a setting but has too few underscores: it would do nothing. Other variables with
+/// the same prefix are ignored: Kubernetes sets `ORIVA_HUB_SERVICE_HOST` for a service named oriva-hub.
 fn refuse_misspelt(defaults: &Figment) -> Result<(), ConfigError> {
     let sections: Value = defaults.extract().map_err(|error| one_line(&error))?;
     let Some(sections) = sections.as_dict() else { return Ok(()) };
@@ -131,7 +131,7 @@ fn one_line(error: &Error) -> ConfigError {
     ConfigError(if key.is_empty() { format!("{text}{from}") } else { format!("{key}: {text}{from}") })
 }
 
-/// One value that is text, named after what it was read from.
+/// A text value, with the name of its source.
 struct Text {
     source: String,
     key: &'static str,
@@ -156,7 +156,7 @@ impl Provider for Text {
     }
 }
 
-/// A provider under another name.
+/// A provider under a name of ours.
 struct Named<P> {
     name: &'static str,
     inner: P,

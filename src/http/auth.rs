@@ -31,7 +31,7 @@ const USER_AGENT_CHARACTERS: usize = 512;
 
 const WANTS_KEY: &str = "this route wants an app's API key";
 
-/// An app's server at one of the app's own routes. One request is taken from the budget of class `C`.
+/// An app's server at one of the app's own routes. The request counts against the limit of class `C`.
 pub struct AppKey<C> {
     holder: KeyHolder,
     class: PhantomData<C>,
@@ -44,10 +44,10 @@ impl<C: RouteClass> AppKey<C> {
         &self.holder
     }
 
-    /// Takes `cost` more requests from the budget: a batch costs its length, and its first request is paid for already.
+    /// Counts `cost` more requests: a batch costs its length, and its first request was counted already.
     ///
     /// # Errors
-    /// 429. Nothing more is taken then.
+    /// 429. Nothing more is counted then.
     pub async fn consume_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
         Charge::of_app(&self.holder).consume::<C>(request, hub, cost).await
     }

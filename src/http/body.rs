@@ -1,4 +1,4 @@
-//! Request bodies: read within the bound, and taken apart field by field so that every faulty one is named.
+//! Request bodies: read up to a limit, and parsed field by field, so that one answer names every fault.
 
 use std::{pin::Pin, time::Duration};
 
@@ -15,17 +15,23 @@ use serde_json::{Map, Value};
 use super::problem::{Code, Problem};
 use crate::store::FaultyField;
 
-/// The bound on bodies, in bytes (`server.max_body_bytes`).
+/// Greatest size of a body in bytes (`server.max_body_bytes`).
 #[derive(Debug, Clone, Copy)]
 pub struct MaxBodyBytes(pub usize);
 
-/// For the whole of a body to come: less than a request may take, so that its sender is told what is missing.
+/// Deadline for the whole body. It is shorter than a request's deadline, so that the client gets an answer that says
+/// what is missing.
 const LONGEST_BODY: Duration = Duration::from_secs(60);
 
-/// What `event_data`, `context_data` and `metadata` may hold, in bytes of JSON.
+/// Greatest size of `event_data`, `context_data` and `metadata`, in bytes of JSON.
 pub const MAX_OBJECT_BYTES: usize = 64 * 1024;
 
-/// A body that is read only when the handler asks: after the caller is known and the budget spent.
+/// Greatest number of faults that one answer lists for an object, so that an answer is not longer than its request.
+const MAX_FAULTS: usize = 50;
+/// Characters of an unknown field's name that an answer repeats.
+const MAX_NAME_CHARACTERS: usize = 64;
+
+/// A body that is read when the handler asks for it: after the caller is authenticated and the request counted.
 pub struct Body {
     request: HttpRequest,
     payload: Payload,
@@ -42,7 +48,7 @@ impl FromRequest for Body {
 }
 
 impl Body {
-    /// Reads it as a JSON object; its bytes come with it.
+    /// Reads the body as a JSON object. Returns it with its bytes.
     ///
     /// # Errors
     /// 413, 415, or 400 `malformed_json`.
@@ -53,7 +59,7 @@ impl Body {
         Ok((bytes, map))
     }
 
-    /// The same where no body, or `null`, stands for an empty object.
+    /// As [`Body::object`], but no body, or `null`, counts as an empty object.
     ///
     /// # Errors
     /// As [`Body::object`].
@@ -114,7 +120,8 @@ fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
     }
 }
 
-/// An object being taken apart. What is not taken is unknown; what is faulty is noted, and the rest goes on.
+/// The fields of an object while it is parsed. Fields that nobody takes are unknown. Faults are collected, so that all
+/// of them are in the answer.
 pub struct Fields {
     map: Map<String, Value>,
     faults: Vec<FaultyField>,
@@ -126,9 +133,12 @@ impl Fields {
         Self { map, faults: Vec::new() }
     }
 
-    /// Notes that a field broke a rule.
+    /// Notes a fault. Those beyond [`MAX_FAULTS`] are dropped.
     pub fn fault(&mut self, name: &str, rule: &str) {
-        self.faults.push(FaultyField::new(name, rule));
+        if self.faults.len() < MAX_FAULTS {
+            let shown: String = name.chars().take(MAX_NAME_CHARACTERS).collect();
+            self.faults.push(FaultyField::new(&shown, rule));
+        }
     }
 
     /// Takes a field that may be absent or null.
@@ -141,7 +151,7 @@ impl Fields {
         self.map.contains_key(name)
     }
 
-    /// Takes an alias for the field it stands for. Both at once is a fault.
+    /// Renames a field that the client sent under its alias. To send both is a fault.
     pub fn rename(&mut self, alias: &str, name: &str) {
         if let Some(value) = self.map.remove(alias) {
             if self.has(name) {
@@ -152,7 +162,7 @@ impl Fields {
         }
     }
 
-    /// A string, parsed. Without U+0000, which PostgreSQL cannot store.
+    /// Takes and parses an optional string. U+0000 is a fault, because PostgreSQL cannot store it.
     pub fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
         self.optional_text(name, |text| {
             if text.contains('\0') {
@@ -162,12 +172,12 @@ impl Fields {
         })
     }
 
-    /// A string that must be there, parsed.
+    /// Takes and parses a required string.
     pub fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
         if self.is_there(name) { self.optional(name, parse) } else { None }
     }
 
-    /// A string for a rule that deals with any character.
+    /// Takes an optional string for a rule that accepts any character.
     pub fn optional_text<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
         match self.take(name)? {
             Value::String(text) => match parse(&text) {
@@ -179,12 +189,12 @@ impl Fields {
         None
     }
 
-    /// The same where it must be there.
+    /// As [`Fields::optional_text`], but required.
     pub fn required_text<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
         if self.is_there(name) { self.optional_text(name, parse) } else { None }
     }
 
-    /// Whether a field is absent or null. It is taken then.
+    /// Removes a field that is absent or null, and says whether it was.
     pub fn lacks(&mut self, name: &str) -> bool {
         let lacks = self.map.get(name).is_none_or(Value::is_null);
         if lacks {
@@ -201,7 +211,7 @@ impl Fields {
         !lacks
     }
 
-    /// An array of 1 to `max` items.
+    /// Takes a required array of 1 to `max` items.
     pub fn batch(&mut self, name: &str, max: usize) -> Option<Vec<Value>> {
         match self.take(name) {
             Some(Value::Array(items)) if (1..=max).contains(&items.len()) => Some(items),
@@ -212,7 +222,7 @@ impl Fields {
         }
     }
 
-    /// An object of at most `max_bytes` encoded.
+    /// Takes an optional object of at most `max_bytes` when encoded.
     pub fn object(&mut self, name: &str, max_bytes: usize) -> Option<Map<String, Value>> {
         match self.take(name)? {
             Value::Object(map) => {
@@ -248,10 +258,10 @@ impl Fields {
         }
     }
 
-    /// Ends the taking apart: whatever is left is not known here.
+    /// Ends parsing. Every field that is left is unknown.
     ///
     /// # Errors
-    /// Every faulty field.
+    /// All faulty fields.
     pub fn finish(mut self) -> Result<(), Vec<FaultyField>> {
         for name in std::mem::take(&mut self.map).keys() {
             self.fault(name, "is not a field of this request");
@@ -260,7 +270,7 @@ impl Fields {
     }
 }
 
-/// PostgreSQL can store neither text nor jsonb with it.
+/// PostgreSQL can store U+0000 in neither text nor jsonb.
 fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
@@ -270,7 +280,7 @@ fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// A rule for text of so many characters.
+/// A rule for text with this many characters.
 pub fn text(characters: std::ops::RangeInclusive<usize>) -> impl FnOnce(&str) -> Result<String, Invalid> {
     move |text| {
         if characters.contains(&text.chars().count()) {
@@ -286,6 +296,14 @@ mod tests {
     use actix_web::{http::StatusCode, test::TestRequest};
 
     use super::*;
+
+    #[test]
+    fn an_answer_is_not_longer_than_its_request() {
+        let map = (0..10_000).map(|n| (format!("{n}-{}", "x".repeat(100)), Value::Null)).collect();
+        let faults = Fields::new(map).finish().unwrap_err();
+        assert_eq!(faults.len(), MAX_FAULTS);
+        assert!(faults.iter().all(|fault| fault.field.chars().count() <= MAX_NAME_CHARACTERS));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_coming_is_the_clients_fault() {

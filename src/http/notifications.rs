@@ -1,4 +1,4 @@
-//! `/notifications/{notification_id}`: look at one, change how it stands, delete it (contract §6).
+//! `/notifications/{notification_id}`: read, change or delete one notification (contract §6).
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -59,7 +59,7 @@ impl<'a> From<&'a NotificationWithApp> for NotificationView<'a> {
     }
 }
 
-/// Looks at one notification.
+/// Returns one notification.
 #[utoipa::path(
     get,
     path = "/api/v1/notifications/{notification_id}",
@@ -78,9 +78,9 @@ pub async fn get(inbox: InboxAccess<Read>, hub: Data<Hub>, path: Path<String>) -
     Ok(HttpResponse::Ok().json(NotificationView::from(&found)))
 }
 
-/// Reads, clicks, dismisses or ends it.
+/// Changes a notification's status.
 ///
-/// The same status again changes nothing; of two dismissals at once the first counts.
+/// The same status again changes nothing. Of two concurrent dismissals the first one counts.
 #[utoipa::path(
     patch,
     path = "/api/v1/notifications/{notification_id}",
@@ -89,7 +89,7 @@ pub async fn get(inbox: InboxAccess<Read>, hub: Data<Hub>, path: Path<String>) -
     params(OfNotification),
     request_body = NotificationChange,
     responses(
-        (status = 200, description = "How it stands", body = NotificationRecord),
+        (status = 200, description = "The notification's new state", body = NotificationRecord),
         Limited,
         WithBody
     ),
@@ -107,7 +107,7 @@ pub async fn update(
     let mut asked = match Asked::read(body).await {
         Ok(asked) => asked,
         Err(mistake) => {
-            // What is not there, or not the caller's, comes before what is wrong with the body (contract §1).
+            // 404 and 403 come before faults of the body (contract §1).
             hub.notification(inbox.scope(), id).await?;
             return Err(mistake);
         }
@@ -127,14 +127,14 @@ pub async fn update(
     Ok(HttpResponse::Ok().json(record))
 }
 
-/// Deletes it: for the app that created it.
+/// Deletes a notification. Only the app that created it can.
 #[utoipa::path(
     delete,
     path = "/api/v1/notifications/{notification_id}",
     operation_id = "deleteNotification",
     tag = "Notifications",
     params(OfNotification),
-    responses((status = 204, description = "It is gone"), Limited),
+    responses((status = 204, description = "The notification was deleted"), Limited),
     security(("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
@@ -173,7 +173,7 @@ impl Asked {
         let click_action = fields.optional("click_action", text(1..=255));
         let metadata = fields.object("metadata", MAX_OBJECT_BYTES).unwrap_or_default();
         fields.finish()?;
-        // A status that is missing was noted as a fault.
+        // A fault was noted if it is missing.
         let status = status.ok_or_else(Vec::new)?;
         Ok(Self { status, dismissed_from, click_action, metadata })
     }

@@ -1,4 +1,4 @@
-//! The API as an OpenAPI 3.1 document, put together from the handlers, and the page that shows it (contract §8).
+//! The OpenAPI 3.1 document, built from the handlers, and the page that shows it (contract §8).
 
 pub mod answers;
 pub mod parameters;
@@ -24,17 +24,17 @@ use utoipa_swagger_ui::Config;
 
 use super::{Problem, admin, apps, notifications, ops, problem::ProblemBody, stream, users};
 
-/// Where the document is served.
+/// Path of the document.
 const ADDRESS: &str = "/api/v1/openapi.json";
 
-/// The page loads what it shows from this hub alone; Swagger UI sets styles of elements.
+/// The page loads everything from this hub. Swagger UI needs inline styles.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            connect-src 'self'; frame-ancestors 'none'";
 
 /// An operation's class of rate limit (contract §3), as its extension names it.
 const CLASS: &str = "x-rate-limit-class";
 
-/// The page's files and the document are this long in a browser's cache.
+/// Caching of the page's files and the document.
 const CACHE_CONTROL: &str = "max-age=3600";
 
 static DOCUMENT: LazyLock<Result<String, String>> = LazyLock::new(json_text);
@@ -46,7 +46,7 @@ static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::
     info(
         title = "oriva-hub",
         description = "The realtime hub that a platform of many apps runs for its users: events, notifications, \
-                       webhooks. Streams are described by docs/asyncapi.json.",
+                       webhooks. docs/asyncapi.json describes the stream.",
         contact(name = "oriva-hub"),
     ),
     paths(
@@ -92,12 +92,12 @@ static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::
     components(schemas(ProblemBody)),
     modifiers(&Credentials, &Errors, &Headers),
     tags(
-        (name = "Events", description = "What apps publish"),
-        (name = "Notifications", description = "What users find in their inbox"),
-        (name = "Stream", description = "Who may listen, and who does"),
-        (name = "Webhooks", description = "What apps are told by signed requests"),
-        (name = "Admin", description = "What the operator does, as the command line does it"),
-        (name = "Operations", description = "Probes and measures"),
+        (name = "Events", description = "Publishing and listing events"),
+        (name = "Notifications", description = "Notifications and feeds"),
+        (name = "Stream", description = "Tokens, the WebSocket stream, and presence"),
+        (name = "Webhooks", description = "Signed requests to apps about events"),
+        (name = "Admin", description = "The operator's routes"),
+        (name = "Operations", description = "Probes and metrics"),
     )
 )]
 struct Api;
@@ -186,25 +186,25 @@ impl Modify for Errors {
     }
 }
 
-/// What every answer carries, and what those of a class of rate limit do (contract §2, §3).
+/// The headers of every answer, and those of routes with a rate limit (contract §2, §3).
 struct Headers;
 
 impl Headers {
-    /// Name, type, description. The first is on every answer, the others on those that spent of a budget.
+    /// Name, type, description. The first is on every answer, the others on those of routes with a rate limit.
     const ALL: [(&str, Type, &str); 6] = [
-        ("X-Request-Id", Type::String, "What the hub's log knows this request by"),
-        ("X-RateLimit-Limit", Type::Integer, "Requests a window"),
+        ("X-Request-Id", Type::String, "Id of the request in the hub's log"),
+        ("X-RateLimit-Limit", Type::Integer, "Requests allowed in a window"),
         ("X-RateLimit-Remaining", Type::Integer, "Requests left in this window"),
         ("X-RateLimit-Reset", Type::Integer, "When the window ends, in Unix seconds"),
-        ("RateLimit-Policy", Type::String, "The budget, as draft-ietf-httpapi-ratelimit-headers writes it"),
-        ("RateLimit", Type::String, "What is left of it"),
+        ("RateLimit-Policy", Type::String, "The limit, by draft-ietf-httpapi-ratelimit-headers"),
+        ("RateLimit", Type::String, "What is left of the limit, by the same draft"),
     ];
 
     fn add(operation: &mut Operation) {
         let extensions = operation.extensions.as_ref();
         let is_limited = extensions.is_some_and(|extensions| extensions.contains_key(CLASS));
         for (status, response) in &mut operation.responses.responses {
-            // Errors are described once: what is said of them holds wherever they come from.
+            // Errors are described once, for all routes.
             let RefOr::T(response) = response else { continue };
             let carried = if is_limited && status.starts_with('2') { Self::ALL.len() } else { 1 };
             Self::add_to(response, carried);

@@ -6,48 +6,48 @@ use utoipa::ToSchema;
 
 use crate::{bus::BusState, hub::Hub};
 
-/// What is measured, for Prometheus.
+/// Returns metrics for Prometheus.
 #[utoipa::path(
     get,
     path = "/metrics",
     operation_id = "getMetrics",
     tag = "Operations",
-    responses((status = 200, description = "In Prometheus' text format", body = String, content_type = "text/plain; version=0.0.4")),
+    responses((status = 200, description = "Metrics in the text format of Prometheus", body = String, content_type = "text/plain; version=0.0.4")),
     security(()),
 )]
 pub async fn metrics(hub: Data<Hub>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(crate::metrics::render(&hub.figures().await))
 }
 
-/// Whether the process is up.
+/// Returns 200 while the process is up.
 #[utoipa::path(
     get,
     path = "/healthz",
     operation_id = "getHealth",
     tag = "Operations",
-    responses((status = 200, description = "It is", body = Probe)),
+    responses((status = 200, description = "The process is up", body = Probe)),
     security(()),
 )]
 pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(Probe::healthy("ok"))
 }
 
-/// Whether requests can be served.
+/// Returns 200 while this node can serve requests.
 ///
-/// Not while a part fails or the node drains. Without its bus a node serves all the same, a second later: that is degraded,
-/// and no reason to send its clients away.
+/// 503 while the store fails or the node drains. Without Redis a node still serves everyone, with up to a second of
+/// delay: that is `degraded`, with 200, so that a load balancer keeps its clients there.
 #[utoipa::path(
     get,
     path = "/readyz",
     operation_id = "getReadiness",
     tag = "Operations",
     responses(
-        (status = 200, description = "They can", body = Probe),
+        (status = 200, description = "The node serves requests", body = Probe),
         (
             status = 503,
-            description = "They cannot: the failing part is named",
+            description = "The node does not serve requests. The answer names the failing part",
             body = Probe,
-            headers(("Retry-After" = u32, description = "Seconds to wait"))
+            headers(("Retry-After" = u32, description = "Seconds until the next attempt"))
         )
     ),
     security(()),
@@ -64,12 +64,12 @@ pub async fn readyz(hub: Data<Hub>) -> HttpResponse {
     }
 }
 
-/// How the process stands.
+/// The state of the process.
 #[derive(Serialize, ToSchema)]
 struct Probe {
     /// `ok`, `ready`, `degraded` or `unavailable`.
     status: &'static str,
-    /// The part that fails.
+    /// The failing part.
     #[serde(skip_serializing_if = "Option::is_none")]
     failing: Option<&'static str>,
 }

@@ -16,9 +16,9 @@ use crate::{
     store::{FaultyField, ItemError, StoreError},
 };
 
-/// Where the codes' pages stand.
+/// Prefix of the `type` of all problems.
 const TYPE_BASE: &str = "https://oriva-hub.example/errors/";
-/// Seconds after which an overloaded hub is worth another try.
+/// `Retry-After` of 503, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// An error code: slug, status, title.
@@ -90,7 +90,7 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     /// The methods that a 405 allows.
     pub allow: Option<String>,
-    /// The notification whose external id it is.
+    /// The notification that has the external id.
     pub owner: Option<NotificationId>,
 }
 
@@ -117,7 +117,7 @@ impl Problem {
         Self::new(Code::NotFound, "there is no route at this address; GET /docs shows all there are")
     }
 
-    /// For an id in a path that nobody can have, with the rule it breaks.
+    /// 404 for an id in a path that breaks the rule of its type.
     #[must_use]
     pub fn malformed_id(name: &str, rule: &Invalid) -> Self {
         Self::new(Code::NotFound, format!("there is nothing at this address: {name} {rule}"))
@@ -135,14 +135,14 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(Code::Overloaded, detail) }
     }
 
-    /// What is shown of a failure whose cause is for the log alone.
+    /// 500. The cause goes to the log only.
     #[must_use]
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(request_id = %request_id::current(), error = cause, "request failed: see to the cause, or report it");
         Self::new(Code::Internal, "the hub failed; its log has the cause under this request id")
     }
 
-    /// The body.
+    /// The response's body.
     #[must_use]
     pub fn body(&self) -> String {
         let (slug, status, title) = self.code.row();
@@ -161,9 +161,9 @@ impl Problem {
     }
 }
 
-/// An error (RFC 9457), with what every error of the hub says beside (contract §2).
+/// An error (RFC 9457), with the additional fields of contract §2.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Problem, description = "An error (RFC 9457), with what every error of the hub says beside.")]
+#[schema(as = Problem, description = "An error (RFC 9457), with the additional fields of every error of the hub.")]
 pub struct ProblemBody<'a> {
     r#type: String,
     title: &'a str,
@@ -175,7 +175,7 @@ pub struct ProblemBody<'a> {
     /// All faulty fields.
     details: &'a [FaultyField],
     request_id: String,
-    /// The notification whose external id it is, where `code` is `duplicate_external_id`.
+    /// The notification that has the external id, where `code` is `duplicate_external_id`.
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     notification_id: Option<NotificationId>,

@@ -1,4 +1,4 @@
-//! Query strings, taken apart like bodies: an unknown or faulty parameter is named, not dropped. And cursors.
+//! Query strings, parsed like bodies: an unknown or faulty parameter is an error. And cursors.
 
 use actix_web::web::Query;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use super::body::Fields;
 
-/// A query string as the framework reads it.
+/// A query string as actix-web parses it.
 pub type Parameters = Query<Vec<(String, String)>>;
 
-/// Takes the parameters apart; a repeated one is a fault, but for `repeatable`, whose values are returned.
+/// Splits the parameters. A repeated one is a fault, except `repeatable`, whose values are returned.
 pub fn fields(parameters: Parameters, repeatable: Option<&str>) -> (Fields, Vec<String>) {
     let (mut map, mut repeated, mut values) = (Map::new(), Vec::new(), Vec::new());
     for (name, value) in parameters.into_inner() {
@@ -35,15 +35,15 @@ pub fn number(range: std::ops::RangeInclusive<u64>) -> impl FnOnce(&str) -> Resu
     }
 }
 
-/// The page size and the number of rows to skip.
+/// `limit` and `offset`.
 pub fn window(fields: &mut Fields, default: u64, max: u64) -> (u32, u64) {
     let limit = fields.optional("limit", number(1..=max)).unwrap_or(default);
-    // Half the range: a sum of both stays a number that databases have.
+    // Half of the range, so that the sum of both still fits a `bigint`.
     let offset = fields.optional("offset", number(0..=i64::MAX.unsigned_abs() / 2)).unwrap_or(0);
     (u32::try_from(limit).unwrap_or(1), offset)
 }
 
-/// Where the page before ended, which does not go with rows to skip.
+/// `cursor`: where the page before ended. To send it with `offset` is a fault.
 pub fn cursor<T>(fields: &mut Fields, offset: u64, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     let place = fields.optional("cursor", |text| decode(text, parse));
     if place.is_some() && offset > 0 {
@@ -52,7 +52,7 @@ pub fn cursor<T>(fields: &mut Fields, offset: u64, parse: impl FnOnce(&str) -> O
     place
 }
 
-/// Opaque to clients; the version lets a later hub read it otherwise.
+/// Encodes a cursor. It is opaque to clients, and has a version so that a later hub can change it.
 pub fn encode(place: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("1:{place}"))
 }

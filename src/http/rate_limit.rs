@@ -1,4 +1,4 @@
-//! Rate limits at the edge (contract §3): what a route costs, whose budget pays, and the headers that tell what is left.
+//! Rate limits at the edge (contract §3): what a request counts against, and the headers that say what is left.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! `GET /events/stream` (contract §5): from an upgrade request to a socket in a pump, or to a refusal.
+//! `GET /events/stream` (contract §5): turns an upgrade request into a socket of a socket loop, or rejects it.
 //!
-//! Upgrade requests never reach the routes: the HTTP server hands them over with the connection itself, which leaves
-//! its dispatcher here and with it 12 KiB of buffers.
+//! Upgrade requests never reach the routes. The HTTP server passes them here with the connection itself, so that the
+//! connection leaves actix's dispatcher and its 12 KiB of buffers.
 
 mod handshake;
 
@@ -36,14 +36,14 @@ use crate::{
 };
 
 const PATH: &str = "/api/v1/events/stream";
-/// Echo for the Autobahn cases; in test builds alone.
+/// The echo endpoint of the Autobahn test cases. Only in test builds.
 #[cfg(feature = "echo")]
 const ECHO_PATH: &str = "/test/echo";
 
 /// A connection that can become a socket's transport.
 pub trait IntoTransport: AsyncRead + AsyncWrite + Unpin + 'static {
     /// # Errors
-    /// Where its reactor will not let go of it.
+    /// Where its reactor does not release it.
     fn into_transport(self) -> std::io::Result<Transport>;
 }
 
@@ -59,7 +59,7 @@ impl IntoTransport for actix_tls::accept::rustls_0_23::TlsStream<actix_rt::net::
     }
 }
 
-/// Why a request does not become a stream: as HTTP, and as the close code for who cannot read HTTP.
+/// Why a request does not become a stream: as an HTTP error, and as a close code for clients that cannot read it.
 struct Rejection {
     problem: Problem,
     close: Close,
@@ -71,10 +71,10 @@ impl Rejection {
     }
 }
 
-/// The stream (RFC 6455).
+/// Opens the WebSocket stream (RFC 6455).
 ///
-/// Asked for with `Upgrade: websocket`; the credential may also stand in `?token=` or among the subprotocols. Its frames and
-/// close codes are described by docs/asyncapi.json. A request that asks for no upgrade is answered 400.
+/// Send `Upgrade: websocket`. The credential may also be in `?token=` or in a subprotocol. docs/asyncapi.json describes
+/// frames and close codes. A request without an upgrade gets 400.
 #[utoipa::path(
     get,
     path = "/api/v1/events/stream",
@@ -91,10 +91,10 @@ pub async fn not_an_upgrade() -> Problem {
     Problem::new(Code::ValidationFailed, "ask for this address with Upgrade: websocket (RFC 6455)")
 }
 
-/// Serves one upgrade request. Whatever goes wrong is answered to the client; an error here is of the connection.
+/// Serves one upgrade request.
 ///
 /// # Errors
-/// Where the connection fails.
+/// Where the connection fails. All other problems are answered to the client.
 pub async fn upgrade<T: IntoTransport>(
     hub: Arc<Hub>,
     (request, framed): (Request, Framed<T, Codec>),
@@ -151,7 +151,8 @@ async fn serve<T: IntoTransport>(
             if !offer.speaks_v1 {
                 return reject(&mut framed, &id, &problem).await;
             }
-            // A browser shows its page nothing of an answer to an upgrade but that it failed.
+            // A browser tells its page nothing about the answer to a failed upgrade. So the socket is accepted and
+            // closed with a code.
             accept(&mut framed, &request, &id, true, None).await?;
             hub.online().close_rejected(framed.into_parts().io.into_transport()?, close);
             Ok(())
@@ -159,8 +160,8 @@ async fn serve<T: IntoTransport>(
     }
 }
 
-/// A credential that was taken away while its socket was being opened passed by the closing of sockets: it is refused
-/// here. Where it is taken away from now on, its socket is among those that are closed.
+/// Closes a race with revocation: a credential that was revoked while this socket was opening was not in the list of
+/// sockets to close. After this check the socket is in that list.
 async fn recheck_revocation(hub: &Hub, offer: &Offer, identity: &Identity) {
     let Some(credential) = &offer.credential else { return };
     if matches!(
@@ -263,7 +264,7 @@ async fn reject<T: IntoTransport>(
         response.message_body(()).map_err(|error| std::io::Error::other(error.to_string()))?;
     add_security_headers(response.headers_mut(), false);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    // In one write: many clients look for the body in what came with the head.
+    // Head and body in one write, because many clients read only what comes with the head.
     framed.feed(Message::Item((response, BodySize::Sized(body.len() as u64)))).await?;
     framed.feed(Message::Chunk(Some(body.into()))).await?;
     framed.feed(Message::Chunk(None)).await?;

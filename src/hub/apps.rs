@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Hub {
-    /// As [`Apps::update`]; the sockets of an app that is not active any more are closed before it returns.
+    /// As [`Apps::update`]. If the app is no longer active, its sockets are closed before this returns.
     ///
     /// # Errors
     /// As there.
@@ -42,7 +42,8 @@ impl Hub {
         Ok(revoked)
     }
 
-    /// Takes effect here at once. Other nodes are told over the bus, and look into the store within a second anyway.
+    /// Applies a change on this node at once. Other nodes are told over the bus, and find it in the store within a
+    /// second anyway.
     fn changed_here(&self, refused: RevokedCredentials) {
         self.credentials_changed(refused);
         self.cluster.bus.credentials_changed();

@@ -1,4 +1,4 @@
-//! Apps and their keys, as far as they concern the store alone: what a command needs beside a running hub.
+//! Apps and keys in the store alone: what a command needs beside a running hub.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     store::{ApiKey, App, AppChange, Audit, AuditEntry, AuditFilter, NewApp, NewKey, Store, StoreError},
 };
 
-/// A key that was just made, with its text: the one time that it is shown.
+/// A new key with its text. It is shown this once.
 pub struct CreatedKey {
     pub key: ApiKey,
     pub secret: ApiKeySecret,
@@ -28,10 +28,10 @@ impl Apps {
         Self { store }
     }
 
-    /// Makes an app and its first key.
+    /// Creates an app and its first key.
     ///
     /// # Errors
-    /// [`HubError::Conflict`] where the app exists.
+    /// [`HubError::Conflict`] if the app exists.
     pub async fn create(&self, app: NewApp, audit: &Audit) -> Result<(App, ApiKeySecret), HubError> {
         let secret = ApiKeySecret::generate();
         let key = new_key(&app.id, &secret);
@@ -93,10 +93,10 @@ impl Apps {
         }
     }
 
-    /// Makes a further key.
+    /// Creates a further key.
     ///
     /// # Errors
-    /// [`HubError::NotFound`] where there is no such app.
+    /// [`HubError::NotFound`] if there is no such app.
     pub async fn create_key(&self, app: &AppId, audit: &Audit) -> Result<CreatedKey, HubError> {
         let secret = ApiKeySecret::generate();
         let key = self.store.add_key(&new_key(app, &secret), audit).await.map_err(|error| match error {

@@ -1,4 +1,4 @@
-//! The hub of one node: its parts, and what concerns it as a whole.
+//! The hub of one node: its parts, and what concerns all of them.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::{auth::Authenticator, limits::Limits, metrics::Figures, store::Store}
 /// How long the store may take to answer a readiness probe.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a hub is built on.
+/// The parts that a hub is built from.
 pub struct Adapters {
     /// The store.
     pub store: Arc<dyn Store>,
@@ -32,11 +32,11 @@ pub struct Adapters {
     pub auth: Arc<Authenticator>,
     /// Rate limits.
     pub limits: Limits,
-    /// The way into the event tables.
+    /// Writes events and what they tell of.
     pub writer: Writer,
-    /// Who is online.
+    /// Users and apps that are online.
     pub online: Realtime,
-    /// What webhooks need.
+    /// What delivers to webhooks.
     pub webhooks: WebhookServices,
     /// The other nodes.
     pub cluster: Cluster,
@@ -44,7 +44,7 @@ pub struct Adapters {
     pub tasks: Tasks,
 }
 
-/// The hub of one node: everything that a handler may ask for, and nothing of how it is done.
+/// The hub of one node: everything that handlers and workers call.
 pub struct Hub {
     pub(super) store: Arc<dyn Store>,
     pub(super) apps: Apps,
@@ -178,7 +178,7 @@ impl Hub {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// A request took too long: the host of the connection it waited for may have vanished.
+    /// A request passed its deadline. The host of a database connection may have vanished.
     pub fn request_timed_out(&self) {
         self.store.suspect_connections();
     }
@@ -188,7 +188,7 @@ impl Hub {
         self.webhooks.actors.observe().await.in_flight
     }
 
-    /// The figures of `/metrics` that are not counted as they happen.
+    /// The gauges of `/metrics`, which are read when they are asked for.
     pub async fn figures(&self) -> Figures {
         let pool = self.store.pool();
         Figures {

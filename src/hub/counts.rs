@@ -1,8 +1,8 @@
-//! Counts that badges show, remembered for a while and never stale.
+//! A cache of notification counts that is never stale.
 //!
-//! Every change of a user's inbox writes an event to that user's stream in the same transaction, on whichever node. So a
-//! count that was made at offset n holds for as long as the stream ends at n: reading that end is one look at a primary
-//! key, and no message between nodes has to arrive for the count to be right.
+//! Every change of a user's notifications writes an event to that user's stream in the same transaction, on any node.
+//! So a count made at offset n is right for as long as the stream's head is n. Reading the head is one primary-key
+//! lookup, and no messages between nodes are needed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,15 +12,16 @@ use oriva_hub_actors::model::{AppId, Offset, StreamKey, Timestamp, UserId};
 use crate::metrics::cache_lookup;
 use crate::store::{AccessScope, StatusCount, Store, StoreError};
 
-/// Users remembered.
+/// Greatest number of users in the cache.
 const CACHED: u64 = 100_000;
-/// What is over becomes so without a change; this bounds how late that shows where no worker runs.
+/// Lifetime of an entry. A notification expires without a change of the stream until the worker writes it; this bounds
+/// how late a count shows that if no worker runs.
 const CACHED_FOR: Duration = Duration::from_secs(60);
 
-/// A user, and the one app that the caller reaches, where it is one.
+/// A user, and the app whose notifications the caller may see, if only one.
 type Whose = (UserId, Option<AppId>);
 
-/// Counts by user, each with the end of that user's stream when it was made.
+/// Counts by user, each with the head of the user's stream when it was made.
 pub(super) struct CountCache {
     unread: Cache<Whose, (Offset, u64)>,
     by_status: Cache<Whose, (Offset, Arc<[StatusCount]>)>,
@@ -43,7 +44,7 @@ impl CountCache {
         user: &UserId,
     ) -> Result<u64, StoreError> {
         let whose = (user.clone(), scope.app.clone());
-        // The end first: what changes in between makes the count newer than it says, never older.
+        // The head is read first. A change in between makes the count newer than its head, never older.
         let end = store.head(&StreamKey::User(user.clone())).await?;
         let counted = self.unread.get(&whose).filter(|(counted_at, _)| *counted_at == end);
         cache_lookup("counts", counted.is_some());

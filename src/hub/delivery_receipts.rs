@@ -1,4 +1,5 @@
-//! Which notifications sockets were handed, kept until a worker writes it down: no write a frame.
+//! Collects which notifications were sent to sockets, until a worker writes them to the store. So no frame costs a
+//! write.
 
 use std::{
     collections::HashMap,
@@ -13,15 +14,15 @@ use oriva_hub_actors::{
 
 use crate::store::DeliveryReceipt;
 
-/// Notifications remembered; past that the moments of further ones are not noted.
+/// Greatest number of receipts in memory. Further ones are dropped.
 const REMEMBERED: usize = 100_000;
 
-/// The first moments at which notifications were handed to a socket of their user.
+/// The first moment at which each notification was sent to a socket of its user.
 #[derive(Default)]
 pub struct ReceiptBuffer(Mutex<HashMap<NotificationId, DeliveryReceipt>>);
 
 impl ReceiptBuffer {
-    /// Takes what there is to write down, at most `limit`.
+    /// Takes at most `limit` receipts to be written.
     #[must_use]
     pub fn take(&self, limit: usize) -> Vec<DeliveryReceipt> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +30,7 @@ impl ReceiptBuffer {
         ids.into_iter().filter_map(|id| all.remove(&id)).collect()
     }
 
-    /// Puts back what could not be written down.
+    /// Puts receipts back that could not be written.
     pub fn put_back(&self, receipts: Vec<DeliveryReceipt>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for one in receipts {

@@ -1,4 +1,4 @@
-//! Why the hub did not do what it was asked. Knows no HTTP: `http/problem.rs` maps it.
+//! Why the hub did not do what it was asked. Without HTTP: `http/problem.rs` maps it.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use crate::store::{ChangeError, InvalidTransition, StoreError};
 pub enum HubError {
     #[error("no such thing")]
     NotFound,
-    /// It is there, but not the caller's.
+    /// It exists, but belongs to another app or user.
     #[error("not the caller's")]
     Forbidden,
     #[error("{0}")]
     Conflict(String),
-    /// The external id is this notification's.
+    /// The notification that has the external id.
     #[error("external id is another notification's")]
     DuplicateExternalId(NotificationId),
     #[error(transparent)]
     InvalidTransition(#[from] InvalidTransition),
-    /// An idempotency key that stands for another request.
+    /// The idempotency key was used with another request.
     #[error("idempotency key was used with another body")]
     IdempotencyMismatch,
-    /// More is waiting than the hub can take, or the database is away.
+    /// The writer's queue is full, or the database is down.
     #[error("overloaded")]
     Overloaded,
     #[error("store failed")]

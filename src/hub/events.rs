@@ -16,7 +16,7 @@ use crate::{
 /// Greatest number of items in a batch request.
 pub const MAX_BATCH: usize = 1000;
 
-/// A page of events and what is said beside it.
+/// A page of events, with the total.
 #[derive(Debug)]
 pub struct Listing {
     pub page: EventPage,
@@ -25,11 +25,12 @@ pub struct Listing {
 }
 
 impl Hub {
-    /// Publishes one event. When it returns, the event is durable.
+    /// Publishes one event. When this returns, the event is durable.
     ///
     /// # Errors
-    /// [`HubError::Conflict`] while the same idempotency key is being worked on, [`HubError::IdempotencyMismatch`]
-    /// where it stands for another request, [`HubError::Overloaded`] where it is to be sent again.
+    /// [`HubError::Conflict`] while another request under the same idempotency key is in progress,
+    /// [`HubError::IdempotencyMismatch`] if the key was used with another request, [`HubError::Overloaded`] if the
+    /// caller must try again.
     pub async fn publish(
         &self,
         caller: &KeyHolder,

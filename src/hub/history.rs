@@ -1,4 +1,4 @@
-//! The store as the realtime core's event history.
+//! Implements the realtime core's event history with the store.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 
 use crate::store::{Store, StoreError, within_deadline};
 
-/// Pages read at once: a storm of reconnects must leave connections for publishing.
+/// Greatest number of pages read at once. A storm of reconnects must leave database connections for publishing.
 const AT_ONCE: usize = 4;
 
-/// Reads pages, a few at a time; the rest wait their turn.
+/// Reads pages, a few at a time.
 pub struct StoreHistory {
     store: Arc<dyn Store>,
     turns: Semaphore,

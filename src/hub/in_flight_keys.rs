@@ -1,4 +1,4 @@
-//! The idempotency keys whose first request is still being worked on (contract §4).
+//! Idempotency keys whose first request is in progress (contract §4).
 
 use std::{
     collections::HashSet,
@@ -18,7 +18,7 @@ pub(super) struct InFlightKey<'a> {
 }
 
 impl InFlightKeys {
-    /// Marks a key as in use; `None` where it is already.
+    /// Marks a key as in use. `None` if it already is.
     pub(super) fn begin(&self, app: &AppId, key: &str) -> Option<InFlightKey<'_>> {
         let key = (app.clone(), key.to_owned());
         let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());

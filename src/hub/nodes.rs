@@ -1,4 +1,4 @@
-//! This node among the others: who is online over all of them, and how the hub as a whole stands (contract §8).
+//! This node and the others: presence over all nodes, and figures of the whole hub (contract §8).
 
 use std::collections::HashSet;
 
@@ -13,17 +13,17 @@ use crate::{
     store::{NodeBeat, Store, StoreError},
 };
 
-/// A user, as somebody with a certain reach sees it.
+/// The presence of a user, as far as the caller's scope goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UserPresence {
     pub online: bool,
     pub connections: usize,
-    /// Other nodes could not be asked: these are this node's own.
+    /// Other nodes' connections could not be read: these are this node's own.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
 
-/// The hub as a whole.
+/// Figures of the whole hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stats {
     pub nodes: usize,
@@ -31,13 +31,13 @@ pub struct Stats {
     pub users_online: usize,
     pub deliveries_pending: u64,
     pub bus: BusState,
-    /// Other nodes could not be asked who is online: users may be counted once a node.
+    /// Other nodes' users could not be read, so a user on two nodes may be counted twice.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
 
 impl Hub {
-    /// How many sockets a user has open over all nodes that are shown what `app` publishes; `None`: all of them.
+    /// Number of a user's sockets, over all nodes, that get what `app` publishes. `None`: all of them.
     pub async fn presence(&self, user: &UserId, app: Option<&AppId>) -> UserPresence {
         let stream = StreamKey::User(user.clone());
         let here = self.online.connection_counts(&stream).await.visible_to(app);
@@ -45,7 +45,7 @@ impl Hub {
         let partial = elsewhere.is_err()
             || match self.cluster.bus.state() {
                 BusState::Split => true,
-                // Other nodes serve the same store, and there is no way to ask them.
+                // Other nodes serve the same store, and without a bus they cannot be asked.
                 BusState::None => !self.peers.list().is_empty(),
                 BusState::Connected | BusState::Away => false,
             };
@@ -90,12 +90,12 @@ impl Hub {
         self.cluster.bus.state()
     }
 
-    /// Says in the store that this node lives, and learns which others do.
+    /// Writes this node's heartbeat to the store, and reads which other nodes are alive.
     ///
     /// # Errors
     /// Where the store fails.
     pub async fn beat(&self, store: &dyn Store) -> Result<(), StoreError> {
-        // Under the lock, or the last beat could come after the farewell.
+        // Under the lock. Otherwise a last heartbeat could be written after this node has removed itself.
         let _beating = self.peers.beating().await;
         if self.peers.has_left() {
             return Ok(());
@@ -109,7 +109,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Leaves the other nodes: what was to be told is told, and what this node held is given back.
+    /// Stops as a node: sends pending bus messages, gives connection permits back, and removes this node from the
+    /// store.
     pub async fn leave(&self, store: &dyn Store) {
         self.peers.set_left();
         self.cluster.bus.flush().await;

@@ -1,4 +1,4 @@
-//! Creating notifications, and what becomes of them with their users (contract §6).
+//! Creating, changing and reading notifications (contract §6).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Notifications that one transaction of a read-all changes.
+/// Greatest number of notifications that one transaction of read-all changes.
 const READ_AT_ONCE: u32 = 500;
 
 /// A notification with its app's name and icon.
@@ -28,7 +28,7 @@ pub struct NotificationWithApp {
     pub app: Option<Arc<App>>,
 }
 
-/// A page of a user's feed and what is said beside it.
+/// A page of a user's feed, with its totals.
 #[derive(Debug)]
 pub struct Feed {
     pub notifications: Vec<NotificationWithApp>,
@@ -37,11 +37,11 @@ pub struct Feed {
     pub unread: u64,
 }
 
-/// How many notifications a user has.
+/// Numbers of a user's notifications.
 #[derive(Debug)]
 pub struct Counts {
     pub unread: u64,
-    /// Unread ones.
+    /// Number of unread notifications, by app.
     pub by_app: BTreeMap<AppId, u64>,
     pub by_status: BTreeMap<Status, u64>,
 }
@@ -91,7 +91,7 @@ impl Hub {
         }
     }
 
-    /// Changes how a notification stands. The same again changes nothing and is no error.
+    /// Changes a notification's status. The same status again changes nothing and is no error.
     ///
     /// # Errors
     /// [`HubError::NotFound`], [`HubError::Forbidden`], [`HubError::InvalidTransition`].
@@ -104,7 +104,7 @@ impl Hub {
         self.writer.write(caller, origin, change).await?.map(|record| *record).map_err(HubError::from)
     }
 
-    /// Deletes a notification of the caller's.
+    /// Deletes a notification of the caller's app.
     ///
     /// # Errors
     /// [`HubError::NotFound`], [`HubError::Forbidden`].
@@ -118,10 +118,10 @@ impl Hub {
         self.writer.write(&caller.app.id, origin, delete).await?.map_err(HubError::from)
     }
 
-    /// Has a user's unread notifications become read, so many at a time; how many did.
+    /// Marks a user's unread notifications as read, in several transactions. Returns their number.
     ///
     /// # Errors
-    /// Where the store fails. What was read by then stays so; the same again goes on.
+    /// Where the store fails. Those that were marked stay so, and a repeat continues.
     pub async fn read_all(
         &self,
         caller: &AppId,
@@ -130,7 +130,7 @@ impl Hub {
         before: Option<Timestamp>,
         origin: &Origin,
     ) -> Result<u64, HubError> {
-        // What comes while this runs is not meant.
+        // Notifications created while this runs are not marked.
         let before = Some(before.unwrap_or_else(|| Timestamp::from_unix_ms(Timestamp::now().unix_ms() + 1)));
         let mut updated = 0;
         loop {
@@ -151,10 +151,10 @@ impl Hub {
         self.writer.write(&AppId::hub(), Origin::hub(), Expire { until: Timestamp::now(), limit }).await
     }
 
-    /// One notification.
+    /// Returns one notification.
     ///
     /// # Errors
-    /// [`HubError::NotFound`], [`HubError::Forbidden`] where it is out of reach.
+    /// [`HubError::NotFound`], [`HubError::Forbidden`] if it is outside of the scope.
     pub async fn notification(&self, scope: &AccessScope, id: NotificationId) -> Result<NotificationWithApp, HubError> {
         match self.store.notification(scope, id).await? {
             Lookup::Found(notification) => self.with_app(*notification).await,
@@ -163,7 +163,7 @@ impl Hub {
         }
     }
 
-    /// A page of a user's feed, as far as the caller reaches.
+    /// Returns a page of a user's feed, within the scope.
     ///
     /// # Errors
     /// Where the store fails.
@@ -178,7 +178,7 @@ impl Hub {
         Ok(Feed { notifications, total, total_is_capped: page.total > TOTAL_CAP, unread })
     }
 
-    /// How many notifications a user has, as far as the caller reaches.
+    /// Counts a user's notifications, within the scope.
     ///
     /// # Errors
     /// Where the store fails.

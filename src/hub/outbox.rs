@@ -1,5 +1,5 @@
-//! The store's outbox as the webhook actors' queue: leases in this node's name, secrets opened, and what must be said
-//! when an endpoint fails.
+//! Implements the queue of the webhook actors with the store: claims under this node's name, opens secrets, and logs
+//! failing webhooks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,18 +17,19 @@ use crate::{
     store::{AfterAttempts, Lease, Store, StoreError, Webhook, within_deadline},
 };
 
-/// Webhooks that a sweep asks for at once; it goes on until it has them all, or those that are long dead would stand
-/// before the living for ever.
+/// Webhooks read by one sweep. The next sweep continues after them, so that webhooks that are always failing cannot
+/// hide the others.
 const SWEPT: u32 = 100;
-/// Claims and records under way at once: a thousand busy endpoints must leave connections for publishing.
+/// Greatest number of claims and records at once. A thousand busy endpoints must leave database connections for
+/// publishing.
 const AT_ONCE: usize = 4;
-/// Shares of the failures that disable a webhook at which its app is warned, in percent.
+/// Warnings, in percent of the failures that disable a webhook.
 const WARNINGS: [u32; 3] = [50, 75, 90];
 
-/// How the outbox is worked (section `webhooks` of the configuration).
+/// Settings (section `webhooks` of the configuration).
 #[derive(Debug, Clone, Copy)]
 pub struct OutboxConfig {
-    /// How long what a node claimed is its own: longer than an attempt may take.
+    /// Length of a lease. Longer than an attempt can take.
     pub lease: Duration,
     /// Failures in a row that disable a webhook.
     pub disable_after: u32,
@@ -58,7 +59,7 @@ impl StoreOutbox {
         })
     }
 
-    /// Says what attempts did to their webhook.
+    /// Logs what attempts did to their webhook.
     fn report(&self, webhook: WebhookId, after: &AfterAttempts) {
         let AfterAttempts { app_id, failures_before, failures, disabled } = after;
         if let Some(reason) = disabled {
@@ -81,12 +82,12 @@ impl StoreOutbox {
     }
 }
 
-/// Failures in a row from which a warning of this share (in percent) is due.
+/// Number of failures in a row for a warning of `share` percent.
 fn warns_at(share: u32, disable_after: u32) -> u32 {
     disable_after.saturating_mul(share).div_ceil(100)
 }
 
-/// What an app is told of a webhook that keeps failing, or whose patterns no event can match.
+/// The warning for a webhook that keeps failing, or whose patterns can match no event.
 #[must_use]
 pub fn warning(webhook: &Webhook, disable_after: u32) -> Option<String> {
     let failures = webhook.consecutive_failures;
@@ -98,7 +99,7 @@ pub fn warning(webhook: &Webhook, disable_after: u32) -> Option<String> {
     (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 
-/// Where a webhook's deliveries go, its secrets opened.
+/// The URL and opened secrets of a webhook.
 pub(super) fn target(webhook: &Webhook, sealer: &Sealer, now: Timestamp) -> Option<Target> {
     let owner = webhook.id.0.as_bytes();
     let previous = match (&webhook.previous_secret, webhook.previous_secret_expires_at) {

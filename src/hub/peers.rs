@@ -1,4 +1,4 @@
-//! The other nodes: how this one reaches them, and what the store last said of them.
+//! The other nodes: how this one reaches them, and which the store last reported.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -20,7 +20,7 @@ pub struct Cluster {
     pub presence: Arc<dyn PresenceDirectory>,
 }
 
-/// The other nodes, as the store last said.
+/// The other nodes, as the store last reported them.
 #[derive(Default)]
 pub(super) struct Peers {
     beats: Mutex<Vec<NodeBeat>>,
@@ -37,12 +37,12 @@ impl Peers {
         *self.beats.lock().unwrap_or_else(PoisonError::into_inner) = beats;
     }
 
-    /// Held while this node says in the store that it lives, or that it leaves.
+    /// Held while this node writes its heartbeat or removes itself.
     pub(super) async fn beating(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.beating.lock().await
     }
 
-    /// Whether this node left, and beats no more.
+    /// Whether this node has removed itself.
     pub(super) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::SeqCst)
     }

@@ -4,10 +4,10 @@ use oriva_hub_actors::model::Invalid;
 use url::Url;
 
 const MAX_CHARACTERS: usize = 2048;
-/// Schemes that run what they carry, or read the reader's disk.
+/// Schemes that execute their content, or read the reader's disk.
 const DANGEROUS: [&str; 4] = ["javascript", "data", "vbscript", "file"];
 
-/// Where a click leads: any scheme, deep links too, but no dangerous one, however it is spelled.
+/// Parses the URL of an action: any scheme, deep links too, except dangerous ones in any spelling.
 ///
 /// # Errors
 /// [`Invalid`] with the rule.
@@ -31,7 +31,7 @@ fn schemes(url: &Url) -> Vec<String> {
     schemes
 }
 
-/// An image: http or https.
+/// Parses the URL of an image: http or https.
 ///
 /// # Errors
 /// [`Invalid`] with the rule.
@@ -42,8 +42,8 @@ pub fn image_url(text: &str) -> Result<String, Invalid> {
     })
 }
 
-/// Browsers drop blanks and control characters from what they are given and so find a scheme where a reader sees none:
-/// text with any is refused as it stands.
+/// Browsers remove blanks and control characters, and so find a scheme where a reader sees none. Text with any of them
+/// is refused.
 fn parse(text: &str) -> Option<Url> {
     let is_odd = |c: char| c.is_control() || c.is_whitespace();
     if text.chars().count() > MAX_CHARACTERS || text.chars().any(is_odd) {

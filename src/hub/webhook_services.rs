@@ -1,4 +1,4 @@
-//! What webhooks need beside the store.
+//! The parts that deliver to webhooks, besides the store.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Webhooks as their apps register, see and repair them (contract §7).
+//! Managing webhooks (contract §7).
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// How long an exchanged secret keeps signing.
+/// How long requests are signed with the replaced secret too.
 const OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bytes of a secret.
 const SECRET_BYTES: usize = 32;
-/// Events that one step of a recovery looks at.
+/// Events that one step of a recovery examines.
 const RECOVERED_AT_ONCE: u32 = 500;
 
-/// What an app asks for in a new webhook.
+/// A request for a new webhook.
 #[derive(Debug)]
 pub struct NewWebhookRequest {
     pub url: String,
@@ -35,7 +35,7 @@ pub struct NewWebhookRequest {
     pub retry_backoff_seconds: u16,
 }
 
-/// A webhook with its secret's text: the one time that it is shown.
+/// A webhook with the text of its secret. It is shown this once.
 pub struct WebhookWithSecret {
     pub webhook: Webhook,
     pub secret: String,
@@ -48,7 +48,7 @@ impl Hub {
         self.webhooks.disable_after
     }
 
-    /// Checks a webhook's URL; a name in it is judged when it is dialled.
+    /// Checks a webhook's URL. A name in it is checked when it is dialled.
     ///
     /// # Errors
     /// [`Invalid`] with the rule.
@@ -56,7 +56,7 @@ impl Hub {
         (self.webhooks.check_url)(text)
     }
 
-    /// Registers a webhook. Every event from the answer on is owed to it.
+    /// Registers a webhook. It gets every event that is published after this returns.
     ///
     /// # Errors
     /// Where the store fails.
@@ -95,7 +95,7 @@ impl Hub {
         self.store.webhook(&caller.app.id, id).await?.ok_or(HubError::NotFound)
     }
 
-    /// Changes a webhook. One that is enabled again gets what it is still owed.
+    /// Changes a webhook. If it is enabled again, its pending deliveries are sent.
     ///
     /// # Errors
     /// [`HubError::NotFound`].
@@ -115,7 +115,7 @@ impl Hub {
         Ok(webhook)
     }
 
-    /// Deletes a webhook with everything that was owed to it.
+    /// Deletes a webhook with its deliveries.
     ///
     /// # Errors
     /// [`HubError::NotFound`].
@@ -127,7 +127,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Exchanges a webhook's secret. The old one keeps signing beside it for a day.
+    /// Replaces a webhook's secret. For a day, requests are signed with the old one too.
     ///
     /// # Errors
     /// [`HubError::NotFound`].
@@ -145,7 +145,7 @@ impl Hub {
         Ok(WebhookWithSecret { webhook: changed.ok_or(HubError::NotFound)?, secret })
     }
 
-    /// Sends a `webhook.test` now, once, and says how it went. It counts for nothing but the log.
+    /// Sends a `webhook.test` once and returns the result. It appears in the log and in no counter.
     ///
     /// # Errors
     /// [`HubError::NotFound`].
@@ -158,7 +158,7 @@ impl Hub {
             id: EventId::generate(),
             app_id: caller.app.id.clone(),
             user_id: None,
-            // The wire has no category of its own for it; what counts is the type.
+            // The wire has no category for it. Only the type matters.
             category: Category::Session,
             event_type: EventType::from_store("webhook.test"),
             entity_type: "webhook".to_owned(),
@@ -192,7 +192,7 @@ impl Hub {
         Ok(self.store.deliveries(&caller.app.id, id, filter).await?)
     }
 
-    /// Makes a delivery due again, from its first attempt on.
+    /// Queues a delivery again, beginning with its first attempt.
     ///
     /// # Errors
     /// [`HubError::NotFound`].
@@ -208,7 +208,7 @@ impl Hub {
         Ok(row)
     }
 
-    /// Opens a job that queues again what has no successful delivery since a moment.
+    /// Starts a job that queues all events again that have no successful delivery since a moment.
     ///
     /// # Errors
     /// [`HubError::NotFound`].
@@ -228,17 +228,17 @@ impl Hub {
     /// A webhook's last recovery.
     ///
     /// # Errors
-    /// [`HubError::NotFound`] where there is none.
+    /// [`HubError::NotFound`] if there is none.
     pub async fn webhook_recovery(&self, caller: &KeyHolder, id: WebhookId) -> Result<Recovery, HubError> {
         self.store.recovery(&caller.app.id, id).await?.ok_or(HubError::NotFound)
     }
 
-    /// Completes when a recovery was opened on this node.
+    /// Completes when a recovery is started on this node.
     pub async fn recovery_opened(&self) {
         self.recovery_started.notified().await;
     }
 
-    /// Takes the oldest open recovery a step further. False where none is open.
+    /// Advances the oldest unfinished recovery by one step. False if there is none.
     ///
     /// # Errors
     /// Where the store fails.
@@ -260,7 +260,7 @@ impl Hub {
     }
 }
 
-/// Seals anew what is sealed under a key that is to go; how many.
+/// Seals secrets again that are sealed under an earlier key. Returns their number.
 ///
 /// # Errors
 /// Where the store fails.

@@ -1,5 +1,5 @@
-//! The one way into the event tables. Batches form by themselves: while a transaction runs, what arrives waits and goes
-//! with the next, so an idle hub adds no delay and a busy one shares its commits.
+//! The one way to write events. Batches form by themselves: while a transaction runs, further submissions wait and go
+//! into the next one. So an idle hub adds no delay, and a busy one shares its commits.
 
 use std::{sync::Arc, time::Instant};
 
@@ -14,10 +14,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::{error::HubError, idempotency::Idempotency, in_flight_keys::InFlightKeys};
 use crate::store::{Appended, Operation, Origin, Store, StoreError, Submission, within_deadline};
 
-/// Events that may wait, those being written included; past that a request is told to come back.
+/// Greatest number of events in the queue, with those being written. Beyond it requests get 503.
 const WAITING_EVENTS: usize = 16 * 1024;
-/// Events of one transaction; a single batch request may be as large.
+/// Greatest size of the queue in KiB, with what is being written. Beyond it requests get 503.
+const WAITING_KIB: usize = 64 * 1024;
+/// Greatest number of events in a transaction. A single batch request may have as many.
 const TRANSACTION_EVENTS: usize = 1000;
+/// A transaction takes no further submission once it has this many bytes.
+const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 
 /// How often a submission is tried again that conflicts with another node's transaction.
 const REPEATS: usize = 3;
@@ -25,7 +29,7 @@ const REPEATS: usize = 3;
 struct Job {
     submission: Submission,
     answer: oneshot::Sender<Result<Appended, HubError>>,
-    _room: OwnedSemaphorePermit,
+    _room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// The writer's handle.
@@ -33,14 +37,16 @@ struct Job {
 pub struct Writer {
     queue: mpsc::UnboundedSender<Job>,
     /// Bounds the queue by events, not by requests.
-    room: Arc<Semaphore>,
+    events: Arc<Semaphore>,
+    /// Bounds the queue by memory.
+    kib: Arc<Semaphore>,
     /// Idempotency keys whose first request is being written.
     in_flight: Arc<InFlightKeys>,
 }
 
 impl Writer {
-    /// Starts the writer, which ends when its last handle is gone. What is committed is told to
-    /// `online`, and `webhooks` are nudged to what they got.
+    /// Starts the writer. It ends when its last handle is dropped. Committed events go to `online`, and `webhooks` are
+    /// nudged.
     #[must_use]
     pub fn start(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks, tasks: &Tasks) -> Self {
         let (queue, jobs) = mpsc::unbounded_channel();
@@ -52,13 +58,18 @@ impl Writer {
             };
             tasks.keep_running("writer", build).await;
         });
-        Self { queue, room: Arc::new(Semaphore::new(WAITING_EVENTS)), in_flight: Arc::default() }
+        Self {
+            queue,
+            events: Arc::new(Semaphore::new(WAITING_EVENTS)),
+            kib: Arc::new(Semaphore::new(WAITING_KIB)),
+            in_flight: Arc::default(),
+        }
     }
 
-    /// Events that wait to be written.
+    /// Number of events in the queue.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        WAITING_EVENTS - self.room.available_permits()
+        WAITING_EVENTS - self.events.available_permits()
     }
 
     /// Writes an operation. When it returns, the outcome is durable, and the users who are online have the events.
@@ -105,9 +116,14 @@ impl Writer {
     }
 
     async fn submit(&self, submission: Submission) -> Result<Appended, HubError> {
-        // One that is larger than all the room there is takes all of it.
-        let count = u32::try_from(submission.work.weight().clamp(1, WAITING_EVENTS)).unwrap_or(u32::MAX);
-        let room = self.room.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)?;
+        // A submission that is larger than the whole queue takes all of it.
+        let events = submission.work.weight().clamp(1, WAITING_EVENTS);
+        let kib = (submission.work.bytes() / 1024).clamp(1, WAITING_KIB);
+        let room = |of: &Arc<Semaphore>, count| {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            of.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)
+        };
+        let room = (room(&self.events, events)?, room(&self.kib, kib)?);
         let (answer, answered) = oneshot::channel();
         self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
         answered.await.map_err(|_| HubError::Overloaded)?
@@ -121,9 +137,13 @@ async fn run(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, jobs: &m
         None => jobs.recv().await,
     } {
         let mut events = first.submission.work.weight();
+        let mut bytes = first.submission.work.bytes();
         let mut batch = vec![first];
-        while let Ok(job) = jobs.try_recv() {
+        while bytes < TRANSACTION_BYTES
+            && let Ok(job) = jobs.try_recv()
+        {
             events += job.submission.work.weight();
+            bytes += job.submission.work.bytes();
             if events > TRANSACTION_EVENTS {
                 next = Some(job);
                 break;
@@ -143,8 +163,8 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
     metrics::histogram!(metric_names::WRITER_COMMIT).record(began.elapsed().as_secs_f64());
     let outcomes = match appended {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-        // One that cannot be written must not take the others with it; and what stood in another node's way, or had it
-        // in its own, goes through alone.
+        // Written one by one: a submission that cannot be written must not fail the others, and one that conflicted
+        // with another node's transaction succeeds alone.
         Err(StoreError::Contended) => one_by_one(store, online, &submissions).await,
         Err(error) if submissions.len() > 1 && !matches!(error, StoreError::Unavailable(_)) => {
             one_by_one(store, online, &submissions).await
@@ -164,11 +184,11 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
     }
     enqueued_for.sort_unstable();
     enqueued_for.dedup();
-    // Told before the answers: in the order of commit, whatever the answered do next.
+    // Published before the answers, in the order of commits, whatever the callers do next.
     online.publish(&committed);
     webhooks.nudge(enqueued_for);
     for (outcome, (answer, _room)) in outcomes.into_iter().zip(waiting) {
-        // Nobody waits any more where the client went away; what is written is written.
+        // Fails if the client went away. What is written stays written.
         let _ = answer.send(outcome);
     }
 }

@@ -1,4 +1,4 @@
-//! Budgets counted in this process.
+//! Rate limits counted in this process.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,17 +9,18 @@ use moka::{Expiry, sync::Cache};
 
 use super::rate_limit::{Class, RateLimit, RateLimitKey, RateLimitStatus, RateLimited};
 
-/// Windows remembered; past that the longest unused are forgotten, and their spenders begin anew.
+/// Greatest number of windows in memory. Beyond it the least recently used one is dropped, and its caller starts a new
+/// window.
 const MAX_WINDOWS: u64 = 1_000_000;
 
-/// One spender's window.
+/// The window of one caller and class.
 struct Window {
     opened: Instant,
     length: Duration,
     consumed: Mutex<u32>,
 }
 
-/// Windows by spender and class, each forgotten when it ends.
+/// Windows by caller and class. Each is dropped when it ends.
 pub struct LocalLimits(Cache<(RateLimitKey, Class), Arc<Window>>);
 
 impl Default for LocalLimits {
@@ -76,7 +77,7 @@ mod tests {
         let limits = LocalLimits::default();
         let outcomes: Vec<_> = (0..4).map(|_| consume(&limits, "a", Class::Publish, 1)).collect();
         assert_eq!(outcomes, [Ok(2), Ok(1), Ok(0), Err(0)]);
-        assert_eq!(consume(&limits, "a", Class::Read, 1), Ok(2), "classes have their own budgets");
+        assert_eq!(consume(&limits, "a", Class::Read, 1), Ok(2), "classes have their own limits");
         assert_eq!(consume(&limits, "b", Class::Publish, 1), Ok(2), "and so have apps");
     }
 

@@ -1,7 +1,7 @@
-//! Rate limits (contract §3): a budget of requests a window, for each caller and class of route.
+//! Rate limits (contract §3): a number of requests in a window, for each caller and class of route.
 //!
 //! The window is fixed and begins with the caller's first request: "the first N pass, request N + 1 is 429, and at
-//! `-Reset` the budget is whole again" is what the contract says, and no leaky bucket does that.
+//! `-Reset` the limit is whole again" is what the contract says, and no leaky bucket does that.
 
 mod local;
 mod rate_limit;
@@ -15,20 +15,20 @@ pub use rate_limit::{Class, RateLimit, RateLimitKey, RateLimitStatus, RateLimite
 
 use crate::{config::RateLimits, redis_client::RedisClient};
 
-/// The configured quotas and what has been spent of them.
+/// The configured limits and the requests counted against them.
 pub struct Limits {
     config: RateLimits,
     consumed: Counter,
 }
 
-/// Where it is counted.
+/// Where requests are counted.
 enum Counter {
     Here(LocalLimits),
     Shared(RedisLimits),
 }
 
 impl Limits {
-    /// Counted in this process or, in Redis by all nodes together.
+    /// Counts in this process, or with a client in Redis, for all nodes together.
     #[must_use]
     pub fn new(config: RateLimits, client: Option<Arc<RedisClient>>) -> Self {
         let consumed = client
@@ -36,7 +36,7 @@ impl Limits {
         Self { config, consumed }
     }
 
-    /// The quota of a class, where an app has none of its own.
+    /// The limit of a class: the app's own (`own`), or the configured one.
     #[must_use]
     pub fn limit(&self, class: Class, own: Option<u32>) -> RateLimit {
         let limit = match class {
@@ -48,10 +48,10 @@ impl Limits {
         RateLimit { requests: own.unwrap_or(limit.limit), window: Duration::from_secs(limit.window_seconds) }
     }
 
-    /// Spends `cost` requests, or none where there are not so many left. `None` where limits are off.
+    /// Counts `cost` requests, or none if fewer are left. `None` if limits are off.
     ///
     /// # Errors
-    /// [`RateLimited`], with the budget as it stays.
+    /// [`RateLimited`], with the unchanged status.
     pub async fn consume(
         &self,
         key: &RateLimitKey,

@@ -1,10 +1,10 @@
-//! The words of rate limits.
+//! The types of rate limits.
 
 use std::time::Duration;
 
 use oriva_hub_actors::model::{AppId, UserId};
 
-/// A class of routes, with its own budget.
+/// A class of routes with a limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     Publish,
@@ -25,7 +25,7 @@ impl Class {
     }
 }
 
-/// Whose budget.
+/// Who requests are counted for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RateLimitKey {
     App(AppId),
@@ -33,23 +33,23 @@ pub enum RateLimitKey {
     User(AppId, UserId),
 }
 
-/// How much may be spent.
+/// A number of requests in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     pub requests: u32,
     pub window: Duration,
 }
 
-/// What is left of a budget after a request.
+/// What is left of a limit after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimitStatus {
     pub class: Class,
     pub limit: RateLimit,
     pub remaining: u32,
-    /// Until the budget is whole again.
+    /// Time until the window ends and the limit is whole again.
     pub reset_in: Duration,
 }
 
-/// The request must not pass.
+/// The request exceeds the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimited(pub RateLimitStatus);

@@ -1,4 +1,5 @@
-//! Budgets that all nodes share: one script in Redis a request. While Redis is away, each node counts by itself.
+//! Rate limits that all nodes share: one Redis script for each request. While Redis is down, each node counts on its
+//! own.
 
 use std::{
     sync::{
@@ -16,13 +17,13 @@ use super::{
 };
 use crate::redis_client::{Connection, RedisClient};
 
-/// A Redis that takes longer is as good as away.
+/// A Redis that takes longer counts as down.
 const TIMEOUT: Duration = Duration::from_millis(250);
-/// How long this node then counts by itself before it asks again.
+/// How long this node then counts on its own before it asks Redis again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Keys: the window. Arguments: limit, cost, the window's length in ms. Answers whether it passes, what is left, and the
-/// time until the window ends in ms.
+/// Keys: the window. Arguments: limit, cost, length of the window in ms. Returns whether the request passes, what is
+/// left, and the time until the window ends in ms.
 const CONSUME: &str = r"
 local limit, cost = tonumber(ARGV[1]), tonumber(ARGV[2])
 local spent = tonumber(redis.call('GET', KEYS[1]) or '0')
@@ -38,7 +39,7 @@ redis.call('SET', KEYS[1], spent + cost, 'PX', ends_in > 0 and ends_in or 1)
 return {1, limit - spent - cost, ends_in}
 ";
 
-/// Budgets over all nodes.
+/// Rate limits over all nodes.
 pub struct RedisLimits {
     client: Arc<RedisClient>,
     script: Script,

@@ -1,5 +1,5 @@
-//! Where webhooks may go: public addresses, and what configuration opens (contract §7). Judged on the address that is
-//! dialled, so that no name and no spelling gets around it.
+//! Addresses to which webhooks may go: public ones, and those that the configuration adds (contract §7). The address
+//! that is dialled is checked, so no name and no spelling gets around it.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 const MAX_URL_CHARACTERS: usize = 2048;
 
-/// Special-purpose networks (IANA registries of RFC 6890), and one address at which a cloud answers its guests.
+/// Special-purpose networks (IANA registries of RFC 6890), and the address of cloud metadata services.
 const CLOSED_V4: [(Ipv4Addr, u8); 16] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -28,12 +28,12 @@ const CLOSED_V4: [(Ipv4Addr, u8); 16] = [
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
-/// Of IPv6 only global unicast is open, and of that not what wraps IPv4 (6to4, Teredo) or is for documents. Everything
-/// else, mapped, compatible and translated IPv4 among it, lies outside.
+/// In IPv6 only global unicast is open, without the parts that wrap IPv4 (6to4, Teredo) or are for documentation.
+/// Mapped, compatible and translated IPv4 addresses lie outside of it.
 const OPEN_V6: &str = "2000::/3";
 const CLOSED_V6: [&str; 4] = ["2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"];
 
-/// The rule, with what configuration opens.
+/// The rule, with the configured exceptions.
 #[derive(Debug, Clone)]
 pub struct Guard {
     allow_http: bool,
@@ -44,7 +44,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// `opened` are networks such as `10.1.0.0/16`; text that is none opens nothing.
+    /// `opened` are networks, for example `10.1.0.0/16`. Invalid ones are ignored.
     #[must_use]
     pub fn new(allow_http: bool, opened: &[String]) -> Self {
         let v6 = |text: &str| text.parse::<Ipv6Net>().unwrap_or_default();
@@ -71,13 +71,13 @@ impl Guard {
         }
     }
 
-    /// Whether an address may be dialled without TLS: loopback alone, where configuration allows it.
+    /// Whether an address may be dialled without TLS: only loopback, if the configuration allows it.
     #[must_use]
     pub fn permits_plain(&self, address: IpAddr) -> bool {
         self.allow_http && address.is_loopback()
     }
 
-    /// Checks a webhook's URL as it is registered. A name is judged when it is dialled; an address already here.
+    /// Checks a webhook's URL when it is registered. An address in it is checked now, a name when it is dialled.
     ///
     /// # Errors
     /// [`Invalid`] with the rule.
@@ -110,7 +110,7 @@ impl Guard {
     }
 }
 
-/// The address that a URL names, however it is spelled: the parser has read octal, hexadecimal and short forms.
+/// The address in a URL, in any spelling: the URL parser has read octal, hexadecimal and short forms.
 pub(super) fn address_of(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(address) => Some(address.into()),

@@ -1,4 +1,4 @@
-//! What the hub sends out: webhook requests, and the guard on where they may go.
+//! Outgoing requests to webhooks, and the guard on where they may go.
 
 mod guard;
 mod payload;

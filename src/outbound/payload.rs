@@ -42,7 +42,7 @@ pub(super) fn body(published: &PublishedEvent) -> String {
     serde_json::to_string(&payload).unwrap_or_default()
 }
 
-/// The event's data with what it is about beside it; what it is about wins.
+/// The event's data, with the entity's fields added. The entity's fields win.
 fn data(event: &Event, mut data: Map<String, Value>) -> Map<String, Value> {
     if event.entity_type == "notification" {
         data.entry("notification_id").or_insert_with(|| Value::String(event.entity_id.clone()));

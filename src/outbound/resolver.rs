@@ -1,16 +1,16 @@
-//! Names to addresses for webhooks: what is answered is what is dialled, so a name that changes between check and
-//! connection changes nothing.
+//! Resolves names for webhooks. The addresses that were checked are those that are dialled, so a name that changes in
+//! between has no effect.
 
 use std::{net::IpAddr, sync::Arc};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Resolves by the system; refuses a name of which any address is closed.
+/// Uses the system's resolver. Refuses a name if any of its addresses is closed.
 pub(super) struct GuardedResolver {
     permits: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
 }
 
-/// A name leads where webhooks may not go.
+/// A name resolves to a closed address.
 #[derive(Debug, thiserror::Error)]
 #[error("the address is not allowed: {0}")]
 pub(super) struct Forbidden(pub String);

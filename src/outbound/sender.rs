@@ -1,5 +1,5 @@
-//! One webhook request: dialled where the guard permits, signed twice, under one deadline from the look-up of the name
-//! to the last byte that is read (contract §7).
+//! Sends one webhook request: dials only what the guard allows, signs twice, and has one deadline from name resolution
+//! to the last byte of the response (contract §7).
 
 use std::{error::Error as _, time::Duration};
 
@@ -25,22 +25,22 @@ use super::{
     signature,
 };
 
-/// What is read and kept of an answer.
+/// Bytes of a response's body that are read and kept.
 const MAX_ANSWER_BYTES: usize = 10 * 1024;
-/// What is kept of an answer's headers.
+/// Greatest number of response headers that are kept.
 const MAX_HEADERS: usize = 50;
 const MAX_HEADER_CHARACTERS: usize = 512;
-/// Connections at rest that are kept to one host.
+/// Idle connections that are kept for one host.
 const IDLE_PER_HOST: usize = 8;
 const IDLE_FOR: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("oriva-hub/", env!("CARGO_PKG_VERSION"));
 
-/// Makes attempts over HTTP.
+/// Sends deliveries over HTTP.
 pub struct HttpSender {
     guard: Guard,
     deadline: Duration,
     over_tls: Client,
-    /// For loopback alone; connections of its own, so that none of them is ever used for the other.
+    /// For loopback only. It has connections of its own, so that none is used for the other kind.
     plain: Client,
 }
 
@@ -69,7 +69,7 @@ impl HttpSender {
         })
     }
 
-    /// The client for a URL. An address in it is judged here, since no resolver is asked for it.
+    /// The client for a URL. An address in the URL is checked here, because no resolver is called for it.
     fn client(&self, url: &Url) -> Result<&Client, String> {
         let is_plain = url.scheme() == "http";
         if let Some(address) = address_of(url) {
@@ -157,7 +157,7 @@ impl WebhookSender for HttpSender {
     }
 }
 
-/// Of the URL its host alone: paths and queries are where secrets stand.
+/// Only the host of the URL: its path and query may contain secrets.
 fn describe(span: &mut Span, target: &Target, delivery: &Delivery, report: &Report) {
     span.set("http.request.method", "POST");
     span.set("http.request.resend_count", i64::from(delivery.attempt.saturating_sub(1)));
@@ -174,7 +174,7 @@ fn describe(span: &mut Span, target: &Target, delivery: &Delivery, report: &Repo
     }
 }
 
-/// An answer, as far as it is read.
+/// The part of a response that is read.
 struct Answer {
     status: u16,
     retry_after: Option<Duration>,
@@ -184,7 +184,8 @@ struct Answer {
 }
 
 impl Answer {
-    /// Reads as much as comes in time and is kept. The status says how it went, whatever becomes of the body.
+    /// Reads what arrives before the deadline, up to the limit. The status decides the outcome, whatever happens to the
+    /// body.
     async fn read(mut response: Response, end: Instant) -> Self {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
@@ -214,7 +215,7 @@ impl Answer {
     }
 }
 
-/// Text as databases take it: within the bound in bytes even where something had to be replaced, and without U+0000.
+/// Text for the databases: within the limit in bytes even if bytes had to be replaced, and without U+0000.
 fn text(bytes: &[u8]) -> String {
     let mut text: String = String::from_utf8_lossy(bytes).chars().filter(|c| *c != '\0').collect();
     while text.len() > MAX_ANSWER_BYTES {
@@ -243,7 +244,7 @@ fn headers(headers: &HeaderMap) -> String {
     Value::Object(map).to_string()
 }
 
-/// What an app is told of a request that failed: the last cause, which says most, and no URL.
+/// The error message for the app: the innermost cause, which says most, without the URL.
 fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();

@@ -18,7 +18,7 @@ pub fn both(secret: &SigningSecret, id: &str, timestamp: i64, body: &[u8]) -> (S
     (oriva(secret, body), standard(std::slice::from_ref(secret), id, timestamp, body))
 }
 
-/// `sha256=` and the hexadecimal HMAC-SHA256 of the raw body; the key is the secret as it is shown.
+/// `sha256=` and the hexadecimal HMAC-SHA256 of the raw body. The key is the secret's text.
 pub(super) fn oriva(secret: &SigningSecret, body: &[u8]) -> String {
     let mut out = "sha256=".to_owned();
     for byte in mac(secret.0.as_bytes(), &[body]) {
@@ -27,8 +27,8 @@ pub(super) fn oriva(secret: &SigningSecret, body: &[u8]) -> String {
     out
 }
 
-/// `v1,` and the base64 HMAC-SHA256 of `id.timestamp.body`, one for each secret that is good; the key is what the
-/// secret's base64 stands for.
+/// `v1,` and the base64 HMAC-SHA256 of `id.timestamp.body`, one for each valid secret. The key is the decoded base64 of
+/// the secret.
 pub(super) fn standard(secrets: &[SigningSecret], id: &str, timestamp: i64, body: &[u8]) -> String {
     let head = format!("{id}.{timestamp}.");
     let signatures = secrets.iter().map(|secret| {

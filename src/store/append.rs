@@ -217,6 +217,18 @@ impl Work {
         }
     }
 
+    /// About how much memory the operation's data takes, in bytes. The writer bounds its queue and its transactions by it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Publish(Publish { event }) => event.bytes(),
+            Self::PublishBatch(PublishBatch { items }) => items.iter().flatten().map(NewEvent::bytes).sum(),
+            Self::Create(Create { notification, .. }) => notification.content.bytes(),
+            Self::CreateBatch(CreateBatch { items, .. }) => items.iter().flatten().map(|new| new.content.bytes()).sum(),
+            Self::Change(_) | Self::Delete(_) | Self::ReadAll(_) | Self::Expire(_) => 0,
+        }
+    }
+
     /// The order of operations within a transaction. It decides which of two changes to one notification comes first:
     /// a dismissal wins over an expiry at the same moment.
     pub(super) fn rank(&self) -> u8 {

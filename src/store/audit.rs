@@ -1,4 +1,4 @@
-//! Who did what to what.
+//! The audit log.
 
 use std::net::IpAddr;
 
@@ -8,21 +8,21 @@ use uuid::Uuid;
 
 use super::{StoreError, retention::first_id_at};
 
-/// Something that was done.
+/// An entry of the audit log.
 #[derive(Debug, Clone)]
 pub struct AuditEntry {
     pub id: Uuid,
     /// `admin`, `cli`, `first-run`, `hub`, an app's id, or `user:` and a user's id.
     pub actor: String,
     pub action: String,
-    /// The id of what it was done to.
+    /// The id of the app, key, webhook or notification.
     pub subject: String,
     pub app_id: Option<String>,
     pub ip: Option<IpAddr>,
     pub at: Timestamp,
 }
 
-/// What is asked for: what all of these hold for.
+/// Filters. An entry must match all of them.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
     pub actor: Option<String>,
@@ -31,27 +31,27 @@ pub struct AuditFilter {
     pub app_id: Option<String>,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
-    /// Where the page before ended.
+    /// The last entry of the page before.
     pub before: Option<Uuid>,
     pub limit: u32,
 }
 
-/// The clocks of nodes and of the database may differ by so much.
+/// Greatest difference between the clocks of nodes and database.
 const SKEW_MS: i64 = 60_000;
 
 impl AuditFilter {
-    /// No entry since then has a lesser id, so that the walk from the newest on ends there.
+    /// The least id that an entry since `since` can have. The search from the newest entry stops there.
     pub(super) fn first_id(&self) -> Uuid {
         let since = self.since.map_or(0, |since| since.unix_ms() - SKEW_MS);
         first_id_at(Timestamp::from_unix_ms(since))
     }
 
-    /// No entry until then has a greater one, so that the walk begins there.
+    /// The greatest id that an entry until `until` can have. The search begins there.
     pub(super) fn last_id(&self) -> Option<Uuid> {
         self.until.map(|until| first_id_at(Timestamp::from_unix_ms(until.unix_ms().saturating_add(SKEW_MS))))
     }
 
-    /// The conditions of columns that hold text.
+    /// The filters on text columns.
     pub(super) fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [("actor", &self.actor), ("action", &self.action), ("subject", &self.subject), ("app_id", &self.app_id)]
             .into_iter()

@@ -17,3 +17,10 @@ pub struct NewEvent {
     pub data: JsonObject,
     pub timestamp: Timestamp,
 }
+
+impl NewEvent {
+    /// Bytes of its longest parts.
+    pub(super) fn bytes(&self) -> usize {
+        self.data.as_str().len() + self.entity_id.len() + self.entity_type.len()
+    }
+}

@@ -1,4 +1,4 @@
-//! The truth: what the hub needs of a database, as traits, with PostgreSQL and SQLite behind them. One conformance
+//! The store: traits for what the hub needs of a database, with PostgreSQL and SQLite behind them. One conformance
 //! suite runs against both (`tests/it/store.rs`).
 
 mod append;
@@ -51,26 +51,26 @@ pub use webhook::{
     SecretChange, Webhook, WebhookChange,
 };
 
-/// How long the hub's own questions may take.
+/// Deadline of the hub's own queries.
 pub const DEADLINE: Duration = Duration::from_secs(15);
-/// How long a node is taken to live after it last said so.
+/// A node counts as alive for this long after its last heartbeat in the store.
 pub const NODE_LIFE: Duration = Duration::from_secs(5);
-/// Past this many, a listing's `total` is capped (contract §4).
+/// Greatest `total` of a list. Beyond it `total_is_capped` is true (contract §4).
 pub const TOTAL_CAP: u64 = 10_000;
 
-/// Why a store did not do what it was asked.
+/// Why a call of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The thing is there already.
+    /// It exists already.
     #[error("already exists")]
     Duplicate,
-    /// Other rows still need it.
+    /// Other rows refer to it.
     #[error("still in use")]
     InUse,
-    /// The database cannot be reached or cannot take more now; the same call may go through later.
+    /// The database cannot be reached, or accepts no more work now. The same call may succeed later.
     #[error("database unavailable")]
     Unavailable(#[source] sqlx::Error),
-    /// Two transactions stood in each other's way and this one was taken back; it goes through when repeated.
+    /// Two transactions conflicted, and this one was rolled back. A repeat succeeds.
     #[error("transactions in each other's way")]
     Contended,
     /// The schema is not the one this binary was built for.
@@ -79,10 +79,10 @@ pub enum StoreError {
     /// The file of an embedded store.
     #[error("database.url: {}", .0.display())]
     File(PathBuf, #[source] Box<Self>),
-    /// The address of a database server cannot be read.
+    /// The URL of a database server cannot be parsed.
     #[error("database.url: characters such as / + = @ of a password are written %2F %2B %3D %40")]
     Url(#[source] sqlx::Error),
-    /// Anything else: a defect of the hub's, or a database that was tampered with.
+    /// Anything else: a bug of the hub, or a database that somebody changed.
     #[error("database error")]
     Failed(#[source] sqlx::Error),
     #[error("migration failed")]
@@ -90,14 +90,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the store was closed: the hub has ended.
+    /// Whether the store was closed, because the hub has stopped.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Unavailable(sqlx::Error::PoolClosed))
     }
 
-    /// Whether what was to be written may be written all the same: a connection that broke during the commit leaves
-    /// that open, one that was never had does not.
+    /// Whether the write may have succeeded all the same: it may if the connection broke during the commit, but not if
+    /// there was never a connection.
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
@@ -114,12 +114,12 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(cause) => match cause.kind() {
                 ErrorKind::UniqueViolation => Self::Duplicate,
                 ErrorKind::ForeignKeyViolation => Self::InUse,
-                // SQLite's extended code for a restricted delete, which it counts among triggers.
+                // SQLite's extended code for a restricted delete. SQLite counts it as a trigger.
                 _ if cause.code().as_deref() == Some("1811") => Self::InUse,
                 // Serialisation failure and deadlock.
                 _ if matches!(cause.code().as_deref(), Some("40001" | "40P01")) => Self::Contended,
-                // PostgreSQL classes 08 connection, 40 rollback, 53 resources, 57 operator intervention;
-                // SQLite 5 busy, 6 locked, 10 I/O, 13 full.
+                // PostgreSQL's classes: 08 connection, 40 rollback, 53 resources, 57 operator intervention. SQLite's
+                // codes: 5 busy, 6 locked, 10 I/O, 13 full.
                 _ => match cause.code().as_deref() {
                     Some(code) if code.len() == 5 && ["08", "40", "53", "57"].contains(&&code[..2]) => {
                         Self::Unavailable(error)
@@ -139,50 +139,51 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// A store's connections.
+/// The number of a store's connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pool {
     pub size: u32,
     pub idle: u32,
 }
 
-/// Events and the streams that number them, as they are written.
+/// Writing: operations, the events that tell of them, and the offsets of both streams of each event.
 #[async_trait]
 pub trait EventStore: Send + Sync {
-    /// Writes all submissions in one transaction: claims, offsets, events, answers. One outcome a submission, in
-    /// order. When it returns, what it says is durable.
+    /// Writes all submissions in one transaction. Returns what each wrote, in their order. It is durable when this
+    /// returns.
     ///
     /// # Errors
-    /// Nothing was written.
+    /// Nothing was written, unless [`StoreError::is_outcome_unknown`].
     async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError>;
 }
 
-/// Events and streams, as they are read.
+/// Reading events and streams.
 #[async_trait]
 pub trait EventReader: Send + Sync {
     /// An app's events, newest first. Runs with the app as its tenant.
     async fn events(&self, app: &AppId, filter: &EventFilter) -> Result<EventPage, StoreError>;
 
-    /// The offset of a stream's last event; 0 where it has none.
+    /// The offset of a stream's last event; 0 if it has none.
     async fn head(&self, stream: &StreamKey) -> Result<Offset, StoreError>;
 
-    /// The same of many streams at once, in their order. Work of the hub's own.
+    /// The heads of many streams, in the order of the request. Runs as the hub itself.
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, StoreError>;
 
-    /// At most `limit` of a stream's events later than `after`, in order. Runs with the stream's holder as its tenant.
+    /// Returns at most `limit` events of a stream after `after`, in order. Runs with the stream's user or app as its
+    /// tenant.
     async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, StoreError>;
 
-    /// Deletes answers whose time is over, at most `limit`; how many.
+    /// Deletes at most `limit` expired idempotency keys. Returns their number.
     async fn purge_idempotency_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }
 
 /// Apps and their keys. Every change raises the identity revision in its own transaction.
 #[async_trait]
 pub trait AppStore: Send + Sync {
-    /// Makes an app, and its first key with it.
+    /// Creates an app, with its first key if there is one.
     ///
     /// # Errors
-    /// [`StoreError::Duplicate`] where the app exists.
+    /// [`StoreError::Duplicate`] if the app exists.
     async fn create_app(&self, app: &NewApp, key: Option<&NewKey>, audit: &Audit) -> Result<App, StoreError>;
 
     async fn app(&self, app: &AppId) -> Result<Option<App>, StoreError>;
@@ -190,13 +191,13 @@ pub trait AppStore: Send + Sync {
     /// All apps, by id.
     async fn apps(&self) -> Result<Vec<App>, StoreError>;
 
-    /// `None` where there is no such app.
+    /// Changes an app. `None` if there is no such app.
     async fn update_app(&self, app: &AppId, change: &AppChange, audit: &Audit) -> Result<Option<App>, StoreError>;
 
-    /// Deletes an app that has no data, its keys with it. False where there is no such app.
+    /// Deletes an app that has no data, with its keys. False if there is no such app.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] where it has data.
+    /// [`StoreError::InUse`] if it has data.
     async fn delete_app(&self, app: &AppId, audit: &Audit) -> Result<bool, StoreError>;
 
     /// # Errors
@@ -222,7 +223,7 @@ pub trait AppStore: Send + Sync {
     async fn revoked_credentials(&self, since: Timestamp) -> Result<RevokedCredentials, StoreError>;
 }
 
-/// How many of an app's notifications stand so with a user.
+/// A number of notifications of one app with one status.
 #[derive(Debug, Clone)]
 pub struct StatusCount {
     pub app_id: AppId,
@@ -230,8 +231,8 @@ pub struct StatusCount {
     pub count: u64,
 }
 
-/// Inboxes, as they are read. They are changed by [`EventStore::append`], together with the events that tell of it.
-/// What is over counts as expired from that moment, even before it was made so.
+/// Reading notifications. They are changed by [`EventStore::append`], together with the events that tell of it. A
+/// notification past its `expires_at` counts as expired, even before its row says so.
 #[async_trait]
 pub trait NotificationStore: Send + Sync {
     /// One notification. Runs with the caller as its tenant.
@@ -246,20 +247,20 @@ pub trait NotificationStore: Send + Sync {
         now: Timestamp,
     ) -> Result<FeedPage, StoreError>;
 
-    /// A user's unread notifications within reach.
+    /// Number of a user's unread notifications in the scope.
     async fn unread(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// A user's notifications within reach, by app and status.
+    /// Numbers of a user's notifications in the scope, by app and status.
     async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError>;
 
-    /// When the next notification is over; one that is over already comes first.
+    /// The earliest `expires_at` of a notification that can still expire. It may have passed.
     async fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Notes when sockets were handed these, where nothing is noted yet.
+    /// Sets `delivered_at` of notifications that have none.
     async fn record_receipts(&self, receipts: &[DeliveryReceipt]) -> Result<(), StoreError>;
 }
 
-/// Webhooks as their apps see them.
+/// Webhooks, as apps manage them.
 #[async_trait]
 pub trait WebhookStore: Send + Sync {
     async fn create_webhook(&self, new: &NewWebhook, audit: &Audit) -> Result<Webhook, StoreError>;
@@ -269,7 +270,7 @@ pub trait WebhookStore: Send + Sync {
 
     async fn webhook(&self, app: &AppId, id: WebhookId) -> Result<Option<Webhook>, StoreError>;
 
-    /// `None` where the app has no such webhook.
+    /// Changes a webhook. `None` if the app has no such webhook.
     async fn update_webhook(
         &self,
         app: &AppId,
@@ -297,7 +298,7 @@ pub trait WebhookStore: Send + Sync {
         filter: &DeliveryFilter,
     ) -> Result<Vec<DeliveryRow>, StoreError>;
 
-    /// Makes a delivery due again, from its first attempt on.
+    /// Queues a delivery again, beginning with its first attempt.
     async fn redeliver(
         &self,
         app: &AppId,
@@ -306,7 +307,7 @@ pub trait WebhookStore: Send + Sync {
         audit: &Audit,
     ) -> Result<Option<DeliveryRow>, StoreError>;
 
-    /// Opens a job that queues again what has no successful delivery since a moment.
+    /// Starts a job that queues all events again that have no successful delivery since a moment.
     async fn start_recovery(
         &self,
         app: &AppId,
@@ -322,7 +323,7 @@ pub trait WebhookStore: Send + Sync {
 /// The queue of deliveries to webhooks. Deliveries are added by [`EventStore::append`], in the transaction of their events.
 #[async_trait]
 pub trait DeliveryQueue: Send + Sync {
-    /// Claims due deliveries under a lease; `None` where the webhook is gone or not active.
+    /// Claims due deliveries under a lease. `None` if the webhook was deleted or is not active.
     async fn claim_deliveries(
         &self,
         id: WebhookId,
@@ -331,18 +332,18 @@ pub trait DeliveryQueue: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Claimed>, StoreError>;
 
-    /// Makes due again what was claimed under leases that have ended. Returns whose deliveries those were.
+    /// Makes deliveries due again whose leases have ended. Returns their webhooks.
     async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;
 }
 
-/// What becomes of deliveries.
+/// Outcomes of deliveries, recoveries, and what workers ask about the queue.
 #[async_trait]
 pub trait DeliveryRecords: Send + Sync {
-    /// Takes the oldest open recovery one step of at most `limit` events further; `None` where there is none, or another
-    /// node has it.
+    /// Advances the oldest unfinished recovery by at most `limit` events. `None` if there is none, or another node is
+    /// working on it.
     async fn advance_recovery(&self, limit: u32) -> Result<Option<Recovery>, StoreError>;
 
-    /// Makes due again what `owner` has claimed of these, as if it had never been claimed.
+    /// Makes deliveries due again that `owner` has claimed, as if it had never claimed them.
     async fn release_deliveries(&self, id: WebhookId, owner: Uuid, deliveries: &[DeliveryId])
     -> Result<(), StoreError>;
 
@@ -361,19 +362,19 @@ pub trait DeliveryRecords: Send + Sync {
     /// Records an attempt that belongs to no delivery: a test.
     async fn log_attempt(&self, webhook: &Webhook, attempt: &Attempt, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Active webhooks with deliveries that wait, by id, those after `after`.
+    /// Active webhooks with pending deliveries, by id, starting after `after`.
     async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError>;
 
-    /// The earliest moment at which a delivery of an active webhook is due and waits.
+    /// The earliest due time of a pending delivery of an active webhook.
     async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// How many deliveries wait or are in flight.
+    /// Number of deliveries that are pending or in flight.
     async fn pending_deliveries(&self) -> Result<u64, StoreError>;
 
     /// Every webhook's sealed secrets: the current one, and the one before.
     async fn webhook_secrets(&self) -> Result<Vec<(WebhookId, Vec<u8>, Option<Vec<u8>>)>, StoreError>;
 
-    /// Exchanges a webhook's sealed secrets, where the current one is still `was`.
+    /// Replaces a webhook's sealed secrets, if the current one is still `was`.
     async fn reseal_secret(
         &self,
         id: WebhookId,
@@ -383,26 +384,26 @@ pub trait DeliveryRecords: Send + Sync {
     ) -> Result<(), StoreError>;
 }
 
-/// What a node says of itself.
+/// A node's heartbeat in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeBeat {
     pub node: NodeId,
-    /// Whether it hears, and is heard by, the others over Redis.
+    /// Whether it exchanges messages with the other nodes over Redis.
     pub on_bus: bool,
-    /// Connection places taken there.
+    /// Number of connections on the node.
     pub connections: usize,
-    /// Users online there.
+    /// Number of users online on the node.
     pub users: usize,
 }
 
-/// The nodes that serve this store. It sees also those that nothing else sees: a node that is cut off from the bus still
+/// The nodes that serve this store. It finds nodes that nothing else finds: a node that is cut off from the bus still
 /// commits events.
 #[async_trait]
 pub trait NodeStore: Send + Sync {
-    /// Says that this node lives; the others that said so within [`NODE_LIFE`].
+    /// Writes this node's heartbeat. Returns those of other nodes within [`NODE_LIFE`].
     async fn beat(&self, own: &NodeBeat) -> Result<Vec<NodeBeat>, StoreError>;
 
-    /// This node stops.
+    /// Removes a node that stops.
     async fn leave(&self, node: NodeId) -> Result<(), StoreError>;
 }
 
@@ -420,38 +421,39 @@ pub trait Store:
     + NodeStore
     + RetentionStore
 {
-    /// Brings the schema up to date. Names of what was applied.
+    /// Applies all pending migrations. Returns their names.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Whether the schema is the one this binary was built for.
+    /// Checks that the schema is the one this binary was built for.
     ///
     /// # Errors
-    /// [`StoreError::Outdated`] where it is not.
+    /// [`StoreError::Outdated`] if it is not.
     async fn check_schema(&self) -> Result<(), StoreError>;
 
-    /// The store's own id, the same for as long as its offsets mean the same.
+    /// The store's id. It stays the same for as long as its offsets mean the same.
     async fn epoch(&self) -> Result<Arc<str>, StoreError>;
 
-    /// Takes a new epoch: for a store that was put back from a backup.
+    /// Takes a new epoch, for a store that was restored from a backup.
     async fn renew_epoch(&self) -> Result<Arc<str>, StoreError>;
 
-    /// Answers when the database does.
+    /// Runs a trivial query.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Its connections now.
     fn pool(&self) -> Pool;
 
-    /// A question was given up: for a while, connections that come back are not trusted without an answer.
+    /// A query passed its deadline. For a while, connections must answer a ping before they return to the pool.
     fn suspect_connections(&self) {}
 
-    /// Ends all connections.
+    /// Closes all connections.
     async fn close(&self);
 }
 
-/// Asks a question and gives it up where its host has gone without a word, which the kernel notices only after minutes.
+/// Runs a query under a deadline of 15 s. Without it, a database host that vanishes would hang the query until TCP
+/// gives up, which takes minutes.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`], in doubt, after [`DEADLINE`].
+/// [`StoreError::Unavailable`] after [`DEADLINE`]. Whether the query took effect is unknown.
 pub async fn within_deadline<T, E: From<StoreError>>(
     store: &dyn Store,
     question: impl Future<Output = Result<T, E>>,
@@ -469,7 +471,7 @@ fn new_epoch() -> String {
     (0..8).map(|_| char::from(DIGITS[rand::random_range(0..DIGITS.len())])).collect()
 }
 
-/// An address as the databases take it.
+/// An IP address as text, in the form that both databases take.
 fn ip_text(ip: Option<IpAddr>) -> Option<String> {
     ip.map(|ip| ip.to_string())
 }

@@ -1,4 +1,4 @@
-//! Notifications as the hub sees them: content, what became of it with its user, and what may be asked of an inbox.
+//! Notifications: their content, their state with the user, and what can be asked of a feed.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{
     status::{InvalidTransition, Status},
 };
 
-/// How loudly a notification asks, and so its place in a feed.
+/// The priority of a notification. A feed is sorted by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -57,7 +57,7 @@ impl Priority {
     }
 }
 
-/// What a notification says. Validated; never changes.
+/// The content of a notification. Validated, and never changed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Content {
     pub external_id: Option<String>,
@@ -81,11 +81,11 @@ pub struct NewNotification {
     pub content: Arc<Content>,
 }
 
-/// What became of a notification with its user.
+/// The state of a notification with its user.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct NotificationState {
     pub status: Status,
-    /// When a socket of the user was handed it.
+    /// When it was first sent to a socket of the user.
     pub delivered_at: Option<Timestamp>,
     pub read_at: Option<Timestamp>,
     pub dismissed_at: Option<Timestamp>,
@@ -97,7 +97,7 @@ pub struct NotificationState {
     pub updated_at: Timestamp,
 }
 
-/// Whose a notification is, and how it stands: all that a change needs and answers.
+/// A notification's owner and state: all that a change needs to know, and what it answers.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct NotificationRecord {
     #[serde(rename = "notification_id")]
@@ -121,7 +121,7 @@ pub struct Notification {
     pub state: NotificationState,
 }
 
-/// What of all inboxes a caller can reach.
+/// The notifications that a caller may see and change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessScope {
     /// `None`: any user's.
@@ -137,30 +137,30 @@ impl AccessScope {
     }
 }
 
-/// A change of state that somebody asks for.
+/// A requested change of a notification's status.
 #[derive(Debug, Clone)]
 pub struct Change {
     pub id: NotificationId,
     pub scope: AccessScope,
     pub to: Status,
-    /// Kept where the change is a dismissal.
+    /// Stored if the change is a dismissal.
     pub dismissed_from: Option<String>,
-    /// Kept where the change is a click.
+    /// Stored if the change is a click.
     pub click_action: Option<String>,
-    /// Merged into the event's data; the event's own fields win.
+    /// Merged into the event's data. The event's own fields win.
     pub metadata: Map<String, Value>,
 }
 
-/// Why a notification was not touched.
+/// Why a notification was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeError {
     NotFound,
-    /// It is out of the caller's reach.
+    /// It exists, but is outside of the caller's scope.
     NotInScope,
     Invalid(InvalidTransition),
 }
 
-/// What a look at one notification finds.
+/// The result of looking up one notification.
 #[derive(Debug)]
 pub enum Lookup {
     Found(Box<Notification>),
@@ -168,7 +168,7 @@ pub enum Lookup {
     NotInScope,
 }
 
-/// A place in a feed: the last notification of the page before.
+/// A position in a feed: the last notification of the page before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedPosition {
     pub urgency: i16,
@@ -176,7 +176,7 @@ pub struct FeedPosition {
     pub id: NotificationId,
 }
 
-/// Which of a user's notifications are asked for.
+/// Filters of a feed.
 #[derive(Debug, Clone)]
 pub struct FeedFilter {
     pub statuses: Vec<Status>,
@@ -193,11 +193,11 @@ pub struct FeedFilter {
 #[derive(Debug)]
 pub struct FeedPage {
     pub notifications: Vec<Notification>,
-    /// Counted up to one past the cap.
+    /// The number of matching notifications, counted up to one above the cap.
     pub total: u64,
 }
 
-/// A notification that a socket of its user was handed.
+/// A notification that a socket of its user was sent.
 #[derive(Debug, Clone)]
 pub struct DeliveryReceipt {
     pub id: NotificationId,
@@ -206,8 +206,17 @@ pub struct DeliveryReceipt {
     pub at: Timestamp,
 }
 
+impl Content {
+    /// Bytes of its longest parts.
+    pub(super) fn bytes(&self) -> usize {
+        let urls = [&self.action_url, &self.image_url, &self.icon_url];
+        let urls: usize = urls.into_iter().flatten().map(String::len).sum();
+        self.title.len() + self.body.len() + self.context_data.as_str().len() + urls
+    }
+}
+
 impl NewNotification {
-    /// How it stands when it is new.
+    /// The record of a new notification.
     #[must_use]
     pub(super) fn record(&self, app: &AppId, from_platform: bool, now: Timestamp) -> NotificationRecord {
         NotificationRecord {
@@ -220,7 +229,7 @@ impl NewNotification {
         }
     }
 
-    /// `notification.created`, with the content: a client shows it without asking again.
+    /// `notification.created`. It has the content, so that a client can show it without a request.
     pub(super) fn created_event(&self, record: &NotificationRecord, now: Timestamp) -> NewEvent {
         #[derive(Serialize)]
         struct Data<'a> {
@@ -252,7 +261,7 @@ impl NotificationState {
         }
     }
 
-    /// Goes to `to`. Whether anything changed. A moment that is set stays.
+    /// Changes the status to `to`. Returns whether that changed anything. A moment that is set stays.
     fn transition(
         &mut self,
         to: Status,
@@ -288,10 +297,10 @@ impl NotificationState {
 }
 
 impl NotificationRecord {
-    /// Makes the change; the event that tells of it, or `None` where nothing changed.
+    /// Applies a change. Returns the event that tells of it, or `None` if nothing changed.
     ///
     /// # Errors
-    /// [`ChangeError`], with everything as it was.
+    /// [`ChangeError`]. The record is unchanged then.
     pub(super) fn change(&mut self, change: &Change, now: Timestamp) -> Result<Option<NewEvent>, ChangeError> {
         if !change.scope.covers(&self.app_id, &self.user_id) {
             return Err(ChangeError::NotInScope);
@@ -301,7 +310,7 @@ impl NotificationRecord {
         Ok(changed.then(|| self.event_for(change.to.as_str(), change.metadata.clone(), now)))
     }
 
-    /// The same for the hub's own changes, which never are refused: what cannot become `to` is left alone.
+    /// As [`Self::change`] for the hub's own changes. A record that cannot get the status `to` stays as it is.
     pub(super) fn transition_unchecked(&mut self, to: Status, now: Timestamp) -> Option<NewEvent> {
         let changed = self.state.transition(to, None, None, now).unwrap_or(false);
         changed.then(|| self.event_for(to.as_str(), Map::new(), now))

@@ -1,7 +1,7 @@
-//! What becomes of rows past retention (data-model, 'Retention').
+//! Retention: moving and deleting old rows (data-model, 'Retention').
 //!
-//! Ids are UUIDv7, so what is older than a moment is a range of the primary key: no index has to be kept for it, and none
-//! is walked past what stays.
+//! Ids are UUIDv7, so all rows older than a moment are a range of the primary key. That needs no further index, and no
+//! row that stays is read.
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
@@ -10,19 +10,19 @@ use uuid::Uuid;
 
 use super::StoreError;
 
-/// What retention is applied to.
+/// The kinds of rows that have a retention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetentionClass {
-    /// Moved to their archive table.
+    /// Moved to the archive table.
     Events,
-    /// Moved to theirs, with what became of them, once they are over.
+    /// Moved to the archive table with their states, once they are dismissed or expired.
     Notifications,
-    /// Deleted, whatever their outcome, but for those under way.
+    /// Deleted with any status, unless in flight.
     Deliveries,
     /// Deleted.
     DeliveryLog,
-    /// Moved to its archive table.
+    /// Moved to the archive table.
     AuditLog,
 }
 
@@ -41,22 +41,22 @@ impl RetentionClass {
     }
 }
 
-/// The least id that was made at `moment` or later (RFC 9562 §5.7).
+/// The least id that can have been made at `moment` or later (RFC 9562 §5.7).
 pub(super) fn first_id_at(moment: Timestamp) -> Uuid {
     let ms = u64::try_from(moment.unix_ms()).unwrap_or(0);
     Uuid::from_u128(u128::from(ms) << 80)
 }
 
-/// Where a pass over rows past retention is: what it looked at it does not look at again, whatever became of it.
+/// The progress of a pass over old rows. A pass examines each row once, whatever happens to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
-    /// The last row that was looked at; nil before the first.
+    /// The last row that was examined; nil before the first.
     pub after: Uuid,
     pub before: Timestamp,
 }
 
 impl Range {
-    /// All that is older than a moment.
+    /// All rows older than a moment.
     #[must_use]
     pub fn until(before: Timestamp) -> Self {
         Self { after: Uuid::nil(), before }
@@ -67,38 +67,39 @@ impl Range {
     }
 }
 
-/// A step of such a pass.
+/// The result of one step of a pass.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Step {
-    /// The last row that was looked at; `None` where there was none.
+    /// The last row that was examined. `None` if there was none.
     pub last: Option<Uuid>,
-    /// Rows that something was done with.
+    /// Number of rows that were changed.
     pub done: u64,
 }
 
-/// Rows past retention.
+/// Old rows.
 #[async_trait]
 pub trait RetentionStore: Send + Sync {
-    /// How many rows older than `before` are, or will be made, over.
+    /// Number of rows older than `before` that a pass would retire.
     async fn count_retired(&self, what: RetentionClass, before: Timestamp) -> Result<u64, StoreError>;
 
-    /// Looks at the next `limit` rows older than `before` and retires, in one transaction, those that are over and that no
-    /// other node has in hand.
+    /// Examines the next `limit` rows older than `before`. In one transaction it retires those that may go and that no
+    /// other node has locked.
     async fn retire(&self, what: RetentionClass, range: Range, limit: u32) -> Result<Step, StoreError>;
 
-    /// Looks at the next `limit` notifications older than `before`. Those that are not over and never would be by
-    /// themselves expire at `before`, which makes them due now: so badges hear of it before they are archived.
+    /// Examines the next `limit` notifications older than `before`. Those that have neither ended nor an `expires_at`
+    /// of their own get `before` as their `expires_at`, so they expire now. So clients hear of it before they are
+    /// archived.
     async fn expire_retired(&self, range: Range, limit: u32) -> Result<Step, StoreError>;
 
-    /// The rows of an archive table that leave it next: those that were begun with and are still there, or the oldest, at
-    /// most `limit`. Begun is committed when it returns.
+    /// Returns the export in progress for this table, or starts one with the oldest `limit` rows. The start is
+    /// committed before this returns.
     async fn begin_export(&self, table: ArchiveTable, limit: u32) -> Result<Option<Export>, StoreError>;
 
-    /// Deletes rows whose object is kept. Nothing where another node did.
+    /// Deletes the rows of an export whose object is stored. Does nothing if another node already did.
     async fn finish_export(&self, table: ArchiveTable, id: Uuid) -> Result<(), StoreError>;
 }
 
-/// A table of cold rows that can leave the database as newline JSON.
+/// An archive table. Its rows can leave the database as newline-delimited JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ArchiveTable {
     Events,
@@ -219,14 +220,14 @@ impl ArchiveTable {
     }
 }
 
-/// ArchiveTable rows on their way out: the same rows under the same name until they are gone, however often it is begun and by
-/// whichever node, so that an object written twice is one object.
+/// Rows that leave an archive table. They stay the same, under the same name, until they are deleted, however often an
+/// export is repeated and by whichever node. So an object that is written twice is one object.
 #[derive(Debug)]
 pub struct Export {
     pub id: Uuid,
     pub table: ArchiveTable,
     pub rows: u64,
-    /// One JSON object a row, each ended by a newline.
+    /// One JSON object for each row, each followed by a newline.
     pub lines: String,
 }
 
@@ -249,7 +250,7 @@ impl Export {
     }
 }
 
-/// Ids one after the other, as they are kept while their rows leave.
+/// Ids in one byte string, as an export in progress stores them.
 pub(super) fn pack(ids: &[Uuid]) -> Vec<u8> {
     ids.iter().flat_map(|id| *id.as_bytes()).collect()
 }

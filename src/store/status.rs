@@ -1,10 +1,10 @@
-//! The life of a notification with its user, as a pure type (contract §6).
+//! The status of a notification and the table of its moves (contract §6). Pure.
 
 use oriva_hub_actors::model::Invalid;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Where a notification stands with its user.
+/// The status of a notification with its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -15,7 +15,7 @@ pub enum Status {
     Expired,
 }
 
-/// A move that the table of contract §6 does not have.
+/// A move that is not in the table of contract §6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a notification that is {} cannot become {}", from.as_str(), to.as_str())]
 pub struct InvalidTransition {
@@ -25,7 +25,7 @@ pub struct InvalidTransition {
 
 impl Status {
     pub const ALL: [Self; 5] = [Self::Unread, Self::Read, Self::Clicked, Self::Dismissed, Self::Expired];
-    /// What a feed shows where nothing else is asked for.
+    /// The statuses in a feed without a filter.
     pub const SHOWN: [Self; 4] = [Self::Unread, Self::Read, Self::Clicked, Self::Dismissed];
 
     #[must_use]
@@ -53,22 +53,22 @@ impl Status {
             .ok_or_else(|| Invalid("must be one of unread, read, clicked, dismissed, expired".to_owned()))
     }
 
-    /// Whether nothing comes after it.
+    /// Whether no other status can follow.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Dismissed | Self::Expired)
     }
 
-    /// Whether the move to `to` changes anything. The same status again does not, so that repeats are harmless and the
-    /// first of two dismissals wins.
+    /// Returns whether the move to `to` changes anything. The same status again changes nothing, so repeats are
+    /// harmless, and the first of two dismissals wins.
     ///
     /// # Errors
-    /// [`InvalidTransition`] where the table has no such move.
+    /// [`InvalidTransition`] if the table has no such move.
     pub fn transition(self, to: Self) -> Result<bool, InvalidTransition> {
         if self == to {
             return Ok(false);
         }
-        // The names stand in the order of life, so every move goes forward.
+        // The variants are in the order of life, so every move goes forward.
         if self.is_final() || to < self { Err(InvalidTransition { from: self, to }) } else { Ok(true) }
     }
 }

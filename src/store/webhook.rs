@@ -1,4 +1,4 @@
-//! Webhooks and what is owed to them, as the hub sees them.
+//! Webhooks and their deliveries.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use oriva_hub_actors::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A registered URL. The secrets are as they are stored: encrypted.
+/// A webhook. Its secrets are sealed.
 #[derive(Debug, Clone)]
 pub struct Webhook {
     pub id: WebhookId,
@@ -47,28 +47,28 @@ pub struct NewWebhook {
     pub retry_backoff_seconds: u16,
 }
 
-/// A change of a webhook; what is `None` stays.
+/// A change of a webhook. `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
 pub struct WebhookChange {
     pub url: Option<String>,
     pub subscribed_events: Option<Vec<String>>,
-    /// `true` clears failures and reason.
+    /// `true` resets failures and reason.
     pub is_active: Option<bool>,
-    /// `Some(None)` takes it away.
+    /// `Some(None)` removes it.
     pub description: Option<Option<String>>,
     pub max_retries: Option<u16>,
     pub retry_backoff_seconds: Option<u16>,
 }
 
-/// A webhook's secrets, exchanged.
+/// A new secret of a webhook.
 #[derive(Debug, Clone)]
 pub struct SecretChange {
     pub secret: Vec<u8>,
-    /// Until when the one that it takes the place of signs beside it.
+    /// Until this moment the replaced secret is used for signing too.
     pub previous_until: Timestamp,
 }
 
-/// Where a delivery stands.
+/// The status of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryStatus {
@@ -127,7 +127,7 @@ pub struct AttemptRow {
     pub error_message: Option<String>,
 }
 
-/// Which of a webhook's deliveries are asked for, newest first.
+/// Filters of deliveries. The list is newest first.
 #[derive(Debug, Clone)]
 pub struct DeliveryFilter {
     pub status: Option<DeliveryStatus>,
@@ -135,21 +135,21 @@ pub struct DeliveryFilter {
     pub event_type: Option<String>,
     pub since: Option<Timestamp>,
     pub limit: u32,
-    /// Only what stands after this one in the list.
+    /// The last delivery of the page before.
     pub after: Option<DeliveryId>,
 }
 
-/// Due deliveries under a lease, with their webhook.
+/// Claimed deliveries, with their webhook.
 #[derive(Debug)]
 pub struct Claimed {
     pub webhook: Webhook,
-    /// Number of the attempt to be made, and the event.
+    /// Id, number of the next attempt, and the event.
     pub deliveries: Vec<(DeliveryId, u16, Arc<PublishedEvent>)>,
-    /// The moment when the next one is due.
+    /// When the next unclaimed delivery is due.
     pub next_due: Option<Timestamp>,
 }
 
-/// Under what a node claims.
+/// A node's claim on deliveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Lease {
     /// The node.
@@ -157,13 +157,13 @@ pub struct Lease {
     pub until: Timestamp,
 }
 
-/// How a webhook stands after attempts were written down.
+/// The state of a webhook after attempts were recorded.
 #[derive(Debug, Clone)]
 pub struct AfterAttempts {
     pub app_id: AppId,
     pub failures_before: u32,
     pub failures: u32,
-    /// Why it was disabled by these attempts, where it was.
+    /// The reason, if these attempts disabled it.
     pub disabled: Option<String>,
 }
 
@@ -174,7 +174,7 @@ pub struct Recovery {
     pub webhook_id: WebhookId,
     pub app_id: AppId,
     pub since: Timestamp,
-    /// The app stream's offset up to which events were looked at.
+    /// The offset in the app's stream up to which events were examined.
     pub position: Offset,
     pub until: Offset,
     pub queued: u64,
@@ -182,14 +182,14 @@ pub struct Recovery {
     pub finished_at: Option<Timestamp>,
 }
 
-/// What active webhooks subscribe to, as of a revision.
+/// The subscriptions of all active webhooks, as of a revision.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     pub revision: i64,
     by_app: HashMap<AppId, Vec<(WebhookId, Vec<EventPattern>)>>,
 }
 
-/// A delivery to be written in its event's transaction.
+/// A delivery to insert, in the transaction of its event.
 #[derive(Debug)]
 pub(super) struct PendingDelivery {
     pub id: DeliveryId,
@@ -208,7 +208,7 @@ impl Subscriptions {
         Self { revision, by_app }
     }
 
-    /// What these events owe.
+    /// The deliveries of these events.
     pub(super) fn match_events<'a>(
         &self,
         events: impl Iterator<Item = &'a Arc<PublishedEvent>>,
@@ -232,16 +232,16 @@ impl Subscriptions {
     }
 }
 
-/// Patterns as they are stored; one that is damaged matches nothing.
+/// Parses stored patterns. A damaged one matches nothing.
 pub(super) fn parse_patterns(texts: &[String]) -> Vec<EventPattern> {
     texts.iter().filter_map(|text| EventPattern::parse(text).ok()).collect()
 }
 
-/// What a run of attempts does to its webhook's row, so that it is written once.
+/// The effect of several attempts on their webhook's row, so that the row is written once.
 pub(super) struct AttemptSummary {
     pub succeeded: u64,
     pub failed: u64,
-    /// The run of failures begins anew within these attempts.
+    /// One of the attempts succeeded, so failures are counted from there.
     pub resets: bool,
     /// Failures after the last success.
     pub failures: u32,
@@ -265,7 +265,8 @@ impl AttemptSummary {
         summary
     }
 
-    /// The run of failures, where it was `before`; and why the webhook is disabled by it, if it is.
+    /// Failures in a row after these attempts, with `before` before them; and the reason to disable the webhook, if
+    /// there is one.
     pub(super) fn judge(&self, before: u32, disable_after: u32) -> (u32, Option<String>) {
         let failures = if self.resets { self.failures } else { before.saturating_add(self.failures) };
         let reason = if self.is_gone {
@@ -284,7 +285,7 @@ pub(super) fn after_attempt(next: Next, now: Timestamp) -> (DeliveryStatus, Time
     match next {
         Next::Succeeded => (DeliveryStatus::Succeeded, now),
         Next::Failed => (DeliveryStatus::Failed, now),
-        // It stays owed, for whoever enables the webhook again.
+        // The delivery stays pending, in case the app enables the webhook again.
         Next::Gone => (DeliveryStatus::Pending, now),
         Next::RetryIn(pause) => (DeliveryStatus::Pending, Timestamp::from(now.as_datetime() + pause)),
     }

@@ -1,5 +1,4 @@
-//! Logs: pretty for people, JSON for machines. Never a secret, a token or a payload. And spans, where somebody collects
-//! them.
+//! Logs: text for people, JSON for machines, never with a secret, a token or a payload. And the export of spans.
 
 mod traces;
 
@@ -11,16 +10,16 @@ use crate::config::{Log, LogFormat};
 
 pub use traces::Traces;
 
-/// Sends logs to standard error from now on. Later calls change nothing.
+/// Starts logging to standard error. Later calls change nothing.
 pub fn init(log: &Log) {
-    // The HTTP server's own start-up lines say nothing that ours do not, and what its parser cannot read is no ERROR of the
-    // hub's; a filter that names them still decides.
+    // The HTTP server's start-up lines repeat ours, and a request that its parser cannot read is not an error of the
+    // hub. A filter that names these targets still applies.
     let filter = EnvFilter::try_new(format!("actix_server=warn,actix_http::h1::dispatcher=off,{}", log.level))
         .unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // It would say so on standard error, which is what cannot be written, and panic.
+        // It would report to standard error that standard error cannot be written, and panic.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);

@@ -1,5 +1,5 @@
-//! Spans, sent to a collector over OTLP (HTTP, protobuf). What `OTEL_…` variables the exporter knows (headers, sampler,
-//! batch sizes) it reads by itself.
+//! Export of spans to a collector over OTLP (HTTP, protobuf). The exporter reads further `OTEL_…` variables itself
+//! (headers, sampler, batch sizes).
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use oriva_hub_actors::traces;
 
 use crate::config::ConfigError;
 
-/// How long the end waits for the last spans to be taken.
+/// How long a shutdown waits for the last spans.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
 
-/// Spans that are exported; the last ones when it is finished with.
+/// A running exporter. `finish` sends the last spans.
 #[must_use]
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
-    /// Exports to a collector from now on, where there is one.
+    /// Starts exporting, if a collector is configured.
     ///
     /// # Errors
-    /// Where the exporter cannot be built, or its environment says what it cannot keep to.
+    /// Where the exporter cannot be built, or a variable has an impossible value.
     pub fn start(otlp_endpoint: Option<&str>) -> Result<Self, ConfigError> {
         let Some(endpoint) = otlp_endpoint else { return Ok(Self(None)) };
         check_environment(|name| std::env::var(name).ok())?;
@@ -38,7 +38,7 @@ impl Traces {
         Ok(Self(Some(provider)))
     }
 
-    /// Sends what was not sent yet. Blocks.
+    /// Sends the remaining spans. Blocks.
     pub fn finish(self) {
         if let Some(Err(error)) = self.0.map(|provider| provider.shutdown_with_timeout(LAST_EXPORT)) {
             tracing::warn!(%error, "the last traces were not taken");
@@ -46,7 +46,7 @@ impl Traces {
     }
 }
 
-/// The exporter takes any number it is given: the memory for so many spans at once, a turn of its loop after no time.
+/// The exporter accepts any number: it would allocate memory for that many spans, or loop without a pause.
 fn check_environment(variable: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
     for (name, range) in [
         ("OTEL_BSP_MAX_QUEUE_SIZE", 1..=1_000_000),
@@ -62,7 +62,7 @@ fn check_environment(variable: impl Fn(&str) -> Option<String>) -> Result<(), Co
     Ok(())
 }
 
-/// Where traces go at a collector's address (OTLP specification, "Endpoint URLs for OTLP/HTTP").
+/// The URL for traces at a collector (OTLP specification, "Endpoint URLs for OTLP/HTTP").
 fn address(endpoint: &str) -> String {
     format!("{}/v1/traces", endpoint.trim_end_matches('/'))
 }

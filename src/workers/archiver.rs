@@ -1,6 +1,6 @@
-//! Retires what is past retention, at the start and at every midnight UTC (data-model, 'Retention'). Twice, or on two
-//! nodes, loses and doubles nothing: a row leaves one table and enters the other in one transaction, and leaves that one
-//! once the object that holds it was found again.
+//! Moves, deletes and exports old rows, at the start and at every midnight UTC (data-model, 'Retention'). Repeating it,
+//! or running it on two nodes, neither loses nor doubles a row: a row moves to its archive table in one transaction,
+//! and is deleted there only after the object with it was read back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,15 +22,15 @@ use crate::{
     },
 };
 
-/// Rows of one transaction: no long lock.
+/// Rows of one transaction, so that no lock lasts long.
 const CHUNK: u32 = 1000;
-/// Rows of one object, which is put together in memory: at 64 KiB of data each some 32 MiB.
+/// Rows of one object. It is built in memory: with 64 KiB of data in each row, some 32 MiB.
 const OBJECT_ROWS: u32 = 500;
-/// After each `retention.batch` rows, so that publishing is not held up.
+/// Pause after each `retention.batch` rows, so that publishing is not delayed.
 const THROTTLE: Duration = Duration::from_millis(100);
-/// Until what was made to expire has, and can be archived.
+/// Pause until notifications that were set to expire have expired and can be archived.
 const UNTIL_EXPIRED: Duration = Duration::from_secs(60);
-/// After a failure of the place for objects.
+/// Pause after the object store failed.
 const ANOTHER_TRY: Duration = Duration::from_secs(10 * 60);
 
 pub struct Archiver {
@@ -39,20 +39,20 @@ pub struct Archiver {
     next_expiry: Arc<NextExpiry>,
 }
 
-/// What a pass did.
+/// The result of a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass {
-    /// Notifications that were made to expire. They are archived by a later pass.
+    /// Number of notifications that were set to expire. A later pass archives them.
     pub expired: u64,
     pub retired: [(RetentionClass, u64); RetentionClass::ALL.len()],
 }
 
-/// Why a pass did not come to its end. What it did before stays done.
+/// Why a pass stopped early. What it did before stays done.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiverError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The rows stay in the archive tables, and go with a later pass.
+    /// The rows stay in the archive tables for a later pass.
     #[error("retention.archive_url cannot be written")]
     Objects(#[from] ArchiveError),
 }
@@ -63,14 +63,14 @@ impl Archiver {
         Self { store, config: config.clone(), next_expiry }
     }
 
-    /// Goes over all that is past retention once, and has cold rows leave where there is a place for them.
+    /// Runs one pass over all old rows, and exports archive tables if an object store is configured.
     ///
     /// # Errors
-    /// Where the store or the place for objects fails.
+    /// Where the store or the object store fails.
     pub async fn run(&self) -> Result<Pass, ArchiverError> {
         let now = Timestamp::now();
         let old = before(now, self.config.days);
-        // They end as any notification does, with an event that badges hear.
+        // They expire as any notification does, with an event, so that clients update their badges.
         let expired = self.for_each_step(old, |range, limit| self.store.expire_retired(range, limit), |_| {}).await?;
         if expired > 0 {
             tracing::info!(count = expired, "past retention and not over: ending them");
@@ -92,8 +92,8 @@ impl Archiver {
         Ok(Pass { expired, retired })
     }
 
-    /// The same, and what had to end first ends now and goes too. Nobody online is told of it: who is, hears of it at the next
-    /// look into the store.
+    /// As [`Archiver::run`], but expires notifications itself and archives them in the same call. Clients that are
+    /// online learn of it with the next resync.
     ///
     /// # Errors
     /// As [`Archiver::run`].
@@ -121,7 +121,7 @@ impl Archiver {
         }
     }
 
-    /// Takes steps over everything older than a moment. How many rows something was done with.
+    /// Runs `step` over all rows older than a moment. Returns the number of rows that it changed.
     async fn for_each_step<F: Future<Output = Result<Step, StoreError>>>(
         &self,
         old: Timestamp,
@@ -145,7 +145,7 @@ impl Archiver {
         }
     }
 
-    /// Empties the archive tables: rows are deleted once their object is found again, whole.
+    /// Exports the archive tables. Rows are deleted only after their object was read back completely.
     async fn export(&self, objects: &ObjectArchive) -> Result<(), ArchiverError> {
         for table in ArchiveTable::ALL {
             while let Some(export) = within_deadline(&*self.store, self.store.begin_export(table, OBJECT_ROWS)).await? {
@@ -159,7 +159,7 @@ impl Archiver {
         Ok(())
     }
 
-    /// How many rows a night would retire.
+    /// Number of rows that a pass would retire.
     ///
     /// # Errors
     /// Where the store fails.
@@ -172,7 +172,7 @@ impl Archiver {
         Ok(due)
     }
 
-    /// How long something is kept.
+    /// Retention in days.
     const fn days(&self, what: RetentionClass) -> u32 {
         match what {
             RetentionClass::Events | RetentionClass::Notifications | RetentionClass::Deliveries => self.config.days,
@@ -182,7 +182,7 @@ impl Archiver {
     }
 }
 
-/// So many days before a moment.
+/// The moment `days` days before `now`.
 fn before(now: Timestamp, days: u32) -> Timestamp {
     Timestamp::from(now.as_datetime().checked_sub_days(Days::new(days.into())).unwrap_or_default())
 }

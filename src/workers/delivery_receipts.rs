@@ -1,4 +1,4 @@
-//! Writes down when notifications were handed to a socket of their user (`delivered_at`), many at a time.
+//! Writes `delivered_at` of notifications that were sent to sockets, many at a time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{Progress, Worker, WorkerError};
 use crate::{hub::ReceiptBuffer, store::Store};
 
-/// Rows of one run: no long lock.
+/// Rows of one run, so that no lock lasts long.
 const BATCH: usize = 1000;
 
 pub struct DeliveryReceiptWriter {

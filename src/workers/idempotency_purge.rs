@@ -1,4 +1,4 @@
-//! Deletes answers whose 24 hours are over. They mean nothing any more even where this never runs.
+//! Deletes idempotency keys after 24 hours. They have no effect from then on, even if this never runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use oriva_hub_actors::model::Timestamp;
 use super::{Progress, Worker, WorkerError};
 use crate::store::Store;
 
-/// Rows of one run: no long lock.
+/// Rows of one run, so that no lock lasts long.
 const BATCH: u32 = 1000;
 
 pub struct IdempotencyPurge {

@@ -1,5 +1,5 @@
-//! Notices that an app or key changed, on whichever node or by whichever command: empties this node's caches and closes
-//! the sockets of credentials that are not good any more. Within a second, and at once where the bus tells of it.
+//! Notices that an app or key was changed by another node or a command, within a second, or at once if the bus brings
+//! the message. Then it empties this node's caches and closes the sockets of revoked credentials.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,23 +10,23 @@ use tokio::sync::Notify;
 use super::{Progress, Worker, WorkerError};
 use crate::{hub::Hub, store::Store};
 
-/// Keys revoked longer ago than this have no socket left to close.
+/// A key that was revoked longer ago than this has no socket left.
 const LOOK_BACK: Duration = Duration::from_secs(10 * 60);
 
 pub struct IdentityWatch {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
-    /// Another node said that something changed.
-    told: Arc<Notify>,
+    /// Notified when another node reports a change.
+    changed: Arc<Notify>,
     seen: Option<u64>,
-    /// A socket that was being opened during the last run may have passed it: the next run looks again.
+    /// A socket that was opening during the last run may have been missed, so the next run checks again.
     look_again: bool,
 }
 
 impl IdentityWatch {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, told: Arc<Notify>) -> Self {
-        Self { store, hub, told, seen: None, look_again: false }
+    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, changed: Arc<Notify>) -> Self {
+        Self { store, hub, changed, seen: None, look_again: false }
     }
 }
 
@@ -55,7 +55,7 @@ impl Worker for IdentityWatch {
     async fn pause(&mut self, pause: Duration) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = self.told.notified() => {}
+            () = self.changed.notified() => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Writes down when keys were last used: once a minute for all, not once a request.
+//! Writes when keys were last used: once a minute for all keys, not once for each request.
 
 use std::{sync::Arc, time::Duration};
 

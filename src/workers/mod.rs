@@ -1,4 +1,4 @@
-//! Work of the hub's own, on a period. Each worker is idempotent, takes no input and does one bounded run.
+//! Periodic work. Each worker is idempotent and does one bounded run at a time.
 
 mod archiver;
 mod delivery_receipts;
@@ -26,26 +26,26 @@ pub use webhook_recovery::WebhookRecovery;
 
 use crate::store::{Store, StoreError, within_deadline};
 
-/// A run that failed is tried again after this long at most.
+/// Longest pause after a failed run.
 const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Whether a run left work behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     Done,
-    /// There is nothing to do for so long.
+    /// There is nothing to do for this long.
     Until(Duration),
-    /// The run's bound was reached: go on at once.
+    /// The run's limit was reached: run again at once.
     More,
 }
 
-/// Why a run did not do what it is for.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Something other than the store, of which the worker told the log itself.
-    #[error("it failed, and told the log why")]
+    /// Something other than the store failed, and the worker has logged it.
+    #[error("it failed, and logged why")]
     Logged { retry_in: Duration },
 }
 
@@ -55,18 +55,18 @@ pub trait Worker {
     fn name(&self) -> &'static str;
     fn period(&self) -> Duration;
 
-    /// Whether a run may take longer than the store has for an answer, and holds its questions to that time itself.
+    /// Whether a run may take longer than one query's deadline, and applies that deadline to each query itself.
     fn manages_own_deadline(&self) -> bool {
         false
     }
 
-    /// One run.
+    /// Does one run.
     ///
     /// # Errors
-    /// The run counts as failed and is tried again.
+    /// The run failed and is tried again.
     async fn run_once(&mut self) -> Result<Progress, WorkerError>;
 
-    /// Waits between runs; less long where something comes up.
+    /// Waits between runs. A worker can end the wait early.
     async fn pause(&mut self, pause: Duration) {
         tokio::time::sleep(pause).await;
     }
@@ -88,7 +88,7 @@ impl Workers {
     /// Starts a worker on the caller's thread.
     pub fn spawn(&self, worker: impl Worker + 'static) {
         let (store, tasks, name) = (self.store.clone(), self.tasks.clone(), worker.name());
-        // A counter that begins at 0 shows the first failure as an increase.
+        // Registered with 0, so that the first failure is visible as an increase.
         for outcome in ["succeeded", "failed"] {
             metrics::counter!(metric_names::WORKER_RUNS, "worker" => name, "outcome" => outcome).increment(0);
         }

@@ -1,5 +1,5 @@
-//! Says once a second that this node lives, in the store that all share, and learns which others do: a node that is cut
-//! off from the bus is seen here alone.
+//! Writes this node's heartbeat to the store once a second, and reads those of other nodes. Only this finds a node that
+//! is cut off from the bus.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ impl Worker for NodeBeats {
     }
 
     async fn run_once(&mut self) -> Result<Progress, WorkerError> {
-        // To the end of the drain: what is committed until then, the others must look for.
+        // Continues to the end of the drain: other nodes must resync for what this node commits until then.
         self.hub.beat(&*self.store).await?;
         Ok(Progress::Done)
     }

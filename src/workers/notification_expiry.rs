@@ -1,5 +1,5 @@
-//! Ends notifications whose time is over: sleeps until the next one is, at most so long, and is woken for an earlier one.
-//! Any number of nodes may run it: each row is ended by the one that locks it (contract §6).
+//! Expires notifications. It sleeps until the next `expires_at`, at most a configured time, and is woken for an earlier
+//! one. Any number of nodes may run it: a row is expired by the node that locks it (contract §6).
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     store::Store,
 };
 
-/// The least pause: what is due but held by another transaction is not asked for without end.
+/// Shortest pause, so that a row that another transaction has locked is not read in a loop.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -59,7 +59,7 @@ impl Worker for NotificationExpiry {
             return Ok(Progress::More);
         }
         let now = Timestamp::now();
-        // Whatever is made from here on wakes this worker; what was made before is seen by the look below.
+        // A notification created from here on wakes this worker. One created before is found by the query below.
         self.next.sleeps_until(Timestamp::from(now.as_datetime() + self.longest));
         let until_next = match self.store.next_expiry().await? {
             Some(next) => Duration::from_millis(u64::try_from(next.unix_ms() - now.unix_ms() + 1).unwrap_or(0)),

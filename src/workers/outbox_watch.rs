@@ -1,4 +1,4 @@
-//! Measures for how long deliveries have been due.
+//! Measures how long the oldest delivery has been due.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Takes recoveries of webhooks further, a bounded step at a time. They are rows: a restart goes on where they stood.
+//! Advances recoveries of webhooks, one bounded step at a time. They are rows in the store, so they continue after a
+//! restart.
 
 use std::{sync::Arc, time::Duration};
 

@@ -85,7 +85,7 @@ pub trait ConnectionLimiter: Send + Sync {
 
 /// The user or app has as many connections as it may have, perhaps on other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("all places are taken")]
+#[error("too many connections")]
 pub struct LimitReached;
 
 /// The queue of deliveries in the store.

@@ -1,4 +1,4 @@
-//! What a registry is asked and told.
+//! Messages to a registry.
 
 use std::sync::Arc;
 

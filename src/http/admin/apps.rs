@@ -1,4 +1,4 @@
-//! `/admin/apps`: apps, made, listed, changed, deleted.
+//! `/admin/apps`: create, list, change and delete apps.
 
 use actix_web::{
     HttpResponse,
@@ -75,7 +75,7 @@ impl<'a> From<&'a App> for AppView<'a> {
     path = "/api/v1/admin/apps",
     operation_id = "listApps",
     tag = "Admin",
-    responses((status = 200, description = "All of them", body = AppsView), Operator),
+    responses((status = 200, description = "All apps", body = AppsView), Operator),
     security(("admin_key" = [])),
 )]
 pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
@@ -83,9 +83,9 @@ pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(AppsView { apps: apps.iter().map(AppView::from).collect() }))
 }
 
-/// Makes an app with its first API key.
+/// Creates an app with its first API key.
 ///
-/// The key is shown this once.
+/// The key is shown only in this answer.
 #[utoipa::path(
     post,
     path = "/api/v1/admin/apps",
@@ -93,7 +93,7 @@ pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
     tag = "Admin",
     request_body = requests::NewApp,
     responses(
-        (status = 201, description = "Made", body = AppWithKey),
+        (status = 201, description = "The new app and its key", body = AppWithKey),
         Operator,
         WithBody,
         Exclusive
@@ -114,7 +114,7 @@ pub async fn create(admin: Admin, hub: Data<Hub>, body: Body) -> Result<HttpResp
     Ok(HttpResponse::Created().json(AppWithKey { app: AppView::from(&app), api_key: key.expose() }))
 }
 
-/// Looks at one app.
+/// Returns one app.
 #[utoipa::path(
     get,
     path = "/api/v1/admin/apps/{app_id}",
@@ -129,7 +129,7 @@ pub async fn get(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpRes
     Ok(HttpResponse::Ok().json(AppView::from(&app)))
 }
 
-/// Changes an app, enables or disables it.
+/// Changes an app, or enables or disables it.
 #[utoipa::path(
     patch,
     path = "/api/v1/admin/apps/{app_id}",
@@ -170,7 +170,7 @@ pub async fn update(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body
     operation_id = "deleteApp",
     tag = "Admin",
     params(OfApp),
-    responses((status = 204, description = "It is gone"), Operator, Named, Exclusive),
+    responses((status = 204, description = "The app was deleted"), Operator, Named, Exclusive),
     security(("admin_key" = [])),
 )]
 pub async fn delete(admin: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
@@ -182,7 +182,7 @@ pub(super) fn app_id(text: &str) -> Result<AppId, Problem> {
     AppId::parse(text).map_err(|_| Problem::not_found())
 }
 
-/// `{"publish": 5000}`: requests a window, by class.
+/// `{"publish": 5000}`: requests in one window, by rate-limit class.
 fn limits(fields: &mut Fields) -> Option<LimitOverrides> {
     let map: Map<String, Value> = fields.object("limits", 1024)?;
     let mut limits = LimitOverrides::new();

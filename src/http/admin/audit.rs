@@ -1,4 +1,4 @@
-//! `/admin/audit`: who did what to what (data-model, `audit_log`).
+//! `/admin/audit`: the audit log (data-model, `audit_log`).
 
 use actix_web::{HttpResponse, web::Data};
 use oriva_hub_actors::model::Timestamp;
@@ -32,7 +32,7 @@ struct AuditLog<'a> {
     next_cursor: Option<String>,
 }
 
-/// Something that was done.
+/// An entry of the audit log.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuditEntry)]
 struct EntryView<'a> {
@@ -40,9 +40,9 @@ struct EntryView<'a> {
     audit_id: Uuid,
     /// `admin`, `cli`, `first-run`, `hub`, an app's id, or `user:` and a user's id.
     actor: &'a str,
-    /// Such as `app.create`, `key.revoke`, `notification.dismissed`.
+    /// For example `app.create`, `key.revoke`, `notification.dismissed`.
     action: &'a str,
-    /// The id of what it was done to.
+    /// The id of the app, key, webhook or notification.
     subject: &'a str,
     app_id: Option<&'a str>,
     ip_address: Option<String>,
@@ -63,17 +63,17 @@ impl<'a> From<&'a AuditEntry> for EntryView<'a> {
     }
 }
 
-/// Who did what to what, newest first.
+/// Lists the audit log, newest entry first.
 ///
-/// Apps, keys and webhooks; notifications created and changed, without their content. Without `since` a rare filter looks
-/// through all of the log.
+/// It records apps, keys and webhooks, and notifications that were created or changed, without their content. A filter
+/// that matches few entries is slow without `since`, because the whole log is searched.
 #[utoipa::path(
     get,
     path = "/api/v1/admin/audit",
     operation_id = "listAuditLog",
     tag = "Admin",
     params(AuditQuery),
-    responses((status = 200, description = "A page", body = AuditLog), Operator, Checked),
+    responses((status = 200, description = "A page of the audit log", body = AuditLog), Operator, Checked),
     security(("admin_key" = [])),
 )]
 pub async fn list(_: Admin, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {

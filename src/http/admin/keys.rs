@@ -1,4 +1,4 @@
-//! `/admin/apps/{app_id}/keys` and `/admin/keys/{key_id}`: API keys, made, listed, revoked.
+//! `/admin/apps/{app_id}/keys` and `/admin/keys/{key_id}`: create, list and revoke API keys.
 
 use actix_web::{
     HttpResponse,
@@ -43,7 +43,7 @@ struct KeysView<'a> {
     keys: Vec<KeyView<'a>>,
 }
 
-/// A key with its secret, shown once.
+/// An API key with its secret, shown once.
 #[derive(Serialize, ToSchema)]
 struct KeyWithSecret<'a> {
     #[serde(flatten)]
@@ -71,7 +71,7 @@ impl<'a> From<&'a ApiKey> for KeyView<'a> {
     operation_id = "listKeys",
     tag = "Admin",
     params(OfApp),
-    responses((status = 200, description = "All of them", body = KeysView), Operator, Named),
+    responses((status = 200, description = "All keys of the app", body = KeysView), Operator, Named),
     security(("admin_key" = [])),
 )]
 pub async fn list(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
@@ -79,9 +79,9 @@ pub async fn list(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpRe
     Ok(HttpResponse::Ok().json(KeysView { keys: keys.iter().map(KeyView::from).collect() }))
 }
 
-/// Makes an API key.
+/// Creates an API key.
 ///
-/// It is shown this once.
+/// The key is shown only in this answer.
 #[utoipa::path(
     post,
     path = "/api/v1/admin/apps/{app_id}/keys",
@@ -89,7 +89,7 @@ pub async fn list(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpRe
     tag = "Admin",
     params(OfApp),
     responses(
-        (status = 201, description = "Made", body = KeyWithSecret),
+        (status = 201, description = "The new key", body = KeyWithSecret),
         Operator,
         Named,
         WithBody
@@ -103,7 +103,7 @@ pub async fn create(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body
     Ok(HttpResponse::Created().json(KeyWithSecret { key: KeyView::from(&made.key), api_key: made.secret.expose() }))
 }
 
-/// Revokes an API key; its sockets are closed.
+/// Revokes an API key, and closes its sockets.
 #[utoipa::path(
     delete,
     path = "/api/v1/admin/keys/{key_id}",

@@ -1,4 +1,4 @@
-//! `/api/v1/admin`: what the operator does, as the command line does it.
+//! `/api/v1/admin`: the operator's routes. The command line does the same.
 
 pub mod apps;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! `/admin/stats`: the hub as a whole (contract §8).
+//! `/admin/stats`: figures of the whole hub (contract §8).
 
 use actix_web::{HttpResponse, web::Data};
 
@@ -12,13 +12,13 @@ use crate::{
     hub::{Hub, Stats},
 };
 
-/// The hub as a whole.
+/// Returns figures of the whole hub, over all nodes.
 #[utoipa::path(
     get,
     path = "/api/v1/admin/stats",
     operation_id = "getStats",
     tag = "Admin",
-    responses((status = 200, description = "Counts over all nodes", body = Stats), Operator, Checked),
+    responses((status = 200, description = "Figures over all nodes", body = Stats), Operator, Checked),
     security(("admin_key" = [])),
 )]
 pub async fn get(_: Admin, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {

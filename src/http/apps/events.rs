@@ -31,7 +31,7 @@ const MAX_LIMIT: u64 = 500;
 
 /// Publishes one event.
 ///
-/// When it is answered the event is durable, and reaches every matching socket and webhook.
+/// When the answer arrives, the event is stored, and will reach every matching socket and webhook.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/events",
@@ -40,7 +40,7 @@ const MAX_LIMIT: u64 = 500;
     params(OfApp, IdempotencyKey),
     request_body = requests::NewEvent,
     responses(
-        (status = 200, description = "The event is published", body = EventReceipt, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "The event was published", body = EventReceipt, headers(("Idempotency-Replayed" = String, description = "`true` if this is the answer of an earlier request"))),
         Limited,
         WithBody,
         Idempotent
@@ -62,9 +62,10 @@ pub async fn publish(
     Ok(idempotency::answer(StatusCode::OK, &written).json(written.result))
 }
 
-/// Publishes up to a thousand events.
+/// Publishes up to 1,000 events.
 ///
-/// The good ones land together; the others are answered in their place. It costs its length of the budget.
+/// All valid events are stored together. An invalid one gets its error in its place of the answer. A batch counts as
+/// many requests as it has events.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/events/batch",
@@ -73,7 +74,7 @@ pub async fn publish(
     params(OfApp, IdempotencyKey),
     request_body = EventBatch,
     responses(
-        (status = 200, description = "Each in its place", body = EventReceipts, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "One result for each event, in the order of the request", body = EventReceipts, headers(("Idempotency-Replayed" = String, description = "`true` if this is the answer of an earlier request"))),
         Limited,
         WithBody,
         Idempotent
@@ -107,7 +108,7 @@ pub async fn publish_batch(
     operation_id = "listEvents",
     tag = "Events",
     params(OfApp, EventQuery),
-    responses((status = 200, description = "A page", body = Events), Limited, Checked),
+    responses((status = 200, description = "A page of events", body = Events), Limited, Checked),
     security(("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
@@ -133,7 +134,7 @@ pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) ->
 struct Events<'a> {
     events: Vec<EventView<'a>>,
     total: u64,
-    /// There are more than `total`.
+    /// `true` if there are more than `total`.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     total_is_capped: bool,
@@ -142,7 +143,7 @@ struct Events<'a> {
     next_cursor: Option<String>,
 }
 
-/// An event as REST shows it: the bare type, and the app stream's offset.
+/// An event as REST shows it: with its bare type, and its offset in the app's stream.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
 struct EventView<'a> {
@@ -156,7 +157,7 @@ struct EventView<'a> {
     event_data: &'a JsonObject,
     timestamp: Timestamp,
     created_at: Timestamp,
-    /// In the app's stream.
+    /// The event's offset in the app's stream.
     #[schema(value_type = u64)]
     offset: Offset,
 }
@@ -207,7 +208,7 @@ fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<FaultyF
     let (Some(user_id), Some(category), Some(event_type), Some(entity_type), Some(entity_id)) =
         (user_id, category, event_type, entity_type, entity_id)
     else {
-        // Each of them that is missing was noted as a fault.
+        // A fault was noted for each of them that is missing.
         return Err(Vec::new());
     };
     Ok(NewEvent {

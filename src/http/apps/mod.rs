@@ -1,4 +1,4 @@
-//! `/api/v1/apps/{app_id}`: what an app's server does.
+//! `/api/v1/apps/{app_id}`: the routes of an app's server.
 
 pub mod events;
 pub mod notifications;

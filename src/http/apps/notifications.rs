@@ -1,4 +1,4 @@
-//! `/apps/{app_id}/notifications`: create one, many, or one for many users (contract §6).
+//! `/apps/{app_id}/notifications`: create one notification, many, or one for many users (contract §6).
 
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ use crate::{
     },
 };
 
-/// Characters of a text before tags are taken out: a bound on work, far beyond what may be left.
+/// Greatest number of characters of a text with its tags. It bounds the work of removing them, far above what may
+/// remain.
 const MAX_RAW_CHARACTERS: usize = 16 * 1024;
 
 /// Creates one notification.
@@ -44,11 +45,11 @@ const MAX_RAW_CHARACTERS: usize = 16 * 1024;
     responses(
         (
             status = 201,
-            description = "Created",
+            description = "The notification was created",
             body = NotificationReceipt,
             headers(
-                ("Location" = String, description = "Its address"),
-                ("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"),
+                ("Location" = String, description = "URL of the notification"),
+                ("Idempotency-Replayed" = String, description = "`true` if this is the answer of an earlier request"),
             )
         ),
         Limited,
@@ -74,9 +75,10 @@ pub async fn create(
     Ok(response.insert_header((header::LOCATION, location)).json(written.result))
 }
 
-/// Creates up to a thousand notifications.
+/// Creates up to 1,000 notifications.
 ///
-/// The good ones land together; the others are answered in their place. It costs its length of the budget.
+/// All valid notifications are stored together. An invalid one gets its error in its place of the answer. A batch
+/// counts as many requests as it has notifications.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/notifications/batch",
@@ -85,7 +87,7 @@ pub async fn create(
     params(OfApp, IdempotencyKey),
     request_body = NotificationBatch,
     responses(
-        (status = 200, description = "Each in its place", body = NotificationReceipts, headers(("Idempotency-Replayed" = String, description = "`true`: an earlier request's answer"))),
+        (status = 200, description = "One result for each notification, in the order of the request", body = NotificationReceipts, headers(("Idempotency-Replayed" = String, description = "`true` if this is the answer of an earlier request"))),
         Limited,
         WithBody,
         Idempotent
@@ -110,7 +112,7 @@ pub async fn create_batch(
     Ok(idempotency::answer(StatusCode::OK, &written).json(written.result))
 }
 
-/// What a batch asks for, before it costs anything.
+/// A parsed batch, before its cost is counted.
 enum Wanted {
     Items(Vec<Value>),
     Shared(Arc<Content>, Vec<Result<UserId, Invalid>>),
@@ -174,13 +176,13 @@ fn new_notification(map: Map<String, Value>) -> Result<NewNotification, Vec<Faul
     let content = content(&mut fields);
     fields.finish()?;
     let (Some(user_id), Some(content)) = (user_id, content) else {
-        // Each of them that is missing was noted as a fault.
+        // A fault was noted for each of them that is missing.
         return Err(Vec::new());
     };
     Ok(NewNotification { id: NotificationId::generate(), user_id, content: Arc::new(content) })
 }
 
-/// Everything but whose it is. `None` where a fault was noted.
+/// The content of a notification. `None` if a fault was noted.
 fn content(fields: &mut Fields) -> Option<Content> {
     fields.rename("metadata", "context_data");
     fields.rename("category", "notification_type");
@@ -204,7 +206,7 @@ fn content(fields: &mut Fields) -> Option<Content> {
     (!content.title.is_empty() && !content.body.is_empty()).then_some(content)
 }
 
-/// A rule for plain text of so many characters once tags are taken out.
+/// A rule for plain text with this many characters after its tags are removed.
 fn plain(characters: std::ops::RangeInclusive<usize>, lines: Lines) -> impl FnOnce(&str) -> Result<String, Invalid> {
     move |raw| {
         if raw.chars().count() > MAX_RAW_CHARACTERS {

@@ -37,7 +37,7 @@ const MAX_TTL_SECONDS: u64 = 24 * 60 * 60;
     params(OfApp, OfUser),
     request_body = Option<TokenRequest>,
     responses(
-        (status = 201, description = "Issued", body = IssuedToken),
+        (status = 201, description = "The token", body = IssuedToken),
         Limited,
         WithBody
     ),

@@ -1,4 +1,4 @@
-//! `/apps/{app_id}/webhooks`: registered, changed, tested, repaired (contract §7).
+//! `/apps/{app_id}/webhooks`: register, change, test and delete webhooks (contract §7).
 
 pub mod deliveries;
 
@@ -47,7 +47,7 @@ struct WebhookView<'a> {
     subscribed_events: &'a [String],
     is_active: bool,
     disabled_reason: Option<&'a str>,
-    /// Where it keeps failing and is going to be disabled, or a pattern of it can match no event.
+    /// Set if the webhook keeps failing and will be disabled, or if a pattern can match no event.
     warning: Option<String>,
     description: Option<&'a str>,
     last_delivery_at: Option<Timestamp>,
@@ -109,11 +109,11 @@ struct WebhooksView<'a> {
 struct RotatedSecret {
     webhook_id: WebhookId,
     webhook_secret: String,
-    /// Until when the old one signs beside it.
+    /// Until this moment requests are signed with the old secret too.
     previous_secret_expires_at: Option<Timestamp>,
 }
 
-/// How a test went.
+/// The result of a test.
 #[derive(Serialize, ToSchema)]
 struct TestOutcome {
     success: bool,
@@ -124,7 +124,7 @@ struct TestOutcome {
 
 /// Registers a webhook.
 ///
-/// Its secret is shown this once.
+/// Its secret is shown only in this answer.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/webhooks",
@@ -135,7 +135,7 @@ struct TestOutcome {
     responses(
         (
             status = 201,
-            description = "Registered",
+            description = "The new webhook and its secret",
             body = WebhookWithSecret,
             headers(("Location" = String, description = "Its address"))
         ),
@@ -182,7 +182,7 @@ pub async fn create(
     operation_id = "listWebhooks",
     tag = "Webhooks",
     params(OfApp),
-    responses((status = 200, description = "All of them", body = WebhooksView), Limited),
+    responses((status = 200, description = "All webhooks", body = WebhooksView), Limited),
     security(("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("webhooks"))),
 )]
@@ -192,7 +192,7 @@ pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>) -> Result<HttpResponse,
     Ok(HttpResponse::Ok().json(WebhooksView { webhooks }))
 }
 
-/// Looks at one webhook.
+/// Returns one webhook.
 #[utoipa::path(
     get,
     path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}",
@@ -232,7 +232,7 @@ pub async fn update(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let id = webhook_id(&path.1)?;
-    // What is not there comes before what is wrong with the body (contract §1).
+    // 404 comes before faults of the body (contract §1).
     hub.webhook(app.holder(), id).await?;
     let (_, map) = body.object().await?;
     let mut fields = Fields::new(map);
@@ -253,14 +253,14 @@ pub async fn update(
     Ok(HttpResponse::Ok().json(WebhookView::from_webhook(&webhook, &hub)))
 }
 
-/// Deletes a webhook and what is owed to it.
+/// Deletes a webhook and its deliveries.
 #[utoipa::path(
     delete,
     path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}",
     operation_id = "deleteWebhook",
     tag = "Webhooks",
     params(OfApp, OfWebhook),
-    responses((status = 204, description = "It is gone"), Limited),
+    responses((status = 204, description = "The webhook was deleted"), Limited),
     security(("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("webhooks"))),
 )]
@@ -274,9 +274,9 @@ pub async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Makes a new secret.
+/// Creates a new secret.
 ///
-/// It is shown this once; the old one keeps signing beside it for a day.
+/// It is shown only in this answer. For one day, requests are signed with the old secret too.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/rotate-secret",
@@ -308,7 +308,7 @@ pub async fn rotate_secret(
     }))
 }
 
-/// Sends a `webhook.test` now and says how it went.
+/// Sends a `webhook.test` now and returns the result.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/test",
@@ -316,7 +316,7 @@ pub async fn rotate_secret(
     tag = "Webhooks",
     params(OfApp, OfWebhook),
     responses(
-        (status = 200, description = "How it went", body = TestOutcome),
+        (status = 200, description = "The result of the test", body = TestOutcome),
         Limited,
         WithBody
     ),
@@ -335,7 +335,7 @@ pub async fn test(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>, body: 
     }))
 }
 
-/// App and webhook, as the path has them.
+/// The ids of app and webhook in the path.
 type Ids = (String, String);
 
 fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
@@ -350,7 +350,7 @@ fn small(number: u64) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 
-/// 1 to 100 patterns, each once.
+/// 1 to 100 patterns, without duplicates.
 fn patterns(fields: &mut Fields, is_required: bool) -> Option<Vec<String>> {
     const NAME: &str = "subscribed_events";
     if !is_required && !fields.has(NAME) {

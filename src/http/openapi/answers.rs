@@ -25,7 +25,7 @@ const INVALID: Error = Error {
     status: "400",
     codes: &[Code::ValidationFailed, Code::MalformedJson, Code::InvalidTransition],
     header: None,
-    description: "The request breaks a rule; `details` names every faulty field",
+    description: "The request is invalid. `details` names every faulty field",
 };
 const UNAUTHENTICATED: Error = Error {
     name: "Unauthenticated",
@@ -39,21 +39,21 @@ const FORBIDDEN: Error = Error {
     status: "403",
     codes: &[Code::Forbidden],
     header: None,
-    description: "A known credential that does not open this",
+    description: "The credential has no access to this",
 };
 const NOT_FOUND: Error = Error {
     name: "NotFound",
     status: "404",
     codes: &[Code::NotFound],
     header: None,
-    description: "There is nothing at this address",
+    description: "Nothing exists at this URL",
 };
 const CONFLICT: Error = Error {
     name: "Conflict",
     status: "409",
     codes: &[Code::Conflict, Code::DuplicateExternalId],
     header: None,
-    description: "It is there already, it is still being worked on, or something else holds it",
+    description: "It exists already, the same request is still in progress, or other data refers to it",
 };
 const TOO_LARGE: Error = Error {
     name: "PayloadTooLarge",
@@ -67,7 +67,7 @@ const UNSUPPORTED: Error = Error {
     status: "415",
     codes: &[Code::UnsupportedMediaType],
     header: None,
-    description: "The body is not declared as JSON, or it is compressed",
+    description: "The Content-Type is not JSON, or the body is compressed",
 };
 const MISMATCH: Error = Error {
     name: "IdempotencyMismatch",
@@ -81,21 +81,21 @@ const RATE_LIMITED: Error = Error {
     status: "429",
     codes: &[Code::RateLimited, Code::ConnectionLimit],
     header: RETRY_AFTER,
-    description: "The budget of the route's class is spent",
+    description: "The rate limit of the route's class is exceeded",
 };
 const INTERNAL: Error = Error {
     name: "Internal",
     status: "500",
     codes: &[Code::Internal],
     header: None,
-    description: "The hub failed; its log has the cause under the request id",
+    description: "The hub failed. Its log has the cause under the request id",
 };
 const OVERLOADED: Error = Error {
     name: "Overloaded",
     status: "503",
     codes: &[Code::Overloaded],
     header: RETRY_AFTER,
-    description: "The hub cannot take this now, or is stopping",
+    description: "The hub is overloaded or stopping",
 };
 
 const ALL: [&Error; 11] = [

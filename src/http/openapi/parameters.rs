@@ -1,4 +1,4 @@
-//! What addresses and headers hold, as the document describes it.
+//! Parameters in paths and headers, for the OpenAPI document.
 
 #![expect(dead_code, reason = "shapes for the document alone")]
 
@@ -50,7 +50,8 @@ pub struct OfKey {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct IdempotencyKey {
-    /// 1 to 255 characters, kept for 24 hours: the same key with the same body is answered with the first answer.
+    /// 1 to 255 characters, kept for 24 hours. A repeat with the same key and body gets the answer of the first
+    /// request.
     #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!#-~]+$", required = false)]
     idempotency_key: String,
 }

@@ -1,5 +1,5 @@
-//! Bodies and query strings, as the document describes them. What takes them apart names every fault at once and stands
-//! with its handler; a public fuzzer holds both against each other (`tests/it/openapi.rs`).
+//! Schemas of bodies and query strings for the OpenAPI document. The parsers stand with their handlers, because they
+//! report all faults at once. A public fuzzer compares both (`tests/it/openapi.rs`).
 
 #![expect(dead_code, reason = "shapes for the document alone")]
 
@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::store::{DeliveryStatus, Status};
 
-/// An event to publish: one user's, or everybody's.
+/// An event to publish: for one user, or a broadcast.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum NewEvent {
@@ -40,7 +40,7 @@ event_shape! {
     EventForUser { user_id: UserId }
 }
 event_shape! {
-    /// An event for every user in the app's scope; a platform app's, for every user.
+    /// An event for every user in the app's scope. A platform app's is for all users.
     Broadcast { audience: Audience }
 }
 
@@ -50,7 +50,7 @@ pub enum Audience {
     All,
 }
 
-/// Up to a thousand events. One that breaks a rule is answered in its place and does not hold up the others.
+/// Up to 1,000 events. An invalid one gets its error in its place of the answer; the others are published.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventBatch {
@@ -58,7 +58,7 @@ pub struct EventBatch {
     events: Vec<NewEvent>,
 }
 
-/// Events that are asked for.
+/// Filters for events.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventQuery {
@@ -69,9 +69,9 @@ pub struct EventQuery {
     user_id: Option<UserId>,
     #[param(min_length = 1, max_length = 255)]
     entity_id: Option<String>,
-    /// The earliest moment, itself among them.
+    /// Only events with this `timestamp` or a later one.
     start_date: Option<Timestamp>,
-    /// The latest moment, itself among them.
+    /// Only events with this `timestamp` or an earlier one.
     end_date: Option<Timestamp>,
     #[param(minimum = 1, maximum = 500, default = 100)]
     limit: Option<u32>,
@@ -82,7 +82,7 @@ pub struct EventQuery {
     cursor: Option<String>,
 }
 
-/// How loudly it asks; `critical` is `urgent`.
+/// The priority of a notification. `critical` is the same as `urgent`.
 #[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AskedPriority {
@@ -108,9 +108,9 @@ macro_rules! notification_shape {
             /// Plain text.
             #[schema(min_length = 1, max_length = 1000, example = "At one, in the yard")]
             body: String,
-            /// `normal` where it is left out.
+            /// Default: `normal`.
             priority: Option<AskedPriority>,
-            /// `general` where it is left out. `category` is another name for it.
+            /// Default: `general`. `category` is an alias.
             #[schema(min_length = 1, max_length = 100)]
             notification_type: Option<String>,
             /// Absolute, any scheme but `javascript`, `data`, `vbscript` and `file`.
@@ -127,7 +127,7 @@ macro_rules! notification_shape {
             icon_url: Option<String>,
             /// At most 64 KiB encoded. `metadata` is another name for it.
             context_data: Option<JsonObject>,
-            /// In the future.
+            /// Must be in the future.
             #[schema(example = "2126-01-02T03:04:05.678Z")]
             expires_at: Option<Timestamp>,
         }
@@ -137,20 +137,20 @@ notification_shape! {
     /// A notification to create.
     NewNotification {
         user_id: UserId,
-        /// Unique in the app.
+        /// Unique within the app.
         #[schema(min_length = 1, max_length = 255)]
         external_id: Option<String>,
     }
 }
 notification_shape! {
-    /// One content for many users.
+    /// One content for many users. Each gets a notification of their own.
     SharedNotification {
         #[schema(min_items = 1, max_items = 1000)]
         user_ids: Vec<UserId>,
     }
 }
 
-/// Up to a thousand notifications, each with its own content or all with one.
+/// Up to 1,000 notifications: each with its own content, or one content for many users.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum NotificationBatch {
@@ -158,7 +158,7 @@ pub enum NotificationBatch {
     Shared(SharedNotification),
 }
 
-/// Up to a thousand notifications. One that breaks a rule is answered in its place and does not hold up the others.
+/// Up to 1,000 notifications. An invalid one gets its error in its place of the answer; the others are created.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotificationList {
@@ -166,16 +166,16 @@ pub struct NotificationList {
     notifications: Vec<NewNotification>,
 }
 
-/// Notifications that are asked for.
+/// Filters for notifications.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct FeedQuery {
-    /// May be given several times. Where it is left out: all but `expired`.
+    /// May be repeated. Default: all but `expired`.
     status: Option<Vec<Status>>,
     app_id: Option<AppId>,
     #[param(min_length = 1, max_length = 100)]
     notification_type: Option<String>,
-    /// The earliest moment of creation.
+    /// Only notifications created at this moment or later.
     since: Option<Timestamp>,
     #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<u32>,
@@ -186,30 +186,30 @@ pub struct FeedQuery {
     cursor: Option<String>,
 }
 
-/// What is to become of a notification.
+/// A change of a notification's status.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotificationChange {
     status: Status,
-    /// The caller's app where it is left out.
+    /// Default: the caller's app.
     #[schema(min_length = 1, max_length = 255)]
     dismissed_from: Option<String>,
     #[schema(min_length = 1, max_length = 255)]
     click_action: Option<String>,
-    /// Goes into the event's data. At most 64 KiB encoded.
+    /// Added to the event's data. At most 64 KiB encoded.
     metadata: Option<JsonObject>,
 }
 
-/// Which notifications become read; all where it is left out.
+/// Which notifications to mark as read. Default: all unread ones.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadAll {
     app_id: Option<AppId>,
-    /// Those created before this moment.
+    /// Only notifications created before this moment.
     before: Option<Timestamp>,
 }
 
-/// An event type; `*` stands for one segment, a closing `.**` for one or more, `*` or `**` alone for everything.
+/// A pattern for event types. `*` matches one segment, a final `.**` one or more, and `*` or `**` alone everything.
 #[derive(ToSchema)]
 #[schema(
     pattern = r"^(\*\*?|(\*|[a-z0-9_]+)(\.(\*|[a-z0-9_]+))*(\.\*\*)?)$",
@@ -222,22 +222,22 @@ pub struct EventPattern(String);
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewWebhook {
-    /// HTTPS, to a public address, without credentials or fragment; what else is allowed is the operator's to say.
+    /// An HTTPS URL at a public address, without credentials or fragment. The operator may allow more.
     #[schema(max_length = 2048, format = "uri", example = "https://example.com/hook")]
     webhook_url: String,
     #[schema(min_items = 1, max_items = 100)]
     subscribed_events: Vec<EventPattern>,
     #[schema(max_length = 500)]
     description: Option<String>,
-    /// Attempts after the first.
+    /// Greatest number of attempts after the first.
     #[schema(minimum = 1, maximum = 10, default = 5)]
     max_retries: Option<u16>,
-    /// Before the first retry; doubled for each further one.
+    /// Seconds before the first retry. Doubled for each further retry.
     #[schema(minimum = 1, maximum = 60, default = 1)]
     retry_backoff_seconds: Option<u16>,
 }
 
-/// What is to change of a webhook.
+/// A change of a webhook. Absent fields stay as they are.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookChange {
@@ -245,7 +245,7 @@ pub struct WebhookChange {
     webhook_url: Option<String>,
     #[schema(min_items = 1, max_items = 100, nullable = false)]
     subscribed_events: Option<Vec<EventPattern>>,
-    /// `true` clears `consecutive_failures`.
+    /// `true` resets `consecutive_failures`.
     is_active: Option<bool>,
     /// `null` takes it away.
     #[schema(max_length = 500)]
@@ -256,7 +256,7 @@ pub struct WebhookChange {
     retry_backoff_seconds: Option<u16>,
 }
 
-/// Deliveries that are asked for.
+/// Filters for deliveries.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveryQuery {
@@ -271,14 +271,14 @@ pub struct DeliveryQuery {
     cursor: Option<String>,
 }
 
-/// Since when what was missed is to be queued again.
+/// The moment from which missed events are queued again.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecoveryRequest {
     since: Timestamp,
 }
 
-/// How long a token is to hold.
+/// The lifetime of a token.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
@@ -286,7 +286,7 @@ pub struct TokenRequest {
     ttl_seconds: Option<u32>,
 }
 
-/// An app to make.
+/// An app to create.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewApp {
@@ -300,7 +300,7 @@ pub struct NewApp {
     limits: Option<Limits>,
 }
 
-/// What is to change of an app.
+/// A change of an app. Absent fields stay as they are.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AppChange {
@@ -309,13 +309,13 @@ pub struct AppChange {
     /// `null` takes it away.
     #[schema(max_length = 2048, format = "uri", example = "https://example.com/icon.png")]
     icon_url: Option<String>,
-    /// An app that is not is refused everywhere, and its sockets are closed.
+    /// Requests of an inactive app are refused, and its sockets are closed.
     is_active: Option<bool>,
     is_platform: Option<bool>,
     limits: Option<Limits>,
 }
 
-/// Requests a window, by class, where they are not the configuration's.
+/// Requests in one window, by class, instead of the configured limits.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -329,7 +329,7 @@ pub struct Limits {
     webhooks: Option<u32>,
 }
 
-/// Entries of the audit log that are asked for.
+/// Filters for the audit log.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
@@ -343,9 +343,9 @@ pub struct AuditQuery {
     subject: Option<String>,
     #[param(min_length = 1, max_length = 63)]
     app_id: Option<String>,
-    /// The earliest moment, itself among them.
+    /// Only entries of this moment or later ones.
     since: Option<Timestamp>,
-    /// The latest moment, itself among them.
+    /// Only entries of this moment or earlier ones.
     until: Option<Timestamp>,
     #[param(minimum = 1, maximum = 500, default = 100)]
     limit: Option<u32>,

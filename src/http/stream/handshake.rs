@@ -1,21 +1,21 @@
-//! What an upgrade request offers: a credential in one of four places, subprotocols, an app.
+//! What an upgrade request contains: a credential in one of four places, subprotocols, an app.
 
 use actix_http::{HttpMessage as _, Request};
 use actix_web::http::header;
 
 use crate::http::auth::bearer;
 
-/// The stream's subprotocol. Who offers it is refused by close code, after the upgrade.
+/// The stream's subprotocol. A client that offers it is rejected by a close code after the upgrade.
 pub(super) const V1: &str = "oriva.v1";
 const BEARER: &str = "bearer.";
 
-/// What the client sent along.
+/// The relevant parts of an upgrade request.
 #[derive(Debug, Default)]
 pub(super) struct Offer {
     pub speaks_v1: bool,
     pub credential: Option<String>,
     pub app_id: Option<String>,
-    /// What is agreed on for permessage-deflate, where an offer of it can be kept.
+    /// The accepted parameters of permessage-deflate. `None`: not negotiated.
     pub deflate: Option<&'static str>,
 }
 
@@ -47,8 +47,8 @@ impl Offer {
     }
 }
 
-/// The answer to the first offer of permessage-deflate that can be kept (RFC 7692 §5, §7.1). Both sides begin every message
-/// anew, and the hub's window is the largest, so an offer that asks for a smaller one is passed over.
+/// The answer to the first acceptable offer of permessage-deflate (RFC 7692 §5, §7.1). Both sides compress each message
+/// on its own, and the hub uses the largest window, so an offer of a smaller window is declined.
 pub(super) fn deflate(request: &Request) -> Option<&'static str> {
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).filter_map(|value| value.to_str().ok());
     offered.flat_map(|value| value.split(',')).find_map(|offer| {
@@ -62,7 +62,7 @@ pub(super) fn deflate(request: &Request) -> Option<&'static str> {
                 Some((name, value)) => (name.trim_end(), Some(value.trim().trim_matches('"'))),
                 None => (part, None),
             };
-            // Without a leading zero (RFC 7692 §7.1.2.1), which is what a number that is written again lacks.
+            // Without a leading zero (RFC 7692 §7.1.2.1): parsing and printing a number removes it.
             let bits = value.and_then(|value| value.parse::<u8>().ok().filter(|bits| bits.to_string() == value));
             let bits = bits.filter(|bits| (8..=15).contains(bits));
             let can_be_kept = match name {

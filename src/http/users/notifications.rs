@@ -1,4 +1,4 @@
-//! `/users/{user_id}/notifications`: a user's inbox over all apps, its counts, and reading all of it (contract §6).
+//! `/users/{user_id}/notifications`: a user's feed over all apps, its counts, and marking all as read (contract §6).
 
 use std::collections::BTreeMap;
 
@@ -28,16 +28,16 @@ use crate::{
 const DEFAULT_LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 100;
 
-/// Lists a user's notifications.
+/// Lists a user's notifications, the most urgent first, then the newest.
 ///
-/// The most urgent first, then the newest. A user sees its own, an app those it created, a platform app all.
+/// A user sees their own, an app those that it created, a platform app all.
 #[utoipa::path(
     get,
     path = "/api/v1/users/{user_id}/notifications",
     operation_id = "listNotifications",
     tag = "Notifications",
     params(OfUser, FeedQuery),
-    responses((status = 200, description = "A page", body = FeedView), Limited, Checked),
+    responses((status = 200, description = "A page of notifications", body = FeedView), Limited, Checked),
     security(("user_token" = []), ("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
@@ -57,14 +57,14 @@ pub async fn feed(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Paramete
     }))
 }
 
-/// Counts a user's notifications: unread, unread by app, and by status.
+/// Counts a user's notifications: unread, unread by app, and all by status.
 #[utoipa::path(
     get,
     path = "/api/v1/users/{user_id}/notifications/counts",
     operation_id = "countNotifications",
     tag = "Notifications",
     params(OfUser),
-    responses((status = 200, description = "Counts", body = CountsView), Limited, Checked),
+    responses((status = 200, description = "Numbers of notifications", body = CountsView), Limited, Checked),
     security(("user_token" = []), ("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
@@ -78,7 +78,7 @@ pub async fn counts(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Parame
     }))
 }
 
-/// Has the unread ones become read.
+/// Marks unread notifications as read.
 #[utoipa::path(
     post,
     path = "/api/v1/users/{user_id}/notifications/read-all",
@@ -87,7 +87,7 @@ pub async fn counts(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Parame
     params(OfUser),
     request_body = Option<ReadAll>,
     responses(
-        (status = 200, description = "How many it were", body = Updated),
+        (status = 200, description = "Number of notifications marked as read", body = Updated),
         Limited,
         WithBody
     ),
@@ -113,17 +113,17 @@ pub async fn read_all(
     Ok(HttpResponse::Ok().json(Updated { updated }))
 }
 
-/// How many notifications a user has.
+/// Numbers of a user's notifications.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Counts)]
 struct CountsView {
     unread: u64,
-    /// Unread ones.
+    /// Number of unread notifications, by app.
     by_app: BTreeMap<AppId, u64>,
     by_status: BTreeMap<Status, u64>,
 }
 
-/// How many notifications were changed.
+/// The result of marking notifications as read.
 #[derive(Serialize, ToSchema)]
 struct Updated {
     updated: u64,
@@ -135,7 +135,7 @@ struct Updated {
 struct FeedView<'a> {
     notifications: Vec<NotificationView<'a>>,
     total: u64,
-    /// There are more than `total`.
+    /// `true` if there are more than `total`.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     total_is_capped: bool,

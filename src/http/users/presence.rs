@@ -16,9 +16,9 @@ use crate::{
     hub::{Hub, UserPresence},
 };
 
-/// Whether a user is online, over all nodes.
+/// Returns whether a user is online, on any node.
 ///
-/// Counted are the sockets that are shown what the caller's app publishes; for a platform app all.
+/// Only sockets that get the events of the caller's app count; for a platform app all.
 #[utoipa::path(
     get,
     path = "/api/v1/users/{user_id}/presence",

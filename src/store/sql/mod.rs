@@ -1,5 +1,5 @@
-//! The SQL that both databases share, written once over a [`dialect::Dialect`]. `postgres/` and `sqlite/` keep what
-//! differs: the writing transaction, row locks, row level security, and retention.
+//! The SQL of both databases, written once over a [`dialect::Dialect`]. `postgres/` and `sqlite/` have what differs:
+//! values, row locks, row level security, claiming of deliveries, and retention.
 
 mod append;
 mod apps;

@@ -1,5 +1,5 @@
-//! What is owed to webhooks: how outcomes are recorded, how recoveries proceed, and what is asked of the queue. How
-//! deliveries are claimed stays with each database, because they lock rows differently.
+//! Outcomes of deliveries, recoveries, and queries about the queue. Claiming stays with each database, because they
+//! lock rows differently.
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
@@ -45,7 +45,7 @@ impl<S: SqlStore> DeliveryRecords for S {
         let mut missed = Rows::new(&[("id", Kind::Id), ("event_id", Kind::Id), ("event_type", Kind::Text)]);
         for row in &rows {
             let full_type = row.text(2)?;
-            // Nodes' clocks differ, so near the beginning the order of offsets is not that of moments.
+            // The clocks of nodes differ, so near `since` offsets are not quite in the order of time.
             if row.flag(3)? && patterns.iter().any(|pattern| pattern.matches(&full_type)) {
                 missed.push([DeliveryId::generate().0.into(), row.id(0)?.into(), full_type.into()]);
             }
@@ -118,7 +118,7 @@ impl<S: SqlStore> DeliveryRecords for S {
         let app_id = AppId::parse(&row.text(0)?).map_err(corrupt_row)?;
         let failures_before = row.int(1)?;
         let was_active = row.flag(2)?;
-        // A caller that did not hear the answer of its commit records the same attempts again, all of them.
+        // A caller that lost the answer to its commit records the same attempts again, all of them.
         let repeat = Statement::new("select 1 from webhook_delivery_log where id = $1").bind(first.id);
         if S::Db::fetch_optional(&mut transaction, repeat).await?.is_some() {
             let disabled = row.text_or_null(3)?.filter(|_| !was_active);
@@ -163,7 +163,7 @@ impl<S: SqlStore> DeliveryRecords for S {
     }
 
     async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError> {
-        // One look into each active webhook's own queue.
+        // One index lookup for each active webhook.
         let mut query = Statement::new(
             "select w.id from app_webhooks w where w.is_active and exists (select 1 from webhook_deliveries d \
              where d.webhook_id = w.id and d.status = 'pending')",
@@ -177,7 +177,7 @@ impl<S: SqlStore> DeliveryRecords for S {
     }
 
     async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        // One look into each active webhook's own queue.
+        // One index lookup for each active webhook.
         let query = Statement::new(
             "select min(queue.due) from (select (select min(next_attempt_at) from webhook_deliveries d \
              where d.webhook_id = w.id and d.status = 'pending') as due from app_webhooks w where w.is_active) queue",
@@ -258,8 +258,7 @@ pub(in crate::store) async fn insert_deliveries<D: Dialect>(
     D::execute_each(connection, D::with_rows(&insert, rows, &after)).await.map(drop)
 }
 
-/// Writes what became of deliveries. One that another node has claimed meanwhile is left to that node, unless it was
-/// delivered.
+/// Stores the outcome of deliveries. If another node has claimed one meanwhile, only a success is stored.
 async fn complete<D: Dialect>(
     connection: &mut D::Connection,
     owner: Uuid,

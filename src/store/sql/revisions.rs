@@ -1,17 +1,17 @@
-//! Numbers in the store that rise with every change of something that nodes keep in memory. A node that reads another
-//! number reads the thing anew.
+//! Revisions: numbers in the store that rise when something changes that nodes keep in memory. A node that finds
+//! another number reads the thing again.
 
 use super::{dialect::Dialect, statement::Statement};
 use crate::store::StoreError;
 
-/// Has every node see, within a second, that an app or key changed.
+/// Makes every node notice, within a second, that an app or key has changed.
 pub(in crate::store) async fn raise_identity_revision<D: Dialect>(
     connection: &mut D::Connection,
 ) -> Result<(), StoreError> {
     raise::<D>(connection, "identity_revision").await
 }
 
-/// Has every writing transaction from now on match events with what webhooks subscribe to now.
+/// Makes every transaction from now on use the current subscriptions of webhooks.
 pub(in crate::store) async fn raise_webhook_revision<D: Dialect>(
     connection: &mut D::Connection,
 ) -> Result<(), StoreError> {

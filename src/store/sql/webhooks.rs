@@ -1,4 +1,4 @@
-//! Webhooks as their apps register, see and repair them.
+//! Webhooks, as apps manage them.
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{AppId, DeliveryId, StreamKey, Timestamp, WebhookId};
@@ -18,7 +18,7 @@ use crate::store::{
     WebhookStore,
 };
 
-/// Rows that one statement deletes, so that no lock is held for long.
+/// Rows deleted by one statement, so that no lock lasts long.
 const ROWS_PER_DELETE: u64 = 1000;
 /// Clocks of nodes differ by less than this. A recovery looks at events stored this much earlier too.
 const CLOCK_SKEW_MS: i64 = 60_000;

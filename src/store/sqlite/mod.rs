@@ -35,17 +35,17 @@ use super::{
     webhook::Subscriptions,
 };
 
-/// Where sqlx notes what it applied.
+/// The table in which sqlx records applied migrations.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
 pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("sqlite": "0001_hub", "0002_feed", "0003_webhooks", "0004_retention", "0005_traces", "0006_archive_exports", "0007_audit_retention");
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
 
-/// How long a write waits for another process's, such as a command's beside a running hub.
+/// How long a write waits for another process's write, for example a command's beside a running hub.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pages that the writing connection keeps, in KiB; taken as they are needed.
+/// Page cache of the writing connection, in KiB.
 const WRITER_CACHE_KIB: u32 = 16 * 1024;
-/// Pages of 4 KiB in the log before it is carried over into the file.
+/// Pages of 4 KiB in the log before a checkpoint copies them into the file.
 const CHECKPOINT_PAGES: u32 = 4000;
 
 /// SQLite behind the store traits.
@@ -53,11 +53,11 @@ const CHECKPOINT_PAGES: u32 = 4000;
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
-    /// What webhooks subscribe to, as of a revision that each writing transaction compares.
+    /// Subscriptions of webhooks, with a revision that each writing transaction compares.
     subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
 }
 
-/// Makes the file, for its owner alone, where it is missing; SQLite gives what it puts beside it the same rights.
+/// Creates a missing file with access for its owner only. SQLite gives the files beside it the same access.
 fn make_private(file: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
@@ -67,10 +67,10 @@ fn make_private(file: &Path) -> std::io::Result<()> {
 }
 
 impl SqliteStore {
-    /// Opens the file, making it and its folder where they are missing.
+    /// Opens the file. Creates it and its folder if they are missing.
     ///
     /// # Errors
-    /// Where `url` is no SQLite URL or the file cannot be opened.
+    /// Where `url` is not an SQLite URL, or the file cannot be opened.
     pub async fn open(url: &str, max_connections: u32) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
@@ -89,8 +89,8 @@ impl SqliteStore {
                 .idle_timeout(None)
                 .max_lifetime(None)
         };
-        // A batch touches a page an index and user; most of them were touched by the batch before. What a statement may
-        // have to take back stays in memory: a temporary file a batch costs more than the batch.
+        // A batch writes a page for each index and user, and the batch before wrote most of the same pages. Rollback
+        // data stays in memory, because a temporary file costs more than the batch.
         let writing = options
             .clone()
             .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
@@ -101,7 +101,8 @@ impl SqliteStore {
         Ok(Self { writer, readers, subscriptions: Arc::default() })
     }
 
-    /// A transaction that holds the write lock from its beginning: one that took it later could find it gone.
+    /// A transaction that takes the write lock when it begins. If it took the lock later, another write could have come
+    /// first, and it would fail.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("begin immediate").await?)
     }
@@ -116,7 +117,7 @@ impl SqliteStore {
 impl SqlStore for SqliteStore {
     type Db = Sqlite;
 
-    // One file is one tenant's to the database: what a caller may see is up to the queries alone.
+    // SQLite has no roles: what a caller may see is up to the queries alone.
     async fn begin_read(&self, _: &StreamKey) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.readers.begin().await?)
     }

@@ -80,7 +80,7 @@ impl DeliveryQueue for SqliteStore {
     }
 
     async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError> {
-        // Not `distinct`: for that the planner walks an index that is in that order, past every delivery there is.
+        // Without `distinct`: the planner would walk an index in that order, over all deliveries.
         let mut ids: Vec<Uuid> = sqlx::query_scalar(
             "select webhook_id from webhook_deliveries where status = 'delivering' and lease_until <= ?1",
         )

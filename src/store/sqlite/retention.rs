@@ -12,7 +12,7 @@ use crate::store::{
     sql::statement::runs,
 };
 
-/// With a user who may still act on it.
+/// The user may still act on it.
 const IS_OPEN: &str = "exists (select 1 from notification_state s where s.notification_id = n.id \
                        and s.status in ('unread', 'read', 'clicked'))";
 
@@ -133,7 +133,7 @@ impl RetentionStore for SqliteStore {
                 (id, ids)
             }
         };
-        // In the transaction: whoever finishes it deletes them afterwards, and an object is never written again with less.
+        // Read in the transaction: an export is never written with fewer rows than it deletes.
         let object = table.object("json_object", json_value);
         let mut lines: Vec<String> = Vec::with_capacity(ids.len());
         for run in runs(&ids) {

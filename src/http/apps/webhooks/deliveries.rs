@@ -1,4 +1,5 @@
-//! `/apps/{app_id}/webhooks/{webhook_id}/deliveries` and `…/recover`: what was sent, and sending it again (contract §7).
+//! `/apps/{app_id}/webhooks/{webhook_id}/deliveries` and `…/recover`: list deliveries, and send them again (contract
+//! §7).
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -40,7 +41,7 @@ struct DeliveriesView<'a> {
     next_cursor: Option<String>,
 }
 
-/// How far a recovery has come.
+/// The progress of a recovery.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Recovery)]
 struct RecoveryView {
@@ -49,9 +50,9 @@ struct RecoveryView {
     webhook_id: WebhookId,
     since: Timestamp,
     status: RecoveryStatus,
-    /// Deliveries queued so far.
+    /// Number of deliveries queued so far.
     queued: u64,
-    /// Positions in the app's stream still to be looked at.
+    /// Number of offsets in the app's stream that are still to be examined.
     remaining: u64,
     created_at: Timestamp,
     finished_at: Option<Timestamp>,
@@ -64,7 +65,7 @@ enum RecoveryStatus {
     Finished,
 }
 
-/// An event that is, or was, owed to a webhook.
+/// A delivery of an event to a webhook.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Delivery)]
 struct DeliveryView<'a> {
@@ -72,9 +73,9 @@ struct DeliveryView<'a> {
     event_id: EventId,
     event_type: &'a str,
     status: DeliveryStatus,
-    /// All that were made, those before a redelivery too. The answer of a redelivery leaves them out.
+    /// All attempts, including those before a redelivery. Not in the answer of a redelivery.
     attempts: Vec<AttemptView<'a>>,
-    /// Attempts since it was last made due.
+    /// Number of attempts since the delivery was queued or last redelivered.
     attempt_count: u16,
     next_attempt_at: Option<Timestamp>,
     created_at: Timestamp,
@@ -127,7 +128,7 @@ impl<'a> From<&'a DeliveryRow> for DeliveryView<'a> {
     tag = "Webhooks",
     params(OfApp, OfWebhook, DeliveryQuery),
     responses(
-        (status = 200, description = "A page", body = DeliveriesView),
+        (status = 200, description = "A page of deliveries", body = DeliveriesView),
         Limited,
         Checked
     ),
@@ -158,7 +159,7 @@ pub async fn list(
     Ok(HttpResponse::Ok().json(DeliveriesView { deliveries, limit: filter.limit, next_cursor }))
 }
 
-/// Makes a delivery due again.
+/// Queues a delivery again.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
@@ -166,7 +167,7 @@ pub async fn list(
     tag = "Webhooks",
     params(OfApp, OfWebhook, OfDelivery),
     responses(
-        (status = 202, description = "It is due", body = DeliveryView),
+        (status = 202, description = "The delivery was queued", body = DeliveryView),
         Limited,
         WithBody
     ),
@@ -187,7 +188,7 @@ pub async fn redeliver(
     Ok(HttpResponse::Accepted().json(DeliveryView::from(&row)))
 }
 
-/// Queues again what was missed since a moment.
+/// Queues all events again that have no successful delivery since a moment.
 #[utoipa::path(
     post,
     path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/recover",
@@ -196,7 +197,7 @@ pub async fn redeliver(
     params(OfApp, OfWebhook),
     request_body = RecoveryRequest,
     responses(
-        (status = 202, description = "It is being queued", body = RecoveryView),
+        (status = 202, description = "The recovery was started", body = RecoveryView),
         Limited,
         WithBody
     ),
@@ -221,7 +222,7 @@ pub async fn recover(
     Ok(HttpResponse::Accepted().json(RecoveryView::from(&recovery)))
 }
 
-/// How far the last recovery has come.
+/// Returns the progress of the last recovery.
 #[utoipa::path(
     get,
     path = "/api/v1/apps/{app_id}/webhooks/{webhook_id}/recover",
