@@ -57,7 +57,7 @@ impl Dialect for Postgres {
         statement.push(column).push(" = any(").push_bind(Value::Array(Kind::Id, ids)).push(")");
     }
 
-    fn with_rows<'q>(before: &Statement<'q>, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>> {
+    fn with_rows<'q>(before: &str, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>> {
         if rows.values.is_empty() {
             return Vec::new();
         }
@@ -66,7 +66,7 @@ impl Dialect for Postgres {
         for (index, value) in rows.values.into_iter().enumerate() {
             arrays[index % columns.len()].push(value);
         }
-        let mut statement = before.clone();
+        let mut statement = Statement::new(before);
         let selected: Vec<String> = columns
             .iter()
             .map(|(name, kind)| match kind {
@@ -93,7 +93,7 @@ impl Dialect for Postgres {
             rows.push([(*kind).into(), key.into(), count.cast_signed().into()]);
         }
         let raise = Self::with_rows(
-            &Statement::new("insert into streams as stream (kind, key, last_offset) "),
+            "insert into streams as stream (kind, key, last_offset) ",
             rows,
             " on conflict (kind, key) do update set last_offset = stream.last_offset + excluded.last_offset \
              returning kind, key, last_offset, (select value::bigint from hub_meta where key = 'webhook_revision')",

@@ -189,7 +189,7 @@ async fn insert_notifications<D: Dialect>(
             now.into(),
         ]);
     }
-    let insert = Statement::new(format!("insert into platform_notifications ({}) ", contents.names()));
+    let insert = format!("insert into platform_notifications ({}) ", contents.names());
     let after = " on conflict (app_id, external_id) where external_id is not null do nothing returning id";
     let inserted = D::fetch_each(connection, D::with_rows(&insert, contents, after)).await?;
     let inserted = inserted.iter().map(|row| row.id(0).map(NotificationId)).collect::<Result<HashSet<_>, _>>()?;
@@ -237,7 +237,7 @@ async fn insert_states<'a, D: Dialect>(
             now.into(),
         ]);
     }
-    let insert = Statement::new(format!("insert into notification_state ({}) ", states.names()));
+    let insert = format!("insert into notification_state ({}) ", states.names());
     D::execute_each(connection, D::with_rows(&insert, states, "")).await.map(drop)
 }
 
@@ -250,10 +250,10 @@ async fn owners<'a, D: Dialect>(
     for (app, external_id) in insertions.filter_map(|one| Some((one.key().0, one.key().1?))) {
         wanted.push([app.as_str().into(), external_id.into()]);
     }
-    let with = Statement::new("with wanted (app_id, external_id) as (");
+    let with = "with wanted (app_id, external_id) as (";
     let after = ") select n.app_id, n.external_id, n.id from wanted join platform_notifications n \
                  on n.app_id = wanted.app_id and n.external_id = wanted.external_id";
-    let rows = D::fetch_each(connection, D::with_rows(&with, wanted, after)).await?;
+    let rows = D::fetch_each(connection, D::with_rows(with, wanted, after)).await?;
     rows.iter()
         .map(|row| {
             let app = AppId::parse(&row.text(0)?).map_err(corrupt_row)?;
@@ -288,7 +288,7 @@ async fn store_changes<D: Dialect>(connection: &mut D::Connection, decided: &Dec
             state.updated_at.into(),
         ]);
     }
-    let with = Statement::new(format!("with new ({}) as (", states.names()));
+    let with = format!("with new ({}) as (", states.names());
     let after = ") update notification_state as s set status = new.status, read_at = new.read_at, \
                  dismissed_at = new.dismissed_at, clicked_at = new.clicked_at, expired_at = new.expired_at, \
                  dismissed_from = new.dismissed_from, click_action = new.click_action, updated_at = new.updated_at \
@@ -345,7 +345,7 @@ async fn insert_events<D: Dialect>(connection: &mut D::Connection, numbered: &Nu
             event.trace.map(|trace| trace.to_string()).into(),
         ]);
     }
-    let insert = Statement::new(format!("insert into platform_events ({}) ", rows.names()));
+    let insert = format!("insert into platform_events ({}) ", rows.names());
     D::execute_each(connection, D::with_rows(&insert, rows, "")).await.map(drop)
 }
 
@@ -371,7 +371,7 @@ async fn insert_audit<D: Dialect>(connection: &mut D::Connection, numbered: &Num
             numbered.now.into(),
         ]);
     }
-    let insert = Statement::new(format!("insert into audit_log ({}) ", rows.names()));
+    let insert = format!("insert into audit_log ({}) ", rows.names());
     D::execute_each(connection, D::with_rows(&insert, rows, "")).await.map(drop)
 }
 

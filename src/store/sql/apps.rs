@@ -129,10 +129,10 @@ impl<S: SqlStore> AppStore for S {
         for (key, at) in used {
             rows.push([key.0.into(), (*at).into()]);
         }
-        let with = Statement::new("with used (key_id, at) as (");
+        let with = "with used (key_id, at) as (";
         let after = ") update app_api_keys set last_used_at = used.at from used where app_api_keys.key_id = used.key_id \
                      and (last_used_at is null or last_used_at < used.at)";
-        S::Db::execute_each(&mut transaction, S::Db::with_rows(&with, rows, after)).await?;
+        S::Db::execute_each(&mut transaction, S::Db::with_rows(with, rows, after)).await?;
         transaction.commit().await?;
         Ok(())
     }

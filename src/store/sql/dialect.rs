@@ -53,9 +53,8 @@ pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
     fn push_any(statement: &mut Statement<'_>, column: &str, ids: &[Uuid]);
 
     /// Statements that read `before`, then the rows as a query (`select …` or `values …`), then `after`. One for all rows in
-    /// PostgreSQL, which takes an array for each column; one for each run of rows in SQLite. Both texts may use the
-    /// placeholders of `before`.
-    fn with_rows<'q>(before: &Statement<'q>, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>>;
+    /// PostgreSQL, which takes an array for each column; one for each run of rows in SQLite.
+    fn with_rows<'q>(before: &str, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>>;
 
     /// Raises streams by these numbers of events, in the order of the map. Returns the offsets, and the revision of the
     /// webhooks' subscriptions (0 if there is nothing to raise). One statement: it is in every transaction.

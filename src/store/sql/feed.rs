@@ -110,14 +110,14 @@ impl<S: SqlStore> NotificationStore for S {
         for DeliveryReceipt { id, app_id, user_id, at } in &receipts {
             rows.push([id.0.into(), app_id.as_str().into(), user_id.as_str().into(), (*at).into()]);
         }
-        let with = Statement::new("with receipt (id, app_id, user_id, at) as (");
+        let with = "with receipt (id, app_id, user_id, at) as (";
         let after = format!(
             ") update notification_state as s set delivered_at = receipt.at, updated_at = {} from receipt \
              where s.notification_id = receipt.id and s.app_id = receipt.app_id and s.user_id = receipt.user_id \
              and s.delivered_at is null",
             S::Db::NOW
         );
-        S::Db::execute_each(&mut transaction, S::Db::with_rows(&with, rows, &after)).await?;
+        S::Db::execute_each(&mut transaction, S::Db::with_rows(with, rows, &after)).await?;
         transaction.commit().await?;
         Ok(())
     }

@@ -42,20 +42,30 @@ impl<S: SqlStore> DeliveryRecords for S {
         .bind(i64::from(limit))
         .bind(recovery.since);
         let rows = S::Db::fetch_all(&mut transaction, query).await?;
-        let mut missed = Rows::new(&[("id", Kind::Id), ("event_id", Kind::Id), ("event_type", Kind::Text)]);
+        let mut missed = Rows::new(&[
+            ("id", Kind::Id),
+            ("webhook_id", Kind::Id),
+            ("app_id", Kind::Text),
+            ("event_id", Kind::Id),
+            ("event_type", Kind::Text),
+        ]);
         for row in &rows {
             let full_type = row.text(2)?;
             // The clocks of nodes differ, so near `since` offsets are not quite in the order of time.
             if row.flag(3)? && patterns.iter().any(|pattern| pattern.matches(&full_type)) {
-                missed.push([DeliveryId::generate().0.into(), row.id(0)?.into(), full_type.into()]);
+                missed.push([
+                    DeliveryId::generate().0.into(),
+                    recovery.webhook_id.0.into(),
+                    recovery.app_id.to_string().into(),
+                    row.id(0)?.into(),
+                    full_type.into(),
+                ]);
             }
         }
-        let insert = Statement::new("with missed (id, event_id, event_type) as (")
-            .bind(recovery.webhook_id.0)
-            .bind(recovery.app_id.as_str().to_owned());
+        let insert = format!("with missed ({}) as (", missed.names());
         let after = format!(
             ") insert into webhook_deliveries as d (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
-             created_at, updated_at) select id, $1, $2, event_id, event_type, {now}, {now}, {now} from missed where true \
+             created_at, updated_at) select missed.*, {now}, {now}, {now} from missed where true \
              on conflict (webhook_id, event_id) do update set status = 'pending', attempts = 0, \
              next_attempt_at = {now}, updated_at = {now} where d.status in ('failed', 'cancelled') \
              and not exists (select 1 from webhook_delivery_log l where l.delivery_id = d.id and l.success)",
@@ -237,6 +247,7 @@ pub(in crate::store) async fn insert_deliveries<D: Dialect>(
         ("app_id", Kind::Text),
         ("event_id", Kind::Id),
         ("event_type", Kind::Text),
+        ("at", Kind::Moment),
     ]);
     for delivery in pending {
         rows.push([
@@ -245,14 +256,15 @@ pub(in crate::store) async fn insert_deliveries<D: Dialect>(
             delivery.app_id.as_str().into(),
             delivery.event_id.0.into(),
             (&delivery.event_type).into(),
+            now.into(),
         ]);
     }
-    let insert = Statement::new(format!("with pending ({}) as (", rows.names())).bind(now);
+    let insert = format!("with pending ({}) as (", rows.names());
     // Waits for a transaction that is deleting the webhook, and then enqueues nothing for it.
     let after = format!(
         ") insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
          created_at, updated_at) select pending.id, w.id, pending.app_id, pending.event_id, pending.event_type, \
-         $1, $1, $1 from pending join app_webhooks w on w.id = pending.webhook_id{}",
+         pending.at, pending.at, pending.at from pending join app_webhooks w on w.id = pending.webhook_id{}",
         D::LOCK_W_SHARED
     );
     D::execute_each(connection, D::with_rows(&insert, rows, &after)).await.map(drop)
@@ -265,16 +277,29 @@ async fn complete<D: Dialect>(
     attempts: &[Attempt],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut made =
-        Rows::new(&[("id", Kind::Id), ("status", Kind::Text), ("attempts", Kind::Small), ("due", Kind::Moment)]);
+    let mut made = Rows::new(&[
+        ("id", Kind::Id),
+        ("status", Kind::Text),
+        ("attempts", Kind::Small),
+        ("due", Kind::Moment),
+        ("at", Kind::Moment),
+        ("owner", Kind::Id),
+    ]);
     for Attempt { delivery, next, .. } in attempts {
         let (status, due) = after_attempt(*next, now);
-        made.push([delivery.id.0.into(), status.as_str().into(), delivery.attempt.cast_signed().into(), due.into()]);
+        made.push([
+            delivery.id.0.into(),
+            status.as_str().into(),
+            delivery.attempt.cast_signed().into(),
+            due.into(),
+            now.into(),
+            owner.into(),
+        ]);
     }
-    let with = Statement::new("with made (id, status, attempts, due) as (").bind(now).bind(owner);
+    let with = format!("with made ({}) as (", made.names());
     let after = ") update webhook_deliveries as d set status = made.status, attempts = made.attempts, \
-                 next_attempt_at = made.due, lease_owner = null, lease_until = null, updated_at = $1 from made \
-                 where d.id = made.id and (made.status = 'succeeded' or (d.status = 'delivering' and d.lease_owner = $2))";
+                 next_attempt_at = made.due, lease_owner = null, lease_until = null, updated_at = made.at from made \
+                 where d.id = made.id and (made.status = 'succeeded' or (d.status = 'delivering' and d.lease_owner = made.owner))";
     D::execute_each(connection, D::with_rows(&with, made, after)).await.map(drop)
 }
 
@@ -300,6 +325,10 @@ async fn insert_log<D: Dialect>(
         ("response_time_ms", Kind::Big),
         ("success", Kind::Flag),
         ("error_message", Kind::Text),
+        ("webhook_id", Kind::Id),
+        ("app_id", Kind::Text),
+        ("delivered_at", Kind::Moment),
+        ("has_event", Kind::Flag),
     ]);
     for Attempt { id, delivery, report, next } in attempts {
         let response_time_ms = i32::try_from(report.response_time.as_millis()).unwrap_or(i32::MAX);
@@ -316,16 +345,19 @@ async fn insert_log<D: Dialect>(
             i64::from(response_time_ms).into(),
             (*next == Next::Succeeded).into(),
             (&report.error).into(),
+            webhook.0.into(),
+            app.as_str().to_owned().into(),
+            now.into(),
+            has_events.into(),
         ]);
     }
-    let with = Statement::new(format!("with made ({}) as (", made.names()));
-    let with = with.bind(webhook.0).bind(app.as_str().to_owned()).bind(now).bind(has_events);
+    let with = format!("with made ({}) as (", made.names());
     // The log does not refer to an event that was archived meanwhile.
     let after = ") insert into webhook_delivery_log (id, delivery_id, webhook_id, app_id, event_id, event_type, payload, \
                  status_code, response_body, response_headers, delivery_attempt, delivered_at, response_time_ms, success, \
-                 error_message) select made.id, made.delivery_id, $1, $2, (select e.id from platform_events e \
-                 where e.id = made.event_id and $4), made.event_type, made.payload, made.status_code, \
-                 made.response_body, made.response_headers, made.delivery_attempt, $3, made.response_time_ms, \
+                 error_message) select made.id, made.delivery_id, made.webhook_id, made.app_id, (select e.id from platform_events e \
+                 where e.id = made.event_id and made.has_event), made.event_type, made.payload, made.status_code, \
+                 made.response_body, made.response_headers, made.delivery_attempt, made.delivered_at, made.response_time_ms, \
                  made.success, made.error_message from made";
     D::execute_each(connection, D::with_rows(&with, made, after)).await.map(drop)
 }

@@ -57,18 +57,17 @@ impl Dialect for Sqlite {
         statement.push(column).push(" in ").push_list(ids.iter().copied());
     }
 
-    fn with_rows<'q>(before: &Statement<'q>, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>> {
+    fn with_rows<'q>(before: &str, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>> {
         let width = rows.columns.len();
-        let mut values = rows.values.into_iter().peekable();
+        // Placeholders without a number: SQLite searches the list of numbered ones for each that sqlx binds, so the cost of
+        // a statement would grow with the square of its rows.
+        let row = format!("({})", vec!["?"; width].join(", "));
+        let mut values = rows.values.into_iter();
         let mut statements = Vec::new();
-        while values.peek().is_some() {
-            let mut statement = before.clone();
-            statement.push("values ");
-            for row in 0..run_length(values.len() / width) {
-                statement.push(if row == 0 { "" } else { ", " }).push_list(values.by_ref().take(width));
-            }
-            statement.push(after);
-            statements.push(statement);
+        while values.len() > 0 {
+            let count = run_length(values.len() / width);
+            let sql = format!("{before}values {}{after}", vec![&*row; count].join(", "));
+            statements.push(Statement { sql, values: values.by_ref().take(count * width).collect() });
         }
         statements
     }
