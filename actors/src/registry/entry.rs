@@ -77,31 +77,33 @@ impl Entry {
 
     /// Delivers an event that this node committed, so its offset is the store's.
     pub(super) fn deliver_own(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) {
-        if let Some(online) = &mut self.session {
+        if self.deliver(event, kind)
+            && let Some(online) = &mut self.session
+        {
             online.last_sent = online.last_sent.max(event.offset_in(kind));
         }
-        self.deliver(event, kind);
     }
 
-    /// Delivers an event from any node.
-    pub(super) fn deliver(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) {
+    /// Delivers an event from any node. Returns whether a session took it.
+    pub(super) fn deliver(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) -> bool {
         if self.session.is_none() {
             self.highest_routed = self.highest_routed.max(event.offset_in(kind));
         }
-        self.send_events(kind, || EventBatch::One(event.clone()));
+        self.send_events(kind, || EventBatch::One(event.clone()))
     }
 
     pub(super) fn deliver_broadcasts(&mut self, events: &Arc<[Arc<PublishedEvent>]>) {
         self.send_events(StreamKind::Broadcast, || EventBatch::Shared(events.clone()));
     }
 
-    fn send_events(&mut self, kind: StreamKind, events: impl FnOnce() -> EventBatch) {
-        if let Some(online) = &mut self.session
-            && let Err(SendError::Full(_)) = online.addr.try_send(SessionInput::Deliver { kind, events: events() })
-        {
+    fn send_events(&mut self, kind: StreamKind, events: impl FnOnce() -> EventBatch) -> bool {
+        let Some(online) = &mut self.session else { return false };
+        let sent = online.addr.try_send(SessionInput::Deliver { kind, events: events() });
+        if let Err(SendError::Full(_)) = sent {
             metrics::counter!(metric_names::OVERFLOWS).increment(1);
             online.needs_resync = true;
         }
+        sent.is_ok()
     }
 
     /// Passes on the head of the entry's own stream, as the store says, where the session may not know it.
@@ -114,6 +116,18 @@ impl Entry {
         }
     }
 
+    /// Whether the session lost messages. It is for the caller to tell it the heads, or to call
+    /// [`Entry::request_resync`]; what is lost from here on counts anew, because the heads may be older.
+    pub(super) fn take_resync_request(&mut self) -> bool {
+        self.session.as_mut().is_some_and(|online| std::mem::take(&mut online.needs_resync))
+    }
+
+    pub(super) fn request_resync(&mut self) {
+        if let Some(online) = &mut self.session {
+            online.needs_resync = true;
+        }
+    }
+
     /// Has a session that lost messages catch up: with its own stream and with the broadcasts. Left for the next time
     /// where its mailbox is still full.
     pub(super) fn resync(&mut self, kind: StreamKind, head: Offset, broadcast_head: Offset) {
@@ -123,6 +137,6 @@ impl Entry {
             heads.push((StreamKind::Broadcast, broadcast_head));
         }
         let fails = |(kind, head)| online.addr.try_send(SessionInput::ObserveHead { kind, head }).is_err();
-        online.needs_resync = heads.into_iter().any(fails);
+        online.needs_resync |= heads.into_iter().any(fails);
     }
 }

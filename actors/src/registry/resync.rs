@@ -4,7 +4,7 @@ use actix::Context;
 use tokio::time::Instant;
 
 use super::{Registry, STREAMS_PER_QUERY, entry::Entry};
-use crate::model::StreamKey;
+use crate::{model::StreamKey, ports::Unavailable};
 
 impl Registry {
     /// Tells every session how far its stream reaches, and the shard how far the broadcasts reach.
@@ -35,18 +35,32 @@ impl Registry {
 
     /// Resynchronises the sessions whose mailbox was full when a message came.
     pub(super) fn resync_overflowed(&mut self, ctx: &mut Context<Self>) {
-        let needs_resync = |entry: &Entry| entry.session.as_ref().is_some_and(|online| online.needs_resync);
-        let overflowed = self.entries.iter().filter(|(_, entry)| needs_resync(entry)).map(|(stream, _)| stream.clone());
-        let streams: Vec<StreamKey> = overflowed.take(STREAMS_PER_QUERY).collect();
-        if streams.is_empty() || std::mem::replace(&mut self.is_resyncing_overflowed, true) {
+        if self.is_resyncing_overflowed {
             return;
         }
-        self.load_heads(streams, ctx, |registry, heads, _| {
+        let overflowed =
+            self.entries.iter_mut().filter_map(|(stream, entry)| entry.take_resync_request().then_some(stream));
+        let streams: Vec<StreamKey> = overflowed.take(STREAMS_PER_QUERY).cloned().collect();
+        if streams.is_empty() {
+            return;
+        }
+        self.is_resyncing_overflowed = true;
+        let asked = streams.clone();
+        self.load_heads(streams, ctx, move |registry, heads, _| {
             registry.is_resyncing_overflowed = false;
             let broadcast_head = registry.broadcasts.position().unwrap_or(0);
-            for (stream, head) in heads.unwrap_or_default() {
-                if let Some(entry) = registry.entries.get_mut(&stream) {
-                    entry.resync(stream.kind(), head, broadcast_head);
+            match heads {
+                Ok(heads) => {
+                    for (stream, head) in heads {
+                        if let Some(entry) = registry.entries.get_mut(&stream) {
+                            entry.resync(stream.kind(), head, broadcast_head);
+                        }
+                    }
+                }
+                Err(Unavailable) => {
+                    for stream in &asked {
+                        registry.entries.get_mut(stream).into_iter().for_each(Entry::request_resync);
+                    }
                 }
             }
         });

@@ -110,6 +110,7 @@ impl Member {
             unchecked,
             queue: VecDeque::new(),
             waiting: None,
+            pushed_bytes: 0,
             replayed: 0,
         }));
         if epoch.is_some_and(|theirs| theirs != live.epoch) {
@@ -152,6 +153,7 @@ impl Member {
             && replay.waiting == Some(Waiting::Drained)
         {
             replay.waiting = None;
+            replay.pushed_bytes = 0;
             self.advance(live, effects);
         }
     }

@@ -58,6 +58,8 @@ pub(super) struct Replay {
     /// Read, and not pushed yet.
     pub queue: VecDeque<(StreamKind, Arc<PublishedEvent>)>,
     pub waiting: Option<Waiting>,
+    /// Bytes pushed since the socket last took everything.
+    pub pushed_bytes: usize,
     /// Events pushed so far.
     pub replayed: u64,
 }
@@ -137,7 +139,8 @@ impl Replay {
         }
     }
 
-    /// Pushes what was read. Returns false where the socket has to take it first.
+    /// Pushes what was read. Returns false where the socket has to take it first: bytes count over all pages, or a stream
+    /// of small events would fill the backlog of a slow socket.
     fn push_queued(
         &mut self,
         socket: SocketKey,
@@ -145,14 +148,13 @@ impl Replay {
         burst_bytes: usize,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let mut pushed = 0;
         while let Some((kind, event)) = self.queue.pop_front() {
             let frame = filter.frame_for(&event, kind);
-            pushed += frame.len();
+            self.pushed_bytes += frame.len();
             self.replayed += 1;
             effects.push(Effect::Push { socket, frame });
             record_receipt(kind, &event, effects);
-            if pushed > burst_bytes {
+            if self.pushed_bytes > burst_bytes {
                 self.waiting = Some(Waiting::Drained);
                 effects.push(Effect::NotifyWhenDrained { socket });
                 return false;

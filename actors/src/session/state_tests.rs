@@ -180,6 +180,39 @@ fn a_replay_waits_for_a_slow_socket() {
 }
 
 #[test]
+fn a_replay_of_many_small_pages_waits_for_a_slow_socket() {
+    const BURST: usize = 1000;
+    let mut bench = Bench::with_backlog(60, 2 * BURST);
+    let socket = bench.join();
+    bench.say(socket, json!({"action": "subscribe", "event_types": ["**"], "after": 0}));
+    bench.effects.retain(|effect| !matches!(effect, Effect::Push { .. }));
+    let (mut events, mut waiting_bytes, mut largest) = (0, 0, 0);
+    loop {
+        if let Some((replay_id, kind, after)) = bench.replay_wanted() {
+            let page = bench.page(after + 1..=after + 2, 60);
+            bench.input(SessionInput::ReplayPage { socket, replay_id, kind, page });
+        } else {
+            bench.effects.retain(|effect| !matches!(effect, Effect::NotifyWhenDrained { .. }));
+            waiting_bytes = 0;
+            bench.input(SessionInput::Drained { socket });
+        }
+        for effect in &bench.effects {
+            if let Effect::Push { frame, .. } = effect {
+                waiting_bytes += frame.len();
+                largest = largest.max(frame.len());
+            }
+        }
+        assert!(waiting_bytes <= BURST + largest, "{waiting_bytes} bytes wait for the socket");
+        let said = bench.said(socket);
+        events += said.iter().filter(|frame| frame.starts_with("event")).count();
+        if said.iter().any(|frame| frame == "resumed") {
+            break;
+        }
+    }
+    assert_eq!(events, 60);
+}
+
+#[test]
 fn a_gap_is_filled_before_what_came_after_it() {
     let mut bench = Bench::user_at(1);
     let socket = bench.join();
