@@ -166,7 +166,10 @@ impl<C: RouteClass> FromRequest for InboxAccess<C> {
             if let (Some(own), Some(asked)) = (&token_user, &user)
                 && own != asked
             {
-                return Err(Problem::new(Code::Forbidden, "a user's token opens only that user's own notifications"));
+                return Err(Problem::new(
+                    Code::Forbidden,
+                    "a user's token opens only that user's own notifications and presence",
+                ));
             }
             charge.consume::<C>(&request, &hub, 1).await?;
             let scope = AccessScope { user: token_user, app: (!app.is_platform).then(|| app.id.clone()) };

@@ -13,7 +13,7 @@ use oriva_hub_actors::model::{Invalid, parse_json, whole_number};
 use serde_json::{Map, Value};
 
 use super::problem::{Code, Problem};
-use crate::store::FaultyField;
+use crate::store::{FaultyField, ItemError};
 
 /// Greatest size of a body in bytes (`server.max_body_bytes`).
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,8 @@ pub const MAX_OBJECT_BYTES: usize = 64 * 1024;
 
 /// Greatest number of faults that one answer lists for an object, so that an answer is not longer than its request.
 const MAX_FAULTS: usize = 50;
+/// Greatest number of faults that one answer lists for a batch, beyond the first of each item.
+const MAX_BATCH_FAULTS: usize = 1000;
 /// Characters of an unknown field's name that an answer repeats.
 const MAX_NAME_CHARACTERS: usize = 64;
 
@@ -117,6 +119,21 @@ fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
         Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
+    }
+}
+
+/// The faults of a batch's items, bounded for the batch as a whole.
+#[derive(Default)]
+pub struct BatchFaults {
+    listed: usize,
+}
+
+impl BatchFaults {
+    /// The error that is sent in an item's place.
+    pub fn reject(&mut self, mut faults: Vec<FaultyField>) -> ItemError {
+        faults.truncate(MAX_BATCH_FAULTS.saturating_sub(self.listed).max(1));
+        self.listed += faults.len();
+        ItemError::invalid(faults)
     }
 }
 
@@ -303,6 +320,14 @@ mod tests {
         let faults = Fields::new(map).finish().unwrap_err();
         assert_eq!(faults.len(), MAX_FAULTS);
         assert!(faults.iter().all(|fault| fault.field.chars().count() <= MAX_NAME_CHARACTERS));
+    }
+
+    #[test]
+    fn the_faults_of_a_batch_are_bounded_together() {
+        let faults = || (0..MAX_FAULTS).map(|n| FaultyField::new(&n.to_string(), "is unknown")).collect();
+        let mut batch = BatchFaults::default();
+        let listed: usize = (0..1000).map(|_| batch.reject(faults()).details.len()).sum();
+        assert!(listed < MAX_BATCH_FAULTS + 1000, "{listed}");
     }
 
     #[tokio::test(start_paused = true)]

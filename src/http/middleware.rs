@@ -46,51 +46,45 @@ pub async fn request_context(
     let _tracked = request.app_data::<Data<Hub>>().map(|hub| hub.track_request());
     let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
-    let mut response = if is_draining && !is_probe {
-        let problem = Problem::overloaded("the hub is stopping; ask again");
-        let answer = request_id::scope(id.clone(), async { problem.error_response() }).await;
-        request.into_response(answer).map_into_right_body()
-    } else {
-        let hub = request.app_data::<Data<Hub>>().cloned();
-        let answer = request_id::scope(id.clone(), next.call(request));
-        match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
-            Ok(answer) => answer?.map_into_left_body(),
+    let hub = request.app_data::<Data<Hub>>().cloned();
+    let work = async {
+        if is_draining && !is_probe {
+            let answer = Problem::overloaded("the hub is stopping; ask again").error_response();
+            return Ok(request.into_response(answer).map_into_right_body());
+        }
+        match tokio::time::timeout(REQUEST_DEADLINE, next.call(request)).await {
+            Ok(answer) => answer.map(ServiceResponse::map_into_left_body).map_err(|error| error.error_response()),
+            // The handler is dropped, and with it whatever it waited for.
             Err(_) => {
-                describe(&mut span, &id, &method, None, StatusCode::SERVICE_UNAVAILABLE);
-                return Err(timed_out(&id, &method, &path, began, hub).await);
+                hub.iter().for_each(|hub| hub.request_timed_out());
+                Err(Problem::overloaded("the answer took too long; ask again").error_response())
             }
         }
     };
-    let status = response.request().extensions().get::<RateLimitStatus>().copied();
-    let headers = response.headers_mut();
+    let mut answer = request_id::scope(id.clone(), work).await;
+    let (status, route, limit) = match &answer {
+        Ok(answer) => {
+            let request = answer.request();
+            (answer.status(), request.match_pattern(), request.extensions().get::<RateLimitStatus>().copied())
+        }
+        // The request is gone with its handler.
+        Err(answer) => (answer.status(), None, None),
+    };
+    let headers = match &mut answer {
+        Ok(answer) => answer.headers_mut(),
+        Err(answer) => answer.headers_mut(),
+    };
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(request_id::HEADER, value);
     }
     add_security_headers(headers, secure);
-    if let Some(status) = status {
-        rate_limit::add_headers(headers, &status);
+    if let Some(limit) = limit {
+        rate_limit::add_headers(headers, &limit);
     }
-    let route = response.request().match_pattern();
-    describe(&mut span, &id, &method, route.as_deref(), response.status());
-    metrics::request(&method, route, response.status().as_u16(), began.elapsed());
-    log(&id, &method, &path, response.status(), began.elapsed());
-    Ok(response)
-}
-
-/// The answer to a request that passed its deadline. Its handler is dropped, and with it whatever it waited for.
-async fn timed_out(id: &str, method: &Method, path: &str, began: Instant, hub: Option<Data<Hub>>) -> Error {
-    if let Some(hub) = hub {
-        hub.request_timed_out();
-    }
-    let problem = Problem::overloaded("the answer took too long; ask again");
-    let mut answer = request_id::scope(id.to_owned(), async { problem.error_response() }).await;
-    if let Ok(value) = HeaderValue::from_str(id) {
-        answer.headers_mut().insert(request_id::HEADER, value);
-    }
-    add_security_headers(answer.headers_mut(), false);
-    metrics::request(method, None, answer.status().as_u16(), began.elapsed());
-    log(id, method, path, answer.status(), began.elapsed());
-    InternalError::from_response("", answer).into()
+    describe(&mut span, &id, &method, route.as_deref(), status);
+    metrics::request(&method, route, status.as_u16(), began.elapsed());
+    log(&id, &method, &path, status, began.elapsed());
+    answer.map_err(|answer| InternalError::from_response("", answer).into())
 }
 
 /// The caller's span, if the request names it.

@@ -219,6 +219,7 @@ impl From<HubError> for Problem {
                 Self::overloaded("the hub cannot take this now; send it again (an Idempotency-Key makes that safe)")
             }
             HubError::Store(cause) => Self::internal(&*cause),
+            bug @ HubError::Bug(_) => Self::internal(&bug),
         }
     }
 }

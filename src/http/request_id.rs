@@ -1,25 +1,23 @@
 //! The id of a request: in its response, in its log lines, and in every error body.
 
-use std::cell::RefCell;
-
 use actix_web::http::header::{HeaderMap, HeaderName};
 use uuid::Uuid;
 
 pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 tokio::task_local! {
-    static CURRENT: RefCell<String>;
+    static CURRENT: String;
 }
 
 /// The id of the request that this task works on. Empty outside of requests.
 #[must_use]
 pub(super) fn current() -> String {
-    CURRENT.try_with(|id| id.borrow().clone()).unwrap_or_default()
+    CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
 
 /// Runs `work` under a request's id.
 pub(super) async fn scope<F: Future>(id: String, work: F) -> F::Output {
-    CURRENT.scope(RefCell::new(id), work).await
+    CURRENT.scope(id, work).await
 }
 
 /// The client's own id, if it is safe to write to a log. Otherwise a new one.

@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Hub {
-    /// As [`crate::apps_store::Apps::update`]. If the app is no longer active, its sockets are closed before this returns.
+    /// As [`Apps::update`](super::apps_store::Apps::update). If the app is no longer active, its sockets are closed before this returns.
     ///
     /// # Errors
     /// As there.
@@ -22,7 +22,7 @@ impl Hub {
         Ok(app)
     }
 
-    /// As [`crate::apps_store::Apps::delete`]; its sockets are closed.
+    /// As [`Apps::delete`](super::apps_store::Apps::delete); its sockets are closed.
     ///
     /// # Errors
     /// As there.
@@ -32,7 +32,7 @@ impl Hub {
         Ok(())
     }
 
-    /// As [`crate::apps_store::Apps::revoke_key`]; its sockets are closed.
+    /// As [`Apps::revoke_key`](super::apps_store::Apps::revoke_key); its sockets are closed.
     ///
     /// # Errors
     /// As there.

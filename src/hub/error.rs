@@ -26,6 +26,9 @@ pub enum HubError {
     /// The writer's queue is full, or the database is down.
     #[error("overloaded")]
     Overloaded,
+    /// The hub broke a rule of its own.
+    #[error("{0}")]
+    Bug(&'static str),
     #[error("store failed")]
     Store(#[source] Arc<StoreError>),
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use oriva_hub_actors::model::Timestamp;
 
 use super::error::HubError;
-use crate::store::{IdempotencyClaim, Once};
+use crate::store::{IdempotencyClaim, KeyedOutcome};
 
 /// How long an answer is kept for its key.
 const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -42,11 +42,11 @@ impl Idempotency {
 impl<T> Written<T> {
     /// # Errors
     /// [`HubError::IdempotencyMismatch`].
-    pub(super) fn from_once(once: Once<T>) -> Result<Self, HubError> {
+    pub(super) fn from_once(once: KeyedOutcome<T>) -> Result<Self, HubError> {
         match once {
-            Once::Done(result) => Ok(Self { result, replayed: false }),
-            Once::Replayed(result) => Ok(Self { result, replayed: true }),
-            Once::Mismatch => Err(HubError::IdempotencyMismatch),
+            KeyedOutcome::Done(result) => Ok(Self { result, replayed: false }),
+            KeyedOutcome::Replayed(result) => Ok(Self { result, replayed: true }),
+            KeyedOutcome::Mismatch => Err(HubError::IdempotencyMismatch),
         }
     }
 }

@@ -2,31 +2,31 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use oriva_hub_actors::model::AppId;
 
-/// The keys, by app.
-#[derive(Default)]
-pub(super) struct InFlightKeys(Mutex<HashSet<(AppId, String)>>);
+/// The keys, by app. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct InFlightKeys(Arc<Mutex<HashSet<(AppId, String)>>>);
 
 /// A key that is in use until this is dropped.
-pub(super) struct InFlightKey<'a> {
-    keys: &'a InFlightKeys,
+pub(super) struct InFlightKey {
+    keys: InFlightKeys,
     key: (AppId, String),
 }
 
 impl InFlightKeys {
     /// Marks a key as in use. `None` if it already is.
-    pub(super) fn begin(&self, app: &AppId, key: &str) -> Option<InFlightKey<'_>> {
+    pub(super) fn begin(&self, app: &AppId, key: &str) -> Option<InFlightKey> {
         let key = (app.clone(), key.to_owned());
         let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
-        is_new.then(|| InFlightKey { keys: self, key })
+        is_new.then(|| InFlightKey { keys: self.clone(), key })
     }
 }
 
-impl Drop for InFlightKey<'_> {
+impl Drop for InFlightKey {
     fn drop(&mut self) {
         self.keys.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }

@@ -11,13 +11,20 @@ use oriva_hub_actors::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{error::HubError, idempotency::Idempotency, in_flight_keys::InFlightKeys};
-use crate::store::{Appended, Operation, Origin, Store, StoreError, Submission, within_deadline};
+use super::{
+    error::HubError,
+    idempotency::Idempotency,
+    in_flight_keys::{InFlightKey, InFlightKeys},
+};
+use crate::store::{Appended, KeyedOperation, Operation, Origin, Store, StoreError, Submission, within_deadline};
 
 /// Greatest number of events in the queue, with those being written. Beyond it requests get 503.
 const WAITING_EVENTS: usize = 16 * 1024;
 /// Greatest size of the queue in KiB, with what is being written. Beyond it requests get 503.
 const WAITING_KIB: usize = 64 * 1024;
+/// A submission takes no more of the queue's memory than this, however large it is: or it would find room only when
+/// nobody else writes.
+const SUBMISSION_KIB: usize = WAITING_KIB / 4;
 /// Greatest number of events in a transaction. A single batch request may have as many.
 const TRANSACTION_EVENTS: usize = 1000;
 /// A transaction takes no further submission once it has this many bytes.
@@ -28,8 +35,14 @@ const REPEATS: usize = 3;
 
 struct Job {
     submission: Submission,
+    waiting: Waiting,
+}
+
+/// The request that waits for a job, and what it holds until it has its answer, even if its client goes away.
+struct Waiting {
     answer: oneshot::Sender<Result<Appended, HubError>>,
-    _room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _in_flight: Option<InFlightKey>,
 }
 
 /// The writer's handle.
@@ -41,7 +54,7 @@ pub struct Writer {
     /// Bounds the queue by memory.
     kib: Arc<Semaphore>,
     /// Idempotency keys whose first request is being written.
-    in_flight: Arc<InFlightKeys>,
+    in_flight: InFlightKeys,
 }
 
 impl Writer {
@@ -52,8 +65,13 @@ impl Writer {
         let (queue, jobs) = mpsc::unbounded_channel();
         let (jobs, tasks) = (Arc::new(tokio::sync::Mutex::new(jobs)), tasks.clone());
         actix_rt::spawn(async move {
+            let mut is_restart = false;
             let build = || {
                 let (store, online, webhooks, jobs) = (store.clone(), online.clone(), webhooks.clone(), jobs.clone());
+                if std::mem::replace(&mut is_restart, true) {
+                    // The one that panicked may have committed what it did not publish.
+                    online.resync_all_nodes();
+                }
                 async move { run(&*store, &online, &webhooks, &mut *jobs.lock().await).await }
             };
             tasks.keep_running("writer", build).await;
@@ -62,7 +80,7 @@ impl Writer {
             queue,
             events: Arc::new(Semaphore::new(WAITING_EVENTS)),
             kib: Arc::new(Semaphore::new(WAITING_KIB)),
-            in_flight: Arc::default(),
+            in_flight: InFlightKeys::default(),
         }
     }
 
@@ -78,14 +96,14 @@ impl Writer {
     /// [`HubError::Overloaded`] where too much waits already, or the database is away. If the connection broke during the
     /// commit, the operation may have been written all the same: a repeat under an idempotency key finds out.
     pub async fn write<O: Operation>(&self, app: &AppId, origin: Origin, operation: O) -> Result<O::Outcome, HubError> {
-        self.write_submission::<O>(Submission::new(app, origin, operation)).await
+        self.write_submission::<O>(Submission::new(app, origin, operation), None).await
     }
 
     /// Writes an operation once for its idempotency key.
     ///
     /// # Errors
     /// [`HubError::Conflict`] while another request under the same key is being written, and as [`Writer::write`].
-    pub async fn write_once<O: Operation>(
+    pub async fn write_once<O: KeyedOperation>(
         &self,
         app: &AppId,
         origin: Origin,
@@ -94,16 +112,21 @@ impl Writer {
     ) -> Result<O::Outcome, HubError> {
         let Some(idempotency) = idempotency else { return self.write(app, origin, operation).await };
         let in_flight = self.in_flight.begin(app, &idempotency.key);
-        let _in_flight = in_flight
+        let in_flight = in_flight
             .ok_or_else(|| HubError::Conflict("a request with this Idempotency-Key is being worked on".to_owned()))?;
         let claim = Some(idempotency.into_claim());
-        self.write_submission::<O>(Submission { claim, ..Submission::new(app, origin, operation) }).await
+        self.write_submission::<O>(Submission { claim, ..Submission::new(app, origin, operation) }, Some(in_flight))
+            .await
     }
 
-    async fn write_submission<O: Operation>(&self, mut submission: Submission) -> Result<O::Outcome, HubError> {
+    async fn write_submission<O: Operation>(
+        &self,
+        mut submission: Submission,
+        in_flight: Option<InFlightKey>,
+    ) -> Result<O::Outcome, HubError> {
         let mut span = Span::begin("transaction", SpanKind::Internal, submission.origin.trace);
         submission.origin.trace = span.context();
-        let written = self.submit(submission).await;
+        let written = self.submit(submission, in_flight).await;
         if let Err(error) = &written
             && span.is_recorded()
         {
@@ -111,21 +134,21 @@ impl Writer {
         }
         let appended = written?;
         tracing::debug!(events = appended.events.len(), "written");
-        // The store answers each operation with its own outcome.
-        O::outcome(appended.outcome).ok_or(HubError::Overloaded)
+        O::outcome(appended.outcome).ok_or(HubError::Bug("the store answered with another operation's outcome"))
     }
 
-    async fn submit(&self, submission: Submission) -> Result<Appended, HubError> {
-        // A submission that is larger than the whole queue takes all of it.
+    async fn submit(&self, submission: Submission, in_flight: Option<InFlightKey>) -> Result<Appended, HubError> {
         let events = submission.work.weight().clamp(1, WAITING_EVENTS);
-        let kib = (submission.work.bytes() / 1024).clamp(1, WAITING_KIB);
-        let room = |of: &Arc<Semaphore>, count| {
+        let kib = (submission.work.bytes() / 1024).clamp(1, SUBMISSION_KIB);
+        let acquire = |of: &Arc<Semaphore>, count| {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             of.clone().try_acquire_many_owned(count).map_err(|_| HubError::Overloaded)
         };
-        let room = (room(&self.events, events)?, room(&self.kib, kib)?);
+        let permits = (acquire(&self.events, events)?, acquire(&self.kib, kib)?);
         let (answer, answered) = oneshot::channel();
-        self.queue.send(Job { submission, answer, _room: room }).map_err(|_| HubError::Overloaded)?;
+        let waiting = Waiting { answer, _permits: permits, _in_flight: in_flight };
+        self.queue.send(Job { submission, waiting }).map_err(|_| HubError::Overloaded)?;
+        // No answer: the writer panicked. What it wrote, if anything, is not known.
         answered.await.map_err(|_| HubError::Overloaded)?
     }
 }
@@ -155,8 +178,7 @@ async fn run(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, jobs: &m
 }
 
 async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, batch: Vec<Job>) {
-    let (submissions, waiting): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|job| (job.submission, (job.answer, job._room))).unzip();
+    let (submissions, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.submission, job.waiting)).unzip();
     let began = Instant::now();
     let appended = append(store, &submissions).await;
     metrics::histogram!(metric_names::WRITER_BATCH).record(submissions.len() as f64);
@@ -187,9 +209,9 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
     // Published before the answers, in the order of commits, whatever the callers do next.
     online.publish(&committed);
     webhooks.nudge(enqueued_for);
-    for (outcome, (answer, _room)) in outcomes.into_iter().zip(waiting) {
+    for (outcome, waiting) in outcomes.into_iter().zip(waiting) {
         // Fails if the client went away. What is written stays written.
-        let _ = answer.send(outcome);
+        let _ = waiting.answer.send(outcome);
     }
 }
 
@@ -214,7 +236,11 @@ async fn one_by_one(
         if outcome.as_ref().is_err_and(StoreError::is_outcome_unknown) {
             online.resync_all_nodes();
         }
-        outcomes.push(outcome.map_err(HubError::from).and_then(|mut all| all.pop().ok_or(HubError::Overloaded)));
+        outcomes.push(
+            outcome
+                .map_err(HubError::from)
+                .and_then(|mut all| all.pop().ok_or(HubError::Bug("the store did not answer a submission"))),
+        );
     }
     outcomes
 }

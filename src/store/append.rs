@@ -11,7 +11,7 @@ use oriva_hub_actors::{
 use super::{
     event::NewEvent,
     notification::{Change, ChangeError, NewNotification, NotificationRecord},
-    receipts::{BatchItem, EventReceipt, EventReceipts, NotificationReceipt, NotificationReceipts},
+    receipts::{BatchItem, EventReceipt, EventReceipts, ItemError, NotificationReceipt, NotificationReceipts},
 };
 
 /// Where a request came from.
@@ -51,10 +51,10 @@ pub enum Work {
 /// What became of an operation: the variant of the same name.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    Publish(Once<EventReceipt>),
-    PublishBatch(Once<EventReceipts>),
-    Create(Result<Once<NotificationReceipt>, DuplicateExternalId>),
-    CreateBatch(Once<NotificationReceipts>),
+    Publish(KeyedOutcome<EventReceipt>),
+    PublishBatch(KeyedOutcome<EventReceipts>),
+    Create(Result<KeyedOutcome<NotificationReceipt>, DuplicateExternalId>),
+    CreateBatch(KeyedOutcome<NotificationReceipts>),
     Change(Result<Box<NotificationRecord>, ChangeError>),
     Delete(Result<(), ChangeError>),
     ReadAll(Progress),
@@ -70,6 +70,14 @@ pub trait Operation: Send + 'static {
     /// The outcome of this operation. `None` if it is another operation's.
     fn outcome(outcome: Outcome) -> Option<Self::Outcome>;
 }
+
+/// An operation that may be done once for an idempotency key.
+pub trait KeyedOperation: Operation {}
+
+impl KeyedOperation for Publish {}
+impl KeyedOperation for PublishBatch {}
+impl KeyedOperation for Create {}
+impl KeyedOperation for CreateBatch {}
 
 macro_rules! operations {
     ($($operation:ident => $outcome:ty;)*) => {$(
@@ -87,10 +95,10 @@ macro_rules! operations {
     )*};
 }
 operations! {
-    Publish => Once<EventReceipt>;
-    PublishBatch => Once<EventReceipts>;
-    Create => Result<Once<NotificationReceipt>, DuplicateExternalId>;
-    CreateBatch => Once<NotificationReceipts>;
+    Publish => KeyedOutcome<EventReceipt>;
+    PublishBatch => KeyedOutcome<EventReceipts>;
+    Create => Result<KeyedOutcome<NotificationReceipt>, DuplicateExternalId>;
+    CreateBatch => KeyedOutcome<NotificationReceipts>;
     Change => Result<Box<NotificationRecord>, ChangeError>;
     Delete => Result<(), ChangeError>;
     ReadAll => Progress;
@@ -157,9 +165,9 @@ pub struct IdempotencyClaim {
     pub expires_at: Timestamp,
 }
 
-/// The outcome of an operation that is done once for its idempotency key.
+/// The outcome of a [`KeyedOperation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Once<T> {
+pub enum KeyedOutcome<T> {
     Done(T),
     /// An earlier request under this key did it, with this result.
     Replayed(T),
@@ -222,10 +230,11 @@ impl Work {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Publish(Publish { event }) => event.bytes(),
-            Self::PublishBatch(PublishBatch { items }) => items.iter().flatten().map(NewEvent::bytes).sum(),
+            Self::PublishBatch(PublishBatch { items }) => batch_bytes(items, NewEvent::bytes),
             Self::Create(Create { notification, .. }) => notification.content.bytes(),
-            Self::CreateBatch(CreateBatch { items, .. }) => items.iter().flatten().map(|new| new.content.bytes()).sum(),
-            Self::Change(_) | Self::Delete(_) | Self::ReadAll(_) | Self::Expire(_) => 0,
+            Self::CreateBatch(CreateBatch { items, .. }) => batch_bytes(items, |new| new.content.bytes()),
+            Self::Change(change) => change.bytes(),
+            Self::Delete(_) | Self::ReadAll(_) | Self::Expire(_) => 0,
         }
     }
 
@@ -241,4 +250,8 @@ impl Work {
             Self::Expire(_) => 5,
         }
     }
+}
+
+fn batch_bytes<T>(items: &[BatchItem<T>], bytes: impl Fn(&T) -> usize) -> usize {
+    items.iter().map(|item| item.as_ref().map_or_else(ItemError::bytes, &bytes)).sum()
 }

@@ -30,8 +30,8 @@ use oriva_hub_actors::{
 use uuid::Uuid;
 
 pub use append::{
-    Appended, Create, CreateBatch, Delete, DuplicateExternalId, Expire, IdempotencyClaim, Once, Operation, Origin,
-    Outcome, Progress, Publish, PublishBatch, ReadAll, Submission, Work,
+    Appended, Create, CreateBatch, Delete, DuplicateExternalId, Expire, IdempotencyClaim, KeyedOperation, KeyedOutcome,
+    Operation, Origin, Outcome, Progress, Publish, PublishBatch, ReadAll, Submission, Work,
 };
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use event::NewEvent;
@@ -118,15 +118,8 @@ impl From<sqlx::Error> for StoreError {
                 _ if cause.code().as_deref() == Some("1811") => Self::InUse,
                 // Serialisation failure and deadlock.
                 _ if matches!(cause.code().as_deref(), Some("40001" | "40P01")) => Self::Contended,
-                // PostgreSQL's classes: 08 connection, 40 rollback, 53 resources, 57 operator intervention. SQLite's
-                // codes: 5 busy, 6 locked, 10 I/O, 13 full.
-                _ => match cause.code().as_deref() {
-                    Some(code) if code.len() == 5 && ["08", "40", "53", "57"].contains(&&code[..2]) => {
-                        Self::Unavailable(error)
-                    }
-                    Some("5" | "6" | "10" | "13" | "261" | "517") => Self::Unavailable(error),
-                    _ => Self::Failed(error),
-                },
+                _ if cause.code().is_some_and(|code| is_temporary(&code)) => Self::Unavailable(error),
+                _ => Self::Failed(error),
             },
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -136,6 +129,16 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
             _ => Self::Failed(error),
         }
+    }
+}
+
+/// Whether a database's code says that it cannot work now. PostgreSQL's are five characters, of which the first two are
+/// the class: 08 connection, 40 rollback, 53 resources, 57 operator intervention. SQLite's are numbers, of which the low
+/// byte is the kind: 5 busy, 6 locked, 10 I/O, 13 full.
+fn is_temporary(code: &str) -> bool {
+    match code.as_bytes() {
+        [class @ .., _, _, _] if class.len() == 2 => [b"08", b"40", b"53", b"57"].iter().any(|known| class == *known),
+        _ => code.parse::<u32>().is_ok_and(|number| matches!(number & 0xff, 5 | 6 | 10 | 13)),
     }
 }
 
@@ -474,4 +477,21 @@ fn new_epoch() -> String {
 /// An IP address as text, in the form that both databases take.
 fn ip_text(ip: Option<IpAddr>) -> Option<String> {
     ip.map(|ip| ip.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_temporary;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_is_broken() {
+        // Connection lost, disk full, shutdown; busy, I/O error, and its extended codes for writing and syncing; disk full.
+        for code in ["08006", "53100", "57P01", "5", "10", "778", "1034", "13"] {
+            assert!(is_temporary(code), "{code}");
+        }
+        // A value too long, no such table; an error in SQL, a corrupt file, a constraint.
+        for code in ["22001", "42P01", "1", "11", "2067"] {
+            assert!(!is_temporary(code), "{code}");
+        }
+    }
 }

@@ -151,6 +151,13 @@ pub struct Change {
     pub metadata: Map<String, Value>,
 }
 
+impl Change {
+    /// About how much memory its longest part takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        if self.metadata.is_empty() { 0 } else { JsonObject::from_map(&self.metadata).as_str().len() }
+    }
+}
+
 /// Why a notification was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeError {

@@ -41,25 +41,25 @@ pub struct NotificationReceipts {
 /// The result of one event of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[schema(as = PublishedOrRefused)]
+#[schema(as = PublishedOrRejected)]
 pub enum EventResult {
     Published(EventReceipt),
-    Refused(ItemError),
+    Rejected(ItemError),
 }
 
 /// The result of one notification of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[schema(as = CreatedOrRefused)]
+#[schema(as = CreatedOrRejected)]
 pub enum NotificationResult {
     Created(NotificationReceipt),
-    Refused(ItemError),
+    Rejected(ItemError),
 }
 
-/// An item of a batch as it comes in: valid, or refused with an error that is sent in its place.
+/// An item of a batch as it comes in: valid, or rejected with an error that is sent in its place.
 pub type BatchItem<T> = Result<T, ItemError>;
 
-/// An item of a batch that was refused.
+/// An item of a batch that was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ItemError {
     pub error: String,
@@ -71,7 +71,7 @@ pub struct ItemError {
     pub notification_id: Option<NotificationId>,
 }
 
-/// Why an item was refused.
+/// Why an item was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemErrorCode {
@@ -103,6 +103,12 @@ impl ItemError {
         Self { error, code: ItemErrorCode::ValidationFailed, details, notification_id: None }
     }
 
+    /// About how much memory it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let details = self.details.iter().map(|fault| fault.field.len() + fault.message.len());
+        self.error.len() + details.sum::<usize>()
+    }
+
     /// `owner` is the notification that has the external id.
     #[must_use]
     pub fn duplicate_external_id(owner: NotificationId) -> Self {
@@ -128,7 +134,7 @@ mod tests {
             r#""details":[{"field":"user_id","message":"user_id is required"}]}]}"#
         );
         let receipts: EventReceipts = serde_json::from_str(kept).unwrap();
-        assert!(matches!(&receipts.events[..], [EventResult::Published(_), EventResult::Refused(_)]));
+        assert!(matches!(&receipts.events[..], [EventResult::Published(_), EventResult::Rejected(_)]));
         assert_eq!(serde_json::to_string(&receipts).unwrap(), kept);
         let kept = concat!(
             r#"{"notifications":[{"error":"external_id is that of another notification of this app","#,
@@ -137,7 +143,7 @@ mod tests {
             r#""notification_id":"0190b8a0-0000-7000-8000-000000000001"}]}"#
         );
         let receipts: NotificationReceipts = serde_json::from_str(kept).unwrap();
-        assert!(matches!(&receipts.notifications[..], [NotificationResult::Refused(_)]));
+        assert!(matches!(&receipts.notifications[..], [NotificationResult::Rejected(_)]));
         assert_eq!(serde_json::to_string(&receipts).unwrap(), kept);
     }
 }

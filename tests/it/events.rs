@@ -181,7 +181,7 @@ async fn credentials_are_checked_in_the_contracts_order(backend: Backend) {
     for (credential, path, part) in [
         (&*token, "/api/v1/apps/a/events", "wants an app's API key"),
         (&*other.key, "/api/v1/apps/a/events", "does not open that app"),
-        (&*token, "/api/v1/users/bob/presence", "its own user's alone"),
+        (&*token, "/api/v1/users/bob/presence", "only that user's own notifications and presence"),
         (&*app.key, "/api/v1/users/a%20b/presence", "user_id must be"),
         (&*app.key, "/api/v1/nothing", "no route at this address"),
     ] {

@@ -48,6 +48,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         "src/store",
         &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::auth", "crate::workers", "actix"],
     ),
+    ("src/store/batch", &["sqlx", "sql::", "sqlite", "postgres"]),
+    ("src/store/sql", &["sqlite", "postgres"]),
     ("src/store/postgres", &["sqlite"]),
     ("src/store/sqlite", &["postgres", "PgConnection"]),
     ("src/archive", &["crate::http", "crate::hub", "crate::server", "crate::cli", "crate::store", "sqlx", "actix"]),
@@ -95,9 +97,8 @@ fn use_lines(code: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut open: Option<String> = None;
     for line in code.lines().map(str::trim) {
-        if open.is_none()
-            && (line.starts_with("use ") || line.starts_with("pub use ") || line.starts_with("pub(crate) use "))
-        {
+        let is_import = line.starts_with("use ") || (line.starts_with("pub") && line.contains(" use "));
+        if open.is_none() && is_import {
             open = Some(String::new());
         }
         if let Some(text) = &mut open {
@@ -116,8 +117,10 @@ fn use_lines(code: &str) -> Vec<String> {
 
 #[test]
 fn a_grouped_import_is_seen_through() {
-    let lines = use_lines("use crate::{\n    auth::Caller,\n    http::Problem,\n};\n");
-    assert!(lines[0].contains("crate::http"), "{lines:?}");
+    for visibility in ["", "pub ", "pub(super) ", "pub(in crate::a) "] {
+        let lines = use_lines(&format!("{visibility}use crate::{{\n    auth::Caller,\n    http::Problem,\n}};\n"));
+        assert!(lines[0].contains("crate::http"), "{lines:?}");
+    }
 }
 
 #[test]

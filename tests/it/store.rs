@@ -7,8 +7,8 @@ mod retention;
 use std::sync::Arc;
 
 use oriva_hub::store::{
-    AppChange, Audit, EventFilter, IdempotencyClaim, NewApp, NewEvent, NewKey, Once, Origin, Outcome, PublishBatch,
-    Store, StoreError, Submission,
+    AppChange, Audit, EventFilter, IdempotencyClaim, KeyedOutcome, NewApp, NewEvent, NewKey, Origin, Outcome,
+    PublishBatch, Store, StoreError, Submission,
 };
 use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
@@ -159,15 +159,15 @@ async fn a_claimed_key_answers_again_and_other_content_is_a_mismatch(backend: Ba
     let (_database, store) = store_with(backend, &["a", "b"]).await;
     let later = Timestamp::parse("2999-01-01T00:00:00Z").unwrap();
     let first = store.append(&[claimed("a", "k", 1, later)]).await.unwrap();
-    let Outcome::PublishBatch(Once::Done(receipts)) = &first[0].outcome else { panic!("{first:?}") };
+    let Outcome::PublishBatch(KeyedOutcome::Done(receipts)) = &first[0].outcome else { panic!("{first:?}") };
     let again =
         store.append(&[claimed("a", "k", 1, later), claimed("a", "k", 2, later), claimed("b", "k", 2, later)]).await;
     // The same key twice in one batch is the hub's to prevent; here it is two outcomes of one earlier claim.
     let again = again.unwrap();
-    let is_same = |once: &Once<_>| matches!(once, Once::Replayed(same) if same == receipts);
+    let is_same = |once: &KeyedOutcome<_>| matches!(once, KeyedOutcome::Replayed(same) if same == receipts);
     assert!(matches!(&again[0].outcome, Outcome::PublishBatch(once) if is_same(once)), "{again:?}");
-    assert!(matches!(&again[1].outcome, Outcome::PublishBatch(Once::Mismatch)), "{again:?}");
-    let is_done = matches!(&again[2].outcome, Outcome::PublishBatch(Once::Done(_)));
+    assert!(matches!(&again[1].outcome, Outcome::PublishBatch(KeyedOutcome::Mismatch)), "{again:?}");
+    let is_done = matches!(&again[2].outcome, Outcome::PublishBatch(KeyedOutcome::Done(_)));
     assert!(is_done, "another app's key is another key: {again:?}");
     assert_eq!(store.head(&StreamKey::App(app_id("a"))).await.unwrap(), 1);
 }
@@ -177,7 +177,7 @@ async fn an_expired_claim_is_taken_anew(backend: Backend) {
     let past = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
     store.append(&[claimed("a", "k", 1, past)]).await.unwrap();
     let second = store.append(&[claimed("a", "k", 2, past)]).await.unwrap();
-    assert!(matches!(&second[0].outcome, Outcome::PublishBatch(Once::Done(_))), "{second:?}");
+    assert!(matches!(&second[0].outcome, Outcome::PublishBatch(KeyedOutcome::Done(_))), "{second:?}");
     assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 1);
     assert_eq!(store.purge_idempotency_keys(Timestamp::now(), 10).await.unwrap(), 0);
 }

@@ -18,12 +18,17 @@ pub enum StreamKind {
 
 impl StreamKind {
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
             Self::App => "app",
             Self::Broadcast => "broadcast",
         }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::User, Self::App, Self::Broadcast].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     http::{
         Problem,
         auth::AppKey,
-        body::{Body, Fields, MAX_OBJECT_BYTES, text},
+        body::{BatchFaults, Body, Fields, MAX_OBJECT_BYTES, text},
         idempotency,
         openapi::{
             answers::{Checked, Idempotent, Limited, WithBody},
@@ -23,7 +23,7 @@ use crate::{
         rate_limit::{Publish, Read},
     },
     hub::{Hub, MAX_BATCH},
-    store::{App, BatchItem, EventFilter, EventReceipt, EventReceipts, FaultyField, ItemError, NewEvent},
+    store::{App, BatchItem, EventFilter, EventReceipt, EventReceipts, FaultyField, NewEvent},
 };
 
 const DEFAULT_LIMIT: u64 = 100;
@@ -95,7 +95,8 @@ pub async fn publish_batch(
     fields.finish().map_err(Problem::invalid)?;
     let more = u32::try_from(items.len().saturating_sub(1)).unwrap_or(u32::MAX);
     app.consume_more(&request, &hub, more).await?;
-    let items = items.into_iter().map(|item| batch_item(item, &app.holder().app)).collect();
+    let mut faults = BatchFaults::default();
+    let items = items.into_iter().map(|item| batch_item(item, &app.holder().app, &mut faults)).collect();
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.publish_batch(app.holder(), items, app.origin(&request), idempotency).await?;
     Ok(idempotency::answer(StatusCode::OK, &written).json(written.result))
@@ -225,12 +226,12 @@ fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<FaultyF
     })
 }
 
-fn batch_item(item: Value, app: &App) -> BatchItem<NewEvent> {
+fn batch_item(item: Value, app: &App, faults: &mut BatchFaults) -> BatchItem<NewEvent> {
     let event = match item {
         Value::Object(map) => new_event(map, app),
         _ => Err(vec![FaultyField::new("events", "must be objects")]),
     };
-    event.map_err(ItemError::invalid)
+    event.map_err(|found| faults.reject(found))
 }
 
 fn event_filter(parameters: Parameters) -> Result<EventFilter, Vec<FaultyField>> {

@@ -14,7 +14,7 @@ use crate::{
     http::{
         Problem,
         auth::AppKey,
-        body::{Body, Fields, MAX_OBJECT_BYTES, text},
+        body::{BatchFaults, Body, Fields, MAX_OBJECT_BYTES, text},
         idempotency,
         openapi::{
             answers::{Idempotent, Limited, WithBody},
@@ -24,10 +24,7 @@ use crate::{
         rate_limit::Notify,
     },
     hub::{Hub, Lines, MAX_BATCH, action_url, image_url, plain_text},
-    store::{
-        BatchItem, Content, FaultyField, ItemError, NewNotification, NotificationReceipt, NotificationReceipts,
-        Priority,
-    },
+    store::{BatchItem, Content, FaultyField, NewNotification, NotificationReceipt, NotificationReceipts, Priority},
 };
 
 /// Greatest number of characters of a text with its tags. It bounds the work of removing them, far above what may
@@ -150,18 +147,19 @@ impl Wanted {
     }
 
     fn items(self) -> Vec<BatchItem<NewNotification>> {
+        let mut faults = BatchFaults::default();
         match self {
             Self::Items(items) => items
                 .into_iter()
                 .map(|item| match item {
-                    Value::Object(map) => new_notification(map).map_err(ItemError::invalid),
-                    _ => Err(ItemError::invalid(vec![FaultyField::new("notifications", "must be objects")])),
+                    Value::Object(map) => new_notification(map).map_err(|found| faults.reject(found)),
+                    _ => Err(faults.reject(vec![FaultyField::new("notifications", "must be objects")])),
                 })
                 .collect(),
             Self::Shared(content, users) => users
                 .into_iter()
                 .map(|user| {
-                    let fault = |Invalid(rule): Invalid| ItemError::invalid(vec![FaultyField::new("user_ids", &rule)]);
+                    let fault = |Invalid(rule): Invalid| faults.reject(vec![FaultyField::new("user_ids", &rule)]);
                     let user_id = user.map_err(fault)?;
                     Ok(NewNotification { id: NotificationId::generate(), user_id, content: content.clone() })
                 })

@@ -1,10 +1,10 @@
 //! The first step of a transaction: idempotency keys are taken.
 
 use oriva_hub_actors::model::{AppId, NotificationId, Timestamp};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 
 use crate::store::{
-    append::{Expire, IdempotencyClaim, Once, Outcome, ReadAll, Submission, Work},
+    append::{Expire, IdempotencyClaim, KeyedOutcome, Outcome, ReadAll, Submission, Work},
     notification::NewNotification,
 };
 
@@ -33,38 +33,39 @@ impl<'a> Claims<'a> {
     /// Settles a submission whose key an earlier request has. `hash` and `answer` are that request's.
     ///
     /// # Errors
-    /// Where the kept answer cannot be read.
+    /// Where the kept answer cannot be read, or the operation takes no key.
     pub(in crate::store) fn settle(
         &mut self,
         index: usize,
         hash: &[u8],
         answer: &str,
     ) -> Result<(), serde_json::Error> {
-        fn once<T: DeserializeOwned>(is_same: bool, answer: &str) -> Result<Once<T>, serde_json::Error> {
-            if is_same { Ok(Once::Replayed(serde_json::from_str(answer)?)) } else { Ok(Once::Mismatch) }
+        fn outcome<T: DeserializeOwned>(is_same: bool, answer: &str) -> Result<KeyedOutcome<T>, serde_json::Error> {
+            if is_same { Ok(KeyedOutcome::Replayed(serde_json::from_str(answer)?)) } else { Ok(KeyedOutcome::Mismatch) }
         }
         let Submission { work, claim, .. } = &self.submissions[index];
         let is_same = claim.as_ref().is_some_and(|claim| claim.request_hash == hash);
         self.settled[index] = match work {
-            Work::Publish(_) => Some(Outcome::Publish(once(is_same, answer)?)),
-            Work::PublishBatch(_) => Some(Outcome::PublishBatch(once(is_same, answer)?)),
-            Work::Create(_) => Some(Outcome::Create(Ok(once(is_same, answer)?))),
-            Work::CreateBatch(_) => Some(Outcome::CreateBatch(once(is_same, answer)?)),
-            // These take no key.
-            Work::Change(_) | Work::Delete(_) | Work::ReadAll(_) | Work::Expire(_) => None,
+            Work::Publish(_) => Some(Outcome::Publish(outcome(is_same, answer)?)),
+            Work::PublishBatch(_) => Some(Outcome::PublishBatch(outcome(is_same, answer)?)),
+            Work::Create(_) => Some(Outcome::Create(Ok(outcome(is_same, answer)?))),
+            Work::CreateBatch(_) => Some(Outcome::CreateBatch(outcome(is_same, answer)?)),
+            Work::Change(_) | Work::Delete(_) | Work::ReadAll(_) | Work::Expire(_) => {
+                return Err(serde_json::Error::custom("the operation takes no idempotency key"));
+            }
         };
         Ok(())
     }
 
     /// The submissions that are still to be done, each with its index.
-    fn open(&self) -> impl Iterator<Item = (usize, &'a Submission)> + '_ {
+    fn unsettled(&self) -> impl Iterator<Item = (usize, &'a Submission)> + '_ {
         self.submissions.iter().enumerate().filter(|(index, _)| self.settled[*index].is_none())
     }
 
     /// Notifications to insert, sorted by app and external id, so that every node inserts them in the same order.
     pub(in crate::store) fn insertions(&self) -> Vec<Insertion<'a>> {
         let mut insertions = Vec::new();
-        for (_, Submission { app_id, work, .. }) in self.open() {
+        for (_, Submission { app_id, work, .. }) in self.unsettled() {
             match work {
                 Work::Create(create) => insertions.push(Insertion { app_id, new: &create.notification }),
                 Work::CreateBatch(create) => {
@@ -77,23 +78,19 @@ impl<'a> Claims<'a> {
         insertions
     }
 
-    /// Ids of notifications that are changed or deleted, sorted: every node locks them in this order.
-    pub(in crate::store) fn named(&self) -> Vec<NotificationId> {
-        let mut ids: Vec<_> = self
-            .open()
+    /// Ids of the notifications that are changed or deleted one by one.
+    pub(in crate::store) fn target_ids(&self) -> Vec<NotificationId> {
+        self.unsettled()
             .filter_map(|(_, submission)| match &submission.work {
                 Work::Change(change) => Some(change.id),
                 Work::Delete(delete) => Some(delete.id),
                 _ => None,
             })
-            .collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
+            .collect()
     }
 
     pub(in crate::store) fn read_alls(&self) -> Vec<(usize, &'a ReadAll)> {
-        self.open()
+        self.unsettled()
             .filter_map(|(index, submission)| match &submission.work {
                 Work::ReadAll(all) => Some((index, all)),
                 _ => None,
@@ -102,7 +99,7 @@ impl<'a> Claims<'a> {
     }
 
     pub(in crate::store) fn expiries(&self) -> Vec<(usize, &'a Expire)> {
-        self.open()
+        self.unsettled()
             .filter_map(|(index, submission)| match &submission.work {
                 Work::Expire(expire) => Some((index, expire)),
                 _ => None,

@@ -1,18 +1,18 @@
 //! The third step of a transaction: outcomes, events and new states.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use oriva_hub_actors::model::{AppId, NotificationId, StreamKey, Timestamp};
+use oriva_hub_actors::model::{AppId, NotificationId, StreamKind, Timestamp};
 
-use super::{claims::Insertion, locked::Locked, stream_offsets::recipient};
+use super::{claims::Insertion, locked::Locked, stream_offsets::StreamCounts};
 use crate::store::{
     append::{
-        Create, CreateBatch, DuplicateExternalId, Expire, Once, Outcome, Progress, Publish, PublishBatch, ReadAll,
-        Submission, Work,
+        Create, CreateBatch, DuplicateExternalId, Expire, KeyedOutcome, Outcome, Progress, Publish, PublishBatch,
+        ReadAll, Submission, Work,
     },
     event::NewEvent,
     notification::{ChangeError, NewNotification, NotificationRecord},
-    receipts::{ItemError, NotificationReceipt, NotificationReceipts, NotificationResult},
+    receipts::{BatchItem, ItemError, NotificationReceipt, NotificationReceipts, NotificationResult},
     status::Status,
 };
 
@@ -20,7 +20,8 @@ use crate::store::{
 pub(in crate::store) struct Decided<'a> {
     pub now: Timestamp,
     pub(super) submissions: &'a [Submission],
-    pub(super) drafts: Vec<Draft>,
+    /// What becomes of each submission, with its index. In the order in which events are numbered.
+    pub(super) drafts: Vec<(usize, Draft)>,
     records: HashMap<NotificationId, NotificationRecord>,
     changed: HashSet<NotificationId>,
     deleted: Vec<NotificationId>,
@@ -32,37 +33,34 @@ impl<'a> Decided<'a> {
         let mut decided = Self {
             now: locked.claims.now,
             submissions: locked.claims.submissions,
-            drafts: locked.claims.submissions.iter().map(|_| Draft::default()).collect(),
+            drafts: Vec::with_capacity(locked.claims.submissions.len()),
+            records: std::mem::take(&mut locked.records),
             changed: HashSet::new(),
             deleted: Vec::new(),
-            records: HashMap::new(),
         };
-        for (draft, settled) in decided.drafts.iter_mut().zip(std::mem::take(&mut locked.claims.settled)) {
-            draft.outcome = settled;
-        }
-        decided.records = std::mem::take(&mut locked.records);
+        let mut settled = std::mem::take(&mut locked.claims.settled);
         for index in ranked(decided.submissions) {
-            if decided.drafts[index].outcome.is_none() {
-                decided.decide(index, &locked);
-            }
+            let draft = match settled[index].take() {
+                Some(outcome) => Draft::settled(outcome),
+                None => decided.decide(index, &locked),
+            };
+            decided.drafts.push((index, draft));
         }
         decided
     }
 
-    fn decide(&mut self, index: usize, locked: &Locked<'a>) {
+    fn decide(&mut self, index: usize, locked: &Locked<'a>) -> Draft {
         let (now, app_id) = (self.now, &self.submissions[index].app_id);
-        let draft = match &self.submissions[index].work {
-            Work::Publish(Publish { event }) => Draft { events: vec![event.clone()], outcome: None },
-            Work::PublishBatch(PublishBatch { items }) => {
-                Draft { events: items.iter().flatten().cloned().collect(), outcome: None }
-            }
+        match &self.submissions[index].work {
+            Work::Publish(Publish { event }) => Draft::Publish(event.clone()),
+            Work::PublishBatch(PublishBatch { items }) => Draft::PublishBatch(items.clone()),
             Work::Create(Create { from_platform, notification: new }) => {
                 match locked.owner(Insertion { app_id, new }) {
                     Some(owner) => Draft::settled(Outcome::Create(Err(DuplicateExternalId(owner)))),
                     None => {
                         let receipt = NotificationReceipt { notification_id: new.id, created_at: now };
                         let event = created_event(new, app_id, *from_platform, now);
-                        Draft { events: vec![event], outcome: Some(Outcome::Create(Ok(Once::Done(receipt)))) }
+                        Draft::Other(vec![event], Outcome::Create(Ok(KeyedOutcome::Done(receipt))))
                     }
                 }
             }
@@ -71,16 +69,16 @@ impl<'a> Decided<'a> {
                 let results = items.iter().map(|item| {
                     let new = match item {
                         Ok(new) => new,
-                        Err(error) => return NotificationResult::Refused(error.clone()),
+                        Err(error) => return NotificationResult::Rejected(error.clone()),
                     };
                     if let Some(owner) = locked.owner(Insertion { app_id, new }) {
-                        return NotificationResult::Refused(ItemError::duplicate_external_id(owner));
+                        return NotificationResult::Rejected(ItemError::duplicate_external_id(owner));
                     }
                     events.push(created_event(new, app_id, *from_platform, now));
                     NotificationResult::Created(NotificationReceipt { notification_id: new.id, created_at: now })
                 });
                 let receipts = NotificationReceipts { notifications: results.collect() };
-                Draft { events, outcome: Some(Outcome::CreateBatch(Once::Done(receipts))) }
+                Draft::Other(events, Outcome::CreateBatch(KeyedOutcome::Done(receipts)))
             }
             Work::Change(change) => match self.records.get_mut(&change.id) {
                 None => Draft::settled(Outcome::Change(Err(ChangeError::NotFound))),
@@ -91,7 +89,7 @@ impl<'a> Decided<'a> {
                             self.changed.insert(change.id);
                         }
                         let outcome = Outcome::Change(Ok(Box::new(record.clone())));
-                        Draft { events: event.into_iter().collect(), outcome: Some(outcome) }
+                        Draft::Other(event.into_iter().collect(), outcome)
                     }
                 },
             },
@@ -104,19 +102,18 @@ impl<'a> Decided<'a> {
                     let event = record.deleted_event(now);
                     self.records.remove(&delete.id);
                     self.deleted.push(delete.id);
-                    Draft { events: vec![event], outcome: Some(Outcome::Delete(Ok(()))) }
+                    Draft::Other(vec![event], Outcome::Delete(Ok(())))
                 }
             },
             Work::ReadAll(ReadAll { limit, .. }) => {
                 let (events, progress) = self.transition_all(index, locked, Status::Read, *limit);
-                Draft { events, outcome: Some(Outcome::ReadAll(progress)) }
+                Draft::Other(events, Outcome::ReadAll(progress))
             }
             Work::Expire(Expire { limit, .. }) => {
                 let (events, progress) = self.transition_all(index, locked, Status::Expired, *limit);
-                Draft { events, outcome: Some(Outcome::Expire(progress)) }
+                Draft::Other(events, Outcome::Expire(progress))
             }
-        };
-        self.drafts[index] = draft;
+        }
     }
 
     /// Changes everything that a submission selected to `to`. What an earlier one deleted, or gave a status from which
@@ -154,37 +151,51 @@ impl<'a> Decided<'a> {
     }
 
     /// Number of new events in each stream. Sorted by kind and name: every node locks streams in this order.
-    pub(in crate::store) fn stream_counts(&self) -> BTreeMap<(&'static str, String), u64> {
-        let mut counts = BTreeMap::new();
-        for event in self.drafts.iter().flat_map(|draft| &draft.events) {
-            for stream in [StreamKey::App(event.app_id.clone()), recipient(event.user_id.as_ref())] {
-                *counts.entry((stream.kind().as_str(), stream.name().to_owned())).or_insert(0) += 1;
-            }
+    pub(in crate::store) fn stream_counts(&self) -> StreamCounts<'_> {
+        let mut counts = StreamCounts::new();
+        for (_, draft) in &self.drafts {
+            draft.for_each_event(|event| {
+                let recipient = event.user_id.as_ref().map_or((BROADCAST, ""), |user| (USER, user.as_str()));
+                for stream in [(APP, event.app_id.as_str()), recipient] {
+                    *counts.entry(stream).or_insert(0) += 1;
+                }
+            });
         }
         counts
     }
 }
 
-impl Draft {
-    fn settled(outcome: Outcome) -> Self {
-        Self { events: Vec::new(), outcome: Some(outcome) }
-    }
+const USER: &str = StreamKind::User.as_str();
+const APP: &str = StreamKind::App.as_str();
+const BROADCAST: &str = StreamKind::Broadcast.as_str();
+
+/// What is decided of one submission: its events, and the outcome where it has no offsets in it.
+pub(super) enum Draft {
+    Publish(NewEvent),
+    PublishBatch(Vec<BatchItem<NewEvent>>),
+    Other(Vec<NewEvent>, Outcome),
 }
 
-/// What is decided of one submission.
-#[derive(Default)]
-pub(super) struct Draft {
-    pub(super) events: Vec<NewEvent>,
-    /// `None` for operations whose outcome has offsets in it.
-    pub(super) outcome: Option<Outcome>,
+impl Draft {
+    fn settled(outcome: Outcome) -> Self {
+        Self::Other(Vec::new(), outcome)
+    }
+
+    fn for_each_event<'d>(&'d self, act: impl FnMut(&'d NewEvent)) {
+        match self {
+            Self::Publish(event) => std::iter::once(event).for_each(act),
+            Self::PublishBatch(items) => items.iter().flatten().for_each(act),
+            Self::Other(events, _) => events.iter().for_each(act),
+        }
+    }
 }
 
 fn created_event(new: &NewNotification, app: &AppId, from_platform: bool, now: Timestamp) -> NewEvent {
     new.created_event(&new.record(app, from_platform, now), now)
 }
 
-/// Indexes of submissions, in the order in which they are decided and numbered.
-pub(super) fn ranked(submissions: &[Submission]) -> Vec<usize> {
+/// Indexes of submissions, in the order in which they are decided, and their events numbered.
+fn ranked(submissions: &[Submission]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..submissions.len()).collect();
     order.sort_by_key(|index| submissions[*index].work.rank());
     order

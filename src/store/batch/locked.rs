@@ -49,9 +49,8 @@ impl<'a> Locked<'a> {
     }
 
     /// The notifications that a submission is for, in the order in which it changes them.
-    pub(in crate::store) fn select(&mut self, index: usize, records: Vec<NotificationRecord>) {
-        self.selected.insert(index, records.iter().map(|record| record.id).collect());
-        self.add_records(records);
+    pub(in crate::store) fn select(&mut self, index: usize, ids: Vec<NotificationId>) {
+        self.selected.insert(index, ids);
     }
 
     /// The notification that has the external id of one that was not inserted.

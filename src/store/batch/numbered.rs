@@ -9,11 +9,12 @@ use oriva_hub_actors::{
 use serde::Serialize;
 
 use super::{
-    decided::{Decided, Draft, ranked},
+    decided::{Decided, Draft},
     stream_offsets::StreamOffsets,
 };
 use crate::store::{
-    append::{Appended, Once, Origin, Outcome, PublishBatch, Submission, Work},
+    append::{Appended, KeyedOutcome, Origin, Outcome, Submission, Work},
+    event::NewEvent,
     receipts::{EventReceipt, EventReceipts, EventResult},
     webhook::PendingDelivery,
 };
@@ -45,23 +46,17 @@ impl<'a> Numbered<'a> {
     /// `offsets` gives each event its offset in both of its streams.
     pub(in crate::store) fn new(decided: Decided<'a>, mut offsets: StreamOffsets) -> Self {
         let Decided { now, submissions, drafts, .. } = decided;
-        let mut events: Vec<Vec<EventRow<'a>>> = submissions.iter().map(|_| Vec::new()).collect();
-        let mut drafts: Vec<Option<Draft>> = drafts.into_iter().map(Some).collect();
-        let mut outcomes: Vec<Option<Outcome>> = submissions.iter().map(|_| None).collect();
-        for index in ranked(submissions) {
-            let Some(draft) = drafts[index].take() else { continue };
-            let origin = &submissions[index].origin;
-            let rows = draft.events.into_iter().map(|event| {
-                let published = offsets.publish(event, now, origin.trace);
-                EventRow { published, origin }
-            });
-            events[index] = rows.collect();
-            outcomes[index] = draft.outcome;
-        }
-        let outcomes = submissions.iter().zip(outcomes).zip(&events);
-        let outcomes =
-            outcomes.filter_map(|((submission, outcome), rows)| outcome.or_else(|| published(&submission.work, rows)));
-        let outcomes = outcomes.collect();
+        let mut numbered: Vec<_> = drafts
+            .into_iter()
+            .map(|(index, draft)| {
+                let origin = &submissions[index].origin;
+                let number = |event| EventRow { published: offsets.publish(event, now, origin.trace), origin };
+                let (rows, outcome) = draft.number(number);
+                (index, rows, outcome)
+            })
+            .collect();
+        numbered.sort_unstable_by_key(|(index, ..)| *index);
+        let (events, outcomes) = numbered.into_iter().map(|(_, rows, outcome)| (rows, outcome)).unzip();
         Self { now, submissions, events, outcomes }
     }
 
@@ -119,28 +114,42 @@ impl<'a> Numbered<'a> {
 }
 
 /// The answer to keep for a claim. `None` if the claim is an earlier request's.
-fn new_answer<T: Serialize>(once: &Once<T>) -> Result<Option<Option<String>>, serde_json::Error> {
+fn new_answer<T: Serialize>(once: &KeyedOutcome<T>) -> Result<Option<Option<String>>, serde_json::Error> {
     match once {
-        Once::Done(result) => Ok(Some(Some(serde_json::to_string(result)?))),
-        Once::Replayed(_) | Once::Mismatch => Ok(None),
+        KeyedOutcome::Done(result) => Ok(Some(Some(serde_json::to_string(result)?))),
+        KeyedOutcome::Replayed(_) | KeyedOutcome::Mismatch => Ok(None),
     }
 }
 
-/// The outcome of what was published as `rows`. `None` for operations that publish nothing.
-fn published(work: &Work, rows: &[EventRow<'_>]) -> Option<Outcome> {
-    let mut receipts = rows.iter().map(|row| {
-        let event = row.published.event();
-        EventReceipt { event_id: event.id, timestamp: event.timestamp, offset: event.offsets.app }
-    });
-    match work {
-        Work::Publish(_) => receipts.next().map(|receipt| Outcome::Publish(Once::Done(receipt))),
-        Work::PublishBatch(PublishBatch { items }) => {
-            let events = items.iter().filter_map(|item| match item {
-                Ok(_) => receipts.next().map(EventResult::Published),
-                Err(error) => Some(EventResult::Refused(error.clone())),
-            });
-            Some(Outcome::PublishBatch(Once::Done(EventReceipts { events: events.collect() })))
+impl Draft {
+    /// Numbers its events. Returns their rows, and the outcome.
+    fn number<'a>(self, mut number: impl FnMut(NewEvent) -> EventRow<'a>) -> (Vec<EventRow<'a>>, Outcome) {
+        match self {
+            Self::Publish(event) => {
+                let row = number(event);
+                let receipt = receipt(&row.published);
+                (vec![row], Outcome::Publish(KeyedOutcome::Done(receipt)))
+            }
+            Self::PublishBatch(items) => {
+                let mut rows = Vec::with_capacity(items.len());
+                let results = items.into_iter().map(|item| match item {
+                    Ok(event) => {
+                        let row = number(event);
+                        let receipt = receipt(&row.published);
+                        rows.push(row);
+                        EventResult::Published(receipt)
+                    }
+                    Err(error) => EventResult::Rejected(error),
+                });
+                let events = results.collect();
+                (rows, Outcome::PublishBatch(KeyedOutcome::Done(EventReceipts { events })))
+            }
+            Self::Other(events, outcome) => (events.into_iter().map(number).collect(), outcome),
         }
-        _ => None,
     }
+}
+
+fn receipt(published: &PublishedEvent) -> EventReceipt {
+    let event = published.event();
+    EventReceipt { event_id: event.id, timestamp: event.timestamp, offset: event.offsets.app }
 }

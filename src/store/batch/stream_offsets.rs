@@ -1,31 +1,50 @@
 //! Offsets for the events of a transaction.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use oriva_hub_actors::{
-    model::{Event, Offset, Offsets, StreamKey, Timestamp, TraceParent, UserId},
+    model::{AppId, Event, Offset, Offsets, StreamKind, Timestamp, TraceParent, UserId},
     protocol::PublishedEvent,
 };
 
 use crate::store::event::NewEvent;
 
+/// The number of new events in each stream, by the stream's kind and name.
+pub(in crate::store) type StreamCounts<'a> = BTreeMap<(&'a str, &'a str), u64>;
+
 /// Hands out the offsets by which streams were raised.
 #[derive(Default)]
 pub(in crate::store) struct StreamOffsets {
-    next: HashMap<(String, String), Offset>,
+    apps: HashMap<String, Offset>,
+    users: HashMap<String, Offset>,
+    broadcast: Offset,
 }
 
 impl StreamOffsets {
     /// A stream was raised by `count` to `last`.
-    pub(in crate::store) fn raised(&mut self, kind: String, key: String, last: Offset, count: u64) {
-        self.next.insert((kind, key), last - count + 1);
+    pub(in crate::store) fn raised(&mut self, kind: StreamKind, name: String, last: Offset, count: u64) {
+        let before = last - count;
+        match kind {
+            StreamKind::App => drop(self.apps.insert(name, before)),
+            StreamKind::User => drop(self.users.insert(name, before)),
+            StreamKind::Broadcast => self.broadcast = before,
+        }
     }
 
-    fn take(&mut self, stream: &StreamKey) -> Offset {
-        let next = self.next.entry((stream.kind().as_str().to_owned(), stream.name().to_owned())).or_insert(1);
-        let offset = *next;
-        *next += 1;
-        offset
+    fn app(&mut self, app: &AppId) -> Offset {
+        next_of(&mut self.apps, app.as_str())
+    }
+
+    fn user(&mut self, user: &UserId) -> Offset {
+        next_of(&mut self.users, user.as_str())
+    }
+
+    fn broadcast(&mut self) -> Offset {
+        self.broadcast += 1;
+        self.broadcast
     }
 
     pub(super) fn publish(
@@ -34,9 +53,11 @@ impl StreamOffsets {
         created_at: Timestamp,
         trace: Option<TraceParent>,
     ) -> Arc<PublishedEvent> {
-        let app = self.take(&StreamKey::App(event.app_id.clone()));
-        let offset = self.take(&recipient(event.user_id.as_ref()));
-        let (user, broadcast) = if event.user_id.is_some() { (Some(offset), None) } else { (None, Some(offset)) };
+        let app = self.app(&event.app_id);
+        let (user, broadcast) = match &event.user_id {
+            Some(user) => (Some(self.user(user)), None),
+            None => (None, Some(self.broadcast())),
+        };
         PublishedEvent::new(Event {
             id: event.id,
             app_id: event.app_id,
@@ -55,7 +76,9 @@ impl StreamOffsets {
     }
 }
 
-/// The stream of a user, or the broadcast stream.
-pub(super) fn recipient(user: Option<&UserId>) -> StreamKey {
-    user.cloned().map_or(StreamKey::Broadcast, StreamKey::User)
+/// The next offset of a stream. Every stream was raised before offsets are taken, so it is there.
+fn next_of(streams: &mut HashMap<String, Offset>, name: &str) -> Offset {
+    let Some(last) = streams.get_mut(name) else { return 0 };
+    *last += 1;
+    *last
 }

@@ -58,10 +58,13 @@ impl DeliveryQueue for PostgresStore {
             deliveries.push((DeliveryId(delivery), attempt, event_from_row(row, 2)?));
         }
         if !lost.is_empty() {
-            sqlx::query("update webhook_deliveries set status = 'cancelled', lease_until = null where id = any($1)")
-                .bind(&lost)
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(
+                "update webhook_deliveries set status = 'cancelled', lease_owner = null, \
+                         lease_until = null where id = any($1)",
+            )
+            .bind(&lost)
+            .execute(&mut *transaction)
+            .await?;
         }
         let next_due: Option<DateTime<Utc>> = sqlx::query_scalar(
             "select min(next_attempt_at) from webhook_deliveries where webhook_id = $1 and status = 'pending'",

@@ -14,6 +14,9 @@ use crate::store::{
 /// With a user who may still act on it.
 const IS_OPEN: &str = "exists (select from notification_state s where s.notification_id = n.id \
                        and s.status in ('unread', 'read', 'clicked'))";
+/// Notifications with their state. Both rows are locked: a transaction that has locked the state may delete the
+/// notification next, and must not wait here for what waits for it.
+const NOTIFICATIONS: &str = "platform_notifications n join notification_state s on s.notification_id = n.id";
 
 #[async_trait]
 impl RetentionStore for PostgresStore {
@@ -41,13 +44,13 @@ impl RetentionStore for PostgresStore {
     async fn retire(&self, what: RetentionClass, range: Range, limit: u32) -> Result<Step, StoreError> {
         let (rows, is_over, statements): (_, _, &[&str]) = match what {
             RetentionClass::Events => (
-                "platform_events",
+                "platform_events n",
                 "true".to_owned(),
                 &["with gone as (delete from platform_events where id = any($1) returning *) \
                    insert into platform_events_archive select * from gone"],
             ),
             RetentionClass::Notifications => (
-                "platform_notifications",
+                NOTIFICATIONS,
                 format!("not {IS_OPEN}"),
                 &[
                     "insert into notification_state_archive select * from notification_state where notification_id = any($1)",
@@ -56,15 +59,15 @@ impl RetentionStore for PostgresStore {
                 ],
             ),
             RetentionClass::Deliveries => (
-                "webhook_deliveries",
+                "webhook_deliveries n",
                 "n.status <> 'delivering'".to_owned(),
                 &["delete from webhook_deliveries where id = any($1)"],
             ),
             RetentionClass::DeliveryLog => {
-                ("webhook_delivery_log", "true".to_owned(), &["delete from webhook_delivery_log where id = any($1)"])
+                ("webhook_delivery_log n", "true".to_owned(), &["delete from webhook_delivery_log where id = any($1)"])
             }
             RetentionClass::AuditLog => (
-                "audit_log",
+                "audit_log n",
                 "true".to_owned(),
                 &["with gone as (delete from audit_log where id = any($1) returning *) \
                    insert into audit_log_archive select * from gone"],
@@ -83,7 +86,7 @@ impl RetentionStore for PostgresStore {
     async fn expire_retired(&self, range: Range, limit: u32) -> Result<Step, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let is_endless = format!("n.expires_at is null and {IS_OPEN}");
-        let looked_at = next(&mut transaction, "platform_notifications", &is_endless, range, limit).await?;
+        let looked_at = next(&mut transaction, NOTIFICATIONS, &is_endless, range, limit).await?;
         let endless: Vec<Uuid> = looked_at.iter().filter(|(_, is_endless)| *is_endless).map(|(id, _)| *id).collect();
         for statement in [
             "update notification_state set expires_at = $2 where notification_id = any($1)",
@@ -103,7 +106,7 @@ impl RetentionStore for PostgresStore {
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "insert into archive_exports (table_name, id, ids) \
              select $1, $2, string_agg(uuid_send(id), ''::bytea order by id) \
-             from (select id from {} order by id limit $3) cold having count(*) > 0 \
+             from (select id from {} order by id limit $3) oldest having count(*) > 0 \
              on conflict (table_name) do nothing",
             table.table()
         )))
@@ -159,14 +162,14 @@ fn json_value(column: &str, shape: Shape) -> String {
 /// The next rows of a range, each with whether a condition holds for it. They are locked; what others hold is passed over.
 async fn next(
     connection: &mut PgConnection,
-    table: &str,
+    rows: &str,
     condition: &str,
     range: Range,
     limit: u32,
 ) -> Result<Vec<(Uuid, bool)>, StoreError> {
     let rows = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select n.id, {condition} from {table} n where n.id > $1 and n.id < $2 order by n.id limit $3 \
-         for update of n skip locked"
+        "select n.id, {condition} from {rows} where n.id > $1 and n.id < $2 order by n.id limit $3 \
+         for update skip locked"
     )))
     .bind(range.after)
     .bind(range.end())

@@ -1,7 +1,5 @@
 //! The shared SQL in PostgreSQL: values, rows, and the words that SQLite has otherwise.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::model::Timestamp;
@@ -14,7 +12,7 @@ use uuid::Uuid;
 
 use crate::store::{
     StoreError,
-    batch::StreamOffsets,
+    batch::{StreamCounts, StreamOffsets},
     sql::{
         dialect::{Dialect, SqlRow, plain_columns},
         rows::stream_offsets,
@@ -86,11 +84,11 @@ impl Dialect for Postgres {
 
     async fn raise_streams(
         connection: &mut PgConnection,
-        counts: &BTreeMap<(&'static str, String), u64>,
+        counts: &StreamCounts<'_>,
     ) -> Result<(StreamOffsets, i64), StoreError> {
         let mut rows = Rows::new(&[("kind", Kind::Text), ("key", Kind::Text), ("count", Kind::Big)]);
         for ((kind, key), count) in counts {
-            rows.push([(*kind).into(), key.into(), count.cast_signed().into()]);
+            rows.push([(*kind).into(), (*key).into(), count.cast_signed().into()]);
         }
         let raise = Self::with_rows(
             "insert into streams as stream (kind, key, last_offset) ",
@@ -157,8 +155,11 @@ fn add_array(arguments: &mut PgArguments, kind: Kind, values: Vec<Value<'_>>) ->
             arguments.add(
                 values
                     .iter()
-                    .map(|value| if let Value::$variant($value) = value { $element } else { None })
-                    .collect::<Vec<_>>(),
+                    .map(|value| match value {
+                        Value::$variant($value) => Ok($element),
+                        other => Err(format!("{other:?} is no {kind:?}")),
+                    })
+                    .collect::<Result<Vec<_>, _>>()?,
             )
         };
     }

@@ -17,7 +17,7 @@ use super::{
     statement::{Kind, Rows, Statement},
 };
 use crate::store::{
-    Appended, EventStore, NotificationRecord, StoreError, Submission,
+    Appended, EventStore, NotificationRecord, ReadAll, StoreError, Submission,
     batch::{Answer, Claims, Decided, EventRow, Insertion, Locked, Numbered},
     ip_text,
     webhook::Subscriptions,
@@ -93,34 +93,25 @@ fn unreadable(error: serde_json::Error) -> StoreError {
     StoreError::Failed(sqlx::Error::Decode(error.into()))
 }
 
-/// Inserts new notifications, and locks those that exist and are to be changed.
+/// Inserts new notifications, and locks those that exist and are to be changed: all that it waits for in the order of
+/// their ids, whichever submissions they are for.
 async fn lock<'a, D: Dialect>(connection: &mut D::Connection, claims: Claims<'a>) -> Result<Locked<'a>, StoreError> {
     let insertions = claims.insertions();
     let mut locked = Locked::new(claims);
     insert_notifications::<D>(connection, &insertions, &mut locked).await?;
-    let named: Vec<Uuid> = locked.claims().named().into_iter().map(|id| id.0).collect();
-    for run in D::id_runs(&named) {
+    let mut ids: Vec<Uuid> = locked.claims().target_ids().into_iter().map(|id| id.0).collect();
+    for (index, all) in locked.claims().read_alls() {
+        let unread = unread_ids::<D>(connection, all, locked.claims().now).await?;
+        ids.extend(&unread);
+        locked.select(index, unread.into_iter().map(NotificationId).collect());
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    for run in D::id_runs(&ids) {
         let mut query = Statement::new(format!("{RECORD} where "));
         D::push_any(&mut query, "s.notification_id", run);
         query.push(" order by s.notification_id").push(D::LOCK_S);
         locked.add_records(records::<D>(connection, query).await?);
-    }
-    for (index, all) in locked.claims().read_alls() {
-        let mut query = Statement::new(format!(
-            "{RECORD} where s.notification_id in (select notification_id from notification_state where user_id = "
-        ));
-        query.push_bind(all.user.as_str()).push(" and status = 'unread'");
-        if let Some(app) = &all.app {
-            query.push(" and app_id = ").push_bind(app.as_str());
-        }
-        if let Some(before) = all.before {
-            query.push(" and created_at < ").push_bind(before);
-        }
-        query.push(" and (expires_at is null or expires_at > ").push_bind(locked.claims().now);
-        query.push(") limit ").push_bind(i64::from(all.limit));
-        query.push(") and s.status = 'unread' order by s.notification_id").push(D::LOCK_S);
-        let unread = records::<D>(connection, query).await?;
-        locked.select(index, unread);
     }
     for (index, expire) in locked.claims().expiries() {
         // A notification that another transaction has locked is left to it: it expires or dismisses it just now.
@@ -130,9 +121,29 @@ async fn lock<'a, D: Dialect>(connection: &mut D::Connection, claims: Claims<'a>
             D::LOCK_S_OR_SKIP
         ));
         let due = records::<D>(connection, query.bind(expire.until).bind(i64::from(expire.limit))).await?;
-        locked.select(index, due);
+        locked.select(index, due.iter().map(|record| record.id).collect());
+        locked.add_records(due);
     }
     Ok(locked)
+}
+
+/// The notifications that are to be marked as read. Not locked yet: what changes before it is, is decided by its new state.
+async fn unread_ids<D: Dialect>(
+    connection: &mut D::Connection,
+    all: &ReadAll,
+    now: Timestamp,
+) -> Result<Vec<Uuid>, StoreError> {
+    let mut query = Statement::new("select notification_id from notification_state where user_id = ");
+    query.push_bind(all.user.as_str()).push(" and status = 'unread'");
+    if let Some(app) = &all.app {
+        query.push(" and app_id = ").push_bind(app.as_str());
+    }
+    if let Some(before) = all.before {
+        query.push(" and created_at < ").push_bind(before);
+    }
+    query.push(" and (expires_at is null or expires_at > ").push_bind(now);
+    query.push(") limit ").push_bind(i64::from(all.limit));
+    D::fetch_all(connection, query).await?.iter().map(|row| row.id(0)).collect()
 }
 
 async fn records<D: Dialect>(

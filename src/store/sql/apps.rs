@@ -7,7 +7,7 @@ use super::{
     audit::write_audit,
     dialect::{Dialect, SqlRow as _, SqlStore},
     revisions::raise_identity_revision,
-    rows::{KEY, app_columns, app_from_row, key_from_row, qualified},
+    rows::{KEY, app_columns, app_from_row, corrupt_row, key_from_row, qualified},
     statement::{Kind, Rows, Statement, Value},
 };
 use crate::store::{ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError};
@@ -24,7 +24,7 @@ impl<S: SqlStore> AppStore for S {
             columns = app_columns::<S::Db>()
         ));
         let insert = insert.bind(app.id.as_str()).bind(&app.name).bind(&app.icon_url).bind(app.is_platform);
-        let row = S::Db::fetch_one(&mut transaction, insert.bind(limits(Some(&app.limits)))).await?;
+        let row = S::Db::fetch_one(&mut transaction, insert.bind(limits(Some(&app.limits))?)).await?;
         if let Some(key) = key {
             S::Db::fetch_one(&mut transaction, insert_key::<S::Db>(key)).await?;
         }
@@ -62,7 +62,7 @@ impl<S: SqlStore> AppStore for S {
             .bind(change.icon_url.as_ref().and_then(|icon| icon.as_deref()))
             .bind(change.is_active)
             .bind(change.is_platform)
-            .bind(limits(change.limits.as_ref()));
+            .bind(limits(change.limits.as_ref())?);
         let Some(row) = S::Db::fetch_optional(&mut transaction, update).await? else { return Ok(None) };
         raise_identity_revision::<S::Db>(&mut transaction).await?;
         write_audit::<S::Db>(&mut transaction, audit, "app.update", app.as_str(), app).await?;
@@ -149,7 +149,7 @@ impl<S: SqlStore> AppStore for S {
         let keys = self.query_all(&StreamKey::Broadcast, keys).await?;
         let mut revoked = RevokedCredentials::default();
         for row in &apps {
-            revoked.apps.extend(AppId::parse(&row.text(0)?));
+            revoked.apps.insert(AppId::parse(&row.text(0)?).map_err(corrupt_row)?);
         }
         for row in &keys {
             revoked.keys.insert(KeyId(row.id(0)?));
@@ -158,8 +158,9 @@ impl<S: SqlStore> AppStore for S {
     }
 }
 
-fn limits<'q>(limits: Option<&LimitOverrides>) -> Value<'q> {
-    limits.map(|limits| serde_json::to_string(limits).unwrap_or_else(|_| "{}".to_owned())).into()
+fn limits<'q>(limits: Option<&LimitOverrides>) -> Result<Value<'q>, StoreError> {
+    let text = limits.map(serde_json::to_string).transpose();
+    Ok(text.map_err(|error| sqlx::Error::Encode(error.into()))?.into())
 }
 
 fn insert_key<D: Dialect>(key: &NewKey) -> Statement<'_> {

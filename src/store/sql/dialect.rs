@@ -1,9 +1,6 @@
 //! What the shared SQL needs of a database: how to run a statement, and the few words in which the two differ.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, RwLock},
-};
+use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{StreamKey, Timestamp};
@@ -11,7 +8,11 @@ use sqlx::{Database, Transaction};
 use uuid::Uuid;
 
 use super::statement::{Rows, Statement};
-use crate::store::{StoreError, batch::StreamOffsets, webhook::Subscriptions};
+use crate::store::{
+    StoreError,
+    batch::{StreamCounts, StreamOffsets},
+    webhook::Subscriptions,
+};
 
 /// A database. Implemented by `sqlx::Postgres` and `sqlx::Sqlite`.
 #[async_trait]
@@ -52,15 +53,16 @@ pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
     /// Appends `column in ids`.
     fn push_any(statement: &mut Statement<'_>, column: &str, ids: &[Uuid]);
 
-    /// Statements that read `before`, then the rows as a query (`select …` or `values …`), then `after`. One for all rows in
-    /// PostgreSQL, which takes an array for each column; one for each run of rows in SQLite.
+    /// Statements that read `before`, then the rows as a query (`select …` or `values …`), then `after`. These two have no
+    /// placeholders. One statement for all rows in PostgreSQL, which takes an array for each column; one for each run of
+    /// rows in SQLite.
     fn with_rows<'q>(before: &str, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>>;
 
     /// Raises streams by these numbers of events, in the order of the map. Returns the offsets, and the revision of the
     /// webhooks' subscriptions (0 if there is nothing to raise). One statement: it is in every transaction.
     async fn raise_streams(
         connection: &mut Self::Connection,
-        counts: &BTreeMap<(&'static str, String), u64>,
+        counts: &StreamCounts<'_>,
     ) -> Result<(StreamOffsets, i64), StoreError>;
 
     /// Runs a statement. Returns the number of rows it affected.

@@ -9,12 +9,9 @@ use oriva_hub_actors::{
 use super::{
     dialect::{Dialect, SqlRow as _, SqlStore},
     rows::{event_columns, event_from_row},
-    statement::Statement,
+    statement::{Kind, Rows, Statement},
 };
 use crate::store::{EventFilter, EventPage, EventReader, StoreError, TOTAL_CAP};
-
-/// Streams whose heads one statement reads.
-const STREAMS_PER_STATEMENT: usize = 250;
 
 #[async_trait]
 impl<S: SqlStore> EventReader for S {
@@ -43,19 +40,16 @@ impl<S: SqlStore> EventReader for S {
     }
 
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, StoreError> {
+        let mut asked = Rows::new(&[("position", Kind::Big), ("kind", Kind::Text), ("name", Kind::Text)]);
+        for (position, stream) in (0_i64..).zip(streams) {
+            asked.push([position.into(), stream.kind().as_str().into(), stream.name().into()]);
+        }
+        let after = ") select asked.position, streams.last_offset from asked \
+                     join streams on streams.kind = asked.kind and streams.key = asked.name";
         let mut heads = vec![0; streams.len()];
-        for (chunk, heads) in streams.chunks(STREAMS_PER_STATEMENT).zip(heads.chunks_mut(STREAMS_PER_STATEMENT)) {
-            let mut query = Statement::new("with asked (position, kind, name) as (values ");
-            for (index, stream) in chunk.iter().enumerate() {
-                query.push(format!("{}({index}, ", if index == 0 { "" } else { ", " }));
-                query.push_bind(stream.kind().as_str()).push(", ").push_bind(stream.name()).push(")");
-            }
-            query.push(
-                ") select asked.position, streams.last_offset from asked \
-                 join streams on streams.kind = asked.kind and streams.key = asked.name",
-            );
+        for query in S::Db::with_rows("with asked (position, kind, name) as (", asked, after) {
             for row in self.query_all(&StreamKey::Broadcast, query).await? {
-                if let Some(head) = heads.get_mut(row.int(0)? as usize) {
+                if let Some(head) = heads.get_mut(row.big(0)? as usize) {
                     *head = row.big(1)?;
                 }
             }
@@ -87,9 +81,10 @@ impl<S: SqlStore> EventReader for S {
 
     async fn purge_idempotency_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let mut transaction = self.begin_write().await?;
+        // The condition stands twice: a request may renew a key between the query and the deletion.
         let delete = Statement::new(
             "delete from idempotency_keys where (app_id, key) in \
-             (select app_id, key from idempotency_keys where expires_at <= $1 limit $2)",
+             (select app_id, key from idempotency_keys where expires_at <= $1 limit $2) and expires_at <= $1",
         );
         let deleted = S::Db::execute(&mut transaction, delete.bind(now).bind(i64::from(limit))).await?;
         transaction.commit().await?;

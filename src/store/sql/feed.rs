@@ -54,7 +54,8 @@ impl<S: SqlStore> NotificationStore for S {
         count.push(" and s.status in ").push_list(filter.statuses.iter().map(|status| status.as_str()));
         if let Some(since) = filter.since {
             // Every urgency by name, so that the moment bounds the walk over the index.
-            count.push(" and s.urgency in (0, 1, 2, 3) and s.created_at >= ").push_bind(since);
+            count.push(" and s.urgency in ").push_list(Priority::ALL.map(Priority::urgency));
+            count.push(" and s.created_at >= ").push_bind(since);
         }
         count.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
         let total = S::Db::fetch_one(&mut transaction, count).await?.big(0)?;
@@ -101,20 +102,21 @@ impl<S: SqlStore> NotificationStore for S {
     }
 
     async fn record_receipts(&self, receipts: &[DeliveryReceipt]) -> Result<(), StoreError> {
-        // In the order in which changes lock the same rows.
-        let mut receipts = receipts.to_vec();
-        receipts.sort_by_key(|receipt| receipt.id);
         let mut transaction = self.begin_write().await?;
         let mut rows =
             Rows::new(&[("id", Kind::Id), ("app_id", Kind::Text), ("user_id", Kind::Text), ("at", Kind::Moment)]);
-        for DeliveryReceipt { id, app_id, user_id, at } in &receipts {
+        for DeliveryReceipt { id, app_id, user_id, at } in receipts {
             rows.push([id.0.into(), app_id.as_str().into(), user_id.as_str().into(), (*at).into()]);
         }
         let with = "with receipt (id, app_id, user_id, at) as (";
+        // The rows are locked in the order in which changes lock them.
         let after = format!(
-            ") update notification_state as s set delivered_at = receipt.at, updated_at = {} from receipt \
-             where s.notification_id = receipt.id and s.app_id = receipt.app_id and s.user_id = receipt.user_id \
-             and s.delivered_at is null",
+            "), due as (select s.notification_id, receipt.at from notification_state s join receipt \
+             on s.notification_id = receipt.id and s.app_id = receipt.app_id and s.user_id = receipt.user_id \
+             where s.delivered_at is null order by s.notification_id{}) \
+             update notification_state as s set delivered_at = due.at, updated_at = {} from due \
+             where s.notification_id = due.notification_id",
+            S::Db::LOCK_S,
             S::Db::NOW
         );
         S::Db::execute_each(&mut transaction, S::Db::with_rows(with, rows, &after)).await?;

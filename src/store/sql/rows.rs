@@ -1,11 +1,11 @@
 //! Columns and rows: the lists of columns that queries select, and what their rows become.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use oriva_hub_actors::{
     model::{
         AppId, Category, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, KeyId, NotificationId, Offsets,
-        TraceParent, UserId, WebhookId,
+        StreamKind, TraceParent, UserId, WebhookId,
     },
     protocol::PublishedEvent,
 };
@@ -13,7 +13,8 @@ use oriva_hub_actors::{
 use super::dialect::{Dialect, SqlRow};
 use crate::store::{
     ApiKey, App, AttemptRow, AuditEntry, Content, DeliveryRow, DeliveryStatus, Notification, NotificationRecord,
-    NotificationState, Priority, Recovery, Status, StoreError, Webhook, batch::StreamOffsets,
+    NotificationState, Priority, Recovery, Status, StoreError, Webhook,
+    batch::{StreamCounts, StreamOffsets},
 };
 
 /// Everything of [`ApiKey`].
@@ -253,15 +254,20 @@ pub(in crate::store) fn recovery_from_row(row: &impl SqlRow) -> Result<Recovery,
 
 /// From `kind, key, last_offset` and the revision of the webhooks' subscriptions. `counts`: by how much each stream was raised.
 pub(in crate::store) fn stream_offsets(
-    counts: &BTreeMap<(&'static str, String), u64>,
+    counts: &StreamCounts<'_>,
     rows: &[impl SqlRow],
 ) -> Result<(StreamOffsets, i64), StoreError> {
     let (mut offsets, mut revision) = (StreamOffsets::default(), 0);
     for row in rows {
         let (kind, key) = (row.text(0)?, row.text(1)?);
-        let count = counts.iter().find(|((known, name), _)| *known == kind && *name == key);
-        offsets.raised(kind, key, row.big(2)?, count.map_or(0, |(_, count)| *count));
+        let (Some(stream), Some(count)) = (StreamKind::from_name(&kind), counts.get(&(&*kind, &*key)).copied()) else {
+            return Err(corrupt_row(Invalid(format!("{kind} {key} is a stream that was not raised"))));
+        };
+        offsets.raised(stream, key, row.big(2)?, count);
         revision = row.big(3)?.cast_signed();
+    }
+    if rows.len() != counts.len() {
+        return Err(corrupt_row(Invalid(format!("{} of {} streams were raised", rows.len(), counts.len()))));
     }
     Ok((offsets, revision))
 }

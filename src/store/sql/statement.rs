@@ -1,5 +1,5 @@
 //! A statement for either database: its text, and the values of its parameters `$1`, `$2`, … Both databases read that
-//! form, so a statement is written once.
+//! form, so a statement is written once. Only [`Rows`] have placeholders of each database's own.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -50,7 +50,7 @@ impl<'q> Rows<'q> {
 
     /// Adds a row: one value for each column.
     pub(in crate::store) fn push<const N: usize>(&mut self, row: [Value<'q>; N]) {
-        debug_assert_eq!(N, self.columns.len());
+        assert_eq!(N, self.columns.len(), "a row has a value for each column");
         self.values.extend(row);
     }
 

@@ -198,7 +198,7 @@ impl<S: SqlStore> WebhookStore for S {
         audit: &Audit,
     ) -> Result<Option<DeliveryRow>, StoreError> {
         let mut transaction = self.begin_write().await?;
-        // A delivery that is being sent now stays as it is.
+        // A delivery that is being sent now keeps its status and its attempts.
         let update = Statement::new(format!(
             "update webhook_deliveries set status = case status when 'delivering' then status else 'pending' end, \
              attempts = case status when 'delivering' then attempts else 0 end, next_attempt_at = {now}, \

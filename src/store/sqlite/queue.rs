@@ -56,11 +56,12 @@ impl DeliveryQueue for SqliteStore {
             deliveries.push((DeliveryId(delivery), attempt, event_from_row(row, 2)?));
         }
         let claimed: Vec<Uuid> = deliveries.iter().map(|(id, ..)| id.0).collect();
-        for (ids, status) in [(claimed, "delivering"), (lost, "cancelled")] {
+        let held = (Some(lease.owner), Some(lease.until.unix_ms()));
+        for (ids, status, (owner, until)) in [(claimed, "delivering", held), (lost, "cancelled", (None, None))] {
             for run in runs(&ids) {
                 let mut update = QueryBuilder::new("update webhook_deliveries set status = ");
-                update.push_bind(status).push(", lease_owner = ").push_bind(lease.owner);
-                update.push(", lease_until = ").push_bind(lease.until.unix_ms());
+                update.push_bind(status).push(", lease_owner = ").push_bind(owner);
+                update.push(", lease_until = ").push_bind(until);
                 update.push(", updated_at = ").push_bind(now.unix_ms()).push(" where id in ");
                 update.push_tuples(run, |mut row, id| {
                     row.push_bind(id);

@@ -1,8 +1,6 @@
 //! The shared SQL in SQLite: values, rows, and the words that PostgreSQL has otherwise. Moments are milliseconds, ids
 //! blobs of 16 bytes, lists and JSON text.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
 use sqlx::{
@@ -14,7 +12,7 @@ use uuid::Uuid;
 
 use crate::store::{
     StoreError,
-    batch::StreamOffsets,
+    batch::{StreamCounts, StreamOffsets},
     sql::{
         dialect::{Dialect, SqlRow, plain_columns},
         rows::stream_offsets,
@@ -74,7 +72,7 @@ impl Dialect for Sqlite {
 
     async fn raise_streams(
         connection: &mut SqliteConnection,
-        counts: &BTreeMap<(&'static str, String), u64>,
+        counts: &StreamCounts<'_>,
     ) -> Result<(StreamOffsets, i64), StoreError> {
         if counts.is_empty() {
             return Ok(Default::default());

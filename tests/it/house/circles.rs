@@ -1,7 +1,8 @@
 //! No file imports a file that, over others, imports it. So each file can be read after those that it imports.
 //!
 //! An import counts for the file that defines the name, through whatever re-exports. A folder's file does not import its
-//! own parts by re-exporting them.
+//! own parts by re-exporting them. Not followed: a name from the crate's root, what a glob brings in, and `super` within a
+//! module that has no file of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -81,7 +82,8 @@ impl Imports {
 fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let is_cfg = attribute.path().is_ident("cfg");
-        is_cfg && attribute.meta.require_list().is_ok_and(|list| list.tokens.to_string().contains("test"))
+        let is_for_tests = |condition: String| condition == "test" || condition.contains("feature = \"testing\"");
+        is_cfg && attribute.meta.require_list().is_ok_and(|list| is_for_tests(list.tokens.to_string()))
     })
 }
 

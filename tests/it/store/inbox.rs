@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use oriva_hub::store::{
     AccessScope, Appended, Change, ChangeError, Content, Create, CreateBatch, Delete, DeliveryReceipt,
-    DuplicateExternalId, Expire, FeedFilter, FeedPosition, Lookup, NewNotification, NotificationResult, Once,
+    DuplicateExternalId, Expire, FeedFilter, FeedPosition, KeyedOutcome, Lookup, NewNotification, NotificationResult,
     Operation, Origin, Priority, Progress, ReadAll, Status, Store, Submission,
 };
 use oriva_hub_actors::model::{AppId, JsonObject, NotificationId, Timestamp, UserId};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::{app_id, store_with};
 use crate::{harness::Backend, on_both_stores};
@@ -132,7 +133,7 @@ async fn a_limit_that_is_reached_leaves_more_to_do(backend: Backend) {
 async fn an_external_id_is_one_notification_of_its_app(backend: Backend) {
     let (_database, store) = store_with(backend, &["a", "b"]).await;
     let create = || Create { from_platform: false, notification: new(Some("x"), Priority::Normal) };
-    let Ok(Once::Done(receipt)) = write(&store, "a", create()).await else { panic!("it is free") };
+    let Ok(KeyedOutcome::Done(receipt)) = write(&store, "a", create()).await else { panic!("it is free") };
     let owner = receipt.notification_id;
     assert_eq!(write(&store, "a", create()).await, Err(DuplicateExternalId(owner)));
     assert!(write(&store, "b", create()).await.is_ok(), "another app's is another");
@@ -140,8 +141,8 @@ async fn an_external_id_is_one_notification_of_its_app(backend: Backend) {
     let batch = CreateBatch { from_platform: false, items: items.into() };
     let appended = store.append(&[submission("a", batch)]).await.unwrap().pop().unwrap();
     assert_eq!(appended.events.len(), 1);
-    let Some(Once::Done(receipts)) = CreateBatch::outcome(appended.outcome) else { panic!("it takes no key") };
-    let [NotificationResult::Created(first), NotificationResult::Refused(second), NotificationResult::Refused(third)] =
+    let Some(KeyedOutcome::Done(receipts)) = CreateBatch::outcome(appended.outcome) else { panic!("it takes no key") };
+    let [NotificationResult::Created(first), NotificationResult::Rejected(second), NotificationResult::Rejected(third)] =
         &receipts.notifications[..]
     else {
         panic!("{receipts:?}")
@@ -249,4 +250,26 @@ async fn a_delivery_is_noted_once(backend: Backend) {
     store.record_receipts(&[receipt(app_id("a"), first)]).await.unwrap();
     store.record_receipts(&[receipt(app_id("a"), Timestamp::now())]).await.unwrap();
     assert_eq!(delivered_at().await, Some(first));
+}
+
+/// A read-all reaches its limit by what it looked at, not by what was left of it when it had the locks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_all_that_waited_for_a_dismissal_goes_on() {
+    let (database, store) = store_with(Backend::Postgres, &["a"]).await;
+    create(&store, "a", 3).await;
+    let mut other = PgConnection::connect(&database.owner_url).await.unwrap();
+    let mut dismissal = other.begin().await.unwrap();
+    // The one that a read-all of one finds first.
+    let dismiss = "update notification_state set status = 'dismissed' where notification_id = \
+                   (select notification_id from notification_state where user_id = 'alice' and status = 'unread' \
+                   and (expires_at is null or expires_at > now()) limit 1)";
+    dismissal.execute(dismiss).await.unwrap();
+    let reading = tokio::spawn({
+        let store = store.clone();
+        async move { write(&store, "a", read_all(1)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    dismissal.commit().await.unwrap();
+    let Progress { is_complete, .. } = reading.await.unwrap();
+    assert!(!is_complete, "two are still unread");
 }
