@@ -85,15 +85,15 @@ impl Server {
             bus: nodes.bus.clone(),
             limiter: nodes.presence.clone(),
         };
-        let online = Realtime::start(&build::realtime_config(config, epoch), &ports, &tasks);
-        nodes::connect(&mut nodes, &online, &credentials_changed, &tasks);
-        let webhooks = build::start_webhooks(config, &secrets, &store, &online, &tasks).await?;
+        let realtime = Realtime::start(&build::realtime_config(config, epoch), &ports, &tasks);
+        nodes::connect(&mut nodes, &realtime, &credentials_changed, &tasks);
+        let webhooks = build::start_webhooks(config, &secrets, &store, &realtime, &tasks).await?;
         let hub = Arc::new(Hub::new(Adapters {
             store: store.clone(),
             auth: auth.clone(),
             limits: Limits::new(config.rate_limits.clone(), nodes.redis),
-            writer: Writer::start(store.clone(), online.clone(), webhooks.actors.clone(), &tasks),
-            online,
+            writer: Writer::start(store.clone(), realtime.clone(), webhooks.actors.clone(), &tasks),
+            realtime,
             webhooks,
             cluster: Cluster { node: nodes.node, bus: nodes.bus, presence: nodes.presence },
             tasks: tasks.clone(),
@@ -151,7 +151,7 @@ impl Server {
             }
             () = stop => {}
         }
-        tracing::info!(sockets = self.hub.online().open_sockets(), "stopping");
+        tracing::info!(sockets = self.hub.realtime().open_sockets(), "stopping");
         drain::drain(&self.hub, self.shutdown_window).await;
         drain::stop_http(&handle, &self.hub, self.shutdown_window).await;
         let _ = serving.await;

@@ -26,7 +26,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use self::{
     broadcasts::BroadcastFeed,
-    entry::{Entry, Online},
+    entry::{Entry, RunningSession},
     messages::{
         Acquire, ConnectionSnapshot, CountsOf, Observe, Received, RegistryState, Resync, Route, SendFrame,
         StopAccepting,
@@ -124,9 +124,9 @@ impl Registry {
         let stream = join.identity.stream();
         // No entry: the permit was given back meanwhile, so the socket is gone.
         let Some(entry) = self.entries.get_mut(&stream) else { return };
-        if let Some(online) = &entry.session {
+        if let Some(running) = &entry.session {
             // Unbounded, but one message a socket, and sockets are bounded.
-            return online.addr.do_send(SessionInput::Join(join));
+            return running.addr.do_send(SessionInput::Join(join));
         }
         if entry.joining.is_empty() {
             self.starting.push(stream);
@@ -193,7 +193,7 @@ impl Registry {
         for join in joining {
             addr.do_send(SessionInput::Join(join));
         }
-        entry.session = Some(Online::new(addr, self.next_serial));
+        entry.session = Some(RunningSession::new(addr, self.next_serial));
     }
 }
 
@@ -303,8 +303,8 @@ impl Handler<SendFrame> for Registry {
     type Result = ();
 
     fn handle(&mut self, SendFrame { stream, frame }: SendFrame, _: &mut Self::Context) {
-        if let Some(online) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
-            let _ = online.addr.try_send(SessionInput::SendFrame { frame });
+        if let Some(running) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
+            let _ = running.addr.try_send(SessionInput::SendFrame { frame });
         }
     }
 }
@@ -315,7 +315,7 @@ impl Handler<SessionEnded> for Registry {
     fn handle(&mut self, SessionEnded { stream, serial }: SessionEnded, _: &mut Self::Context) {
         // Its sockets give back their permits as they close.
         if let Some(entry) = self.entries.get_mut(&stream)
-            && entry.session.as_ref().is_some_and(|online| online.serial == serial)
+            && entry.session.as_ref().is_some_and(|running| running.serial == serial)
         {
             entry.session = None;
         }
@@ -366,8 +366,8 @@ impl Handler<messages::PanicSession> for Registry {
     type Result = ();
 
     fn handle(&mut self, message: messages::PanicSession, _: &mut Self::Context) {
-        if let Some(online) = self.entries.get(&message.stream).and_then(|entry| entry.session.as_ref()) {
-            online.addr.do_send(SessionInput::Panic);
+        if let Some(running) = self.entries.get(&message.stream).and_then(|entry| entry.session.as_ref()) {
+            running.addr.do_send(SessionInput::Panic);
         }
     }
 }

@@ -33,7 +33,8 @@ use crate::{
 
 pub(crate) use self::filter::Positions;
 
-/// Sample rate for the latency of broadcasts: 16 in 256 sessions record it. All would cost more than the delivery.
+/// Sample rate for the latency of broadcasts: 16 in 256 batches of a session are recorded. All would cost more than the
+/// delivery.
 const BROADCAST_LATENCY_SAMPLES: u8 = 16;
 
 /// Events of one page read from the store.

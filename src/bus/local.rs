@@ -1,4 +1,4 @@
-//! The bus of a node without Redis. Alone on its store it needs none; otherwise its sessions poll the store.
+//! The bus of a node without Redis. Alone on its store it needs none; otherwise its registries ask the store again and again.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The bus over Redis pub/sub: one channel a stream, subscribed to while somebody here follows it. This is the handle; its
 //! task, in `redis/task.rs`, keeps the connection.
 
-mod session;
+mod connection;
 mod status;
 mod task;
 
@@ -88,7 +88,7 @@ impl Bus for RedisBus {
     fn follow(&self, stream: &StreamKey) -> BoxFuture<'static, ()> {
         let (confirm, confirmed) = oneshot::channel();
         let _ = self.commands.send(Command::Follow(stream.clone(), confirm));
-        // Nobody confirms where the connection breaks. Then the session polls the store anyway.
+        // Nobody confirms where the connection breaks. Then the registry asks the store anyway.
         confirmed.map(drop).boxed()
     }
 

@@ -7,14 +7,14 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BusState {
-    /// No Redis is configured. The node is alone, or its sessions poll the store.
+    /// No Redis is configured. The node is alone, or its registries ask the store again and again.
     None,
     /// Redis answers, and this node hears every node that serves the same store.
     Connected,
-    /// Redis does not answer. Sessions poll the store meanwhile.
+    /// Redis does not answer. Registries ask the store meanwhile.
     Away,
     /// Redis answers, but a node that serves the same store is not heard: it has no Redis, another one, or is cut off from
-    /// it. Sessions poll the store.
+    /// it. Registries ask the store meanwhile.
     Split,
 }
 

@@ -114,7 +114,7 @@ async fn serve<T: IntoTransport>(
         let deflate = handshake::deflate(&request);
         accept(&mut framed, &request, &id, false, deflate).await?;
         let parts = framed.into_parts();
-        hub.online().echo(parts.io.into_transport()?, parts.read_buf, deflate.is_some());
+        hub.realtime().echo(parts.io.into_transport()?, parts.read_buf, deflate.is_some());
         return Ok(());
     }
     if request.path() != PATH {
@@ -128,7 +128,7 @@ async fn serve<T: IntoTransport>(
     let admitted = admit(&hub, &offer).await;
     match admitted {
         Ok(Admitted { identity, expiry, reserved }) => {
-            let deflate = offer.deflate.filter(|_| hub.online().compresses());
+            let deflate = offer.deflate.filter(|_| hub.realtime().compresses());
             accept(&mut framed, &request, &id, offer.speaks_v1, deflate).await?;
             tracing::info!(
                 request_id = id,
@@ -154,7 +154,7 @@ async fn serve<T: IntoTransport>(
             // A browser tells its page nothing about the answer to a failed upgrade. So the socket is accepted and
             // closed with a code.
             accept(&mut framed, &request, &id, true, None).await?;
-            hub.online().close_rejected(framed.into_parts().io.into_transport()?, close);
+            hub.realtime().close_rejected(framed.into_parts().io.into_transport()?, close);
             Ok(())
         }
     }
@@ -174,7 +174,7 @@ async fn recheck_revocation(hub: &Hub, offer: &Offer, identity: &Identity) {
                 RevokedCredentials { apps: [issuer.clone()].into(), ..RevokedCredentials::default() }
             }
         };
-        hub.online().close_revoked(&Arc::new(revoked));
+        hub.realtime().close_revoked(&Arc::new(revoked));
     }
 }
 
@@ -213,7 +213,7 @@ async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Rejection> {
     {
         return Err(Rejection::new(Code::Forbidden, "app_id is not the credential's own app", Close::Revoked));
     }
-    let reserved = hub.online().acquire(&identity).await.map_err(|error| match error {
+    let reserved = hub.realtime().acquire(&identity).await.map_err(|error| match error {
         AcquireError::LimitReached { limit } => {
             let detail = format!("{limit} connections are open already");
             Rejection::new(Code::ConnectionLimit, &detail, Close::TooManyConnections)

@@ -35,7 +35,7 @@ pub struct Adapters {
     /// Writes events and what they tell of.
     pub writer: Writer,
     /// Users and apps that are online.
-    pub online: Realtime,
+    pub realtime: Realtime,
     /// What delivers to webhooks.
     pub webhooks: WebhookServices,
     /// The other nodes.
@@ -51,7 +51,7 @@ pub struct Hub {
     pub(super) auth: Arc<Authenticator>,
     limits: Limits,
     pub(super) writer: Writer,
-    pub(super) online: Realtime,
+    pub(super) realtime: Realtime,
     pub(super) counts: CountCache,
     pub(super) next_expiry: Arc<NextExpiry>,
     pub(super) webhooks: WebhookServices,
@@ -77,14 +77,14 @@ impl Hub {
     /// Puts the parts together.
     #[must_use]
     pub fn new(adapters: Adapters) -> Self {
-        let Adapters { store, auth, limits, writer, online, webhooks, cluster, tasks } = adapters;
+        let Adapters { store, auth, limits, writer, realtime, webhooks, cluster, tasks } = adapters;
         Self {
             apps: Apps::new(store.clone()),
             store,
             auth,
             limits,
             writer,
-            online,
+            realtime,
             counts: CountCache::default(),
             next_expiry: Arc::default(),
             webhooks,
@@ -117,8 +117,8 @@ impl Hub {
 
     /// Who is online.
     #[must_use]
-    pub fn online(&self) -> &Realtime {
-        &self.online
+    pub fn realtime(&self) -> &Realtime {
+        &self.realtime
     }
 
     /// Apps and keys.
@@ -131,7 +131,7 @@ impl Hub {
     pub fn credentials_changed(&self, revoked: RevokedCredentials) {
         self.auth.forget();
         if !revoked.is_empty() {
-            self.online.close_revoked(&Arc::new(revoked));
+            self.realtime.close_revoked(&Arc::new(revoked));
         }
     }
 
@@ -155,7 +155,7 @@ impl Hub {
     /// Accepts no new work from now on, and closes every socket at a random moment within `over`.
     pub fn drain(&self, over: Duration) {
         self.is_draining.store(true, Ordering::SeqCst);
-        self.online.drain(over);
+        self.realtime.drain(over);
         self.webhooks.actors.drain();
     }
 
@@ -192,8 +192,8 @@ impl Hub {
     pub async fn figures(&self) -> Figures {
         let pool = self.store.pool();
         Figures {
-            sockets: self.online.open_sockets(),
-            sessions: self.online.observe().await.sessions,
+            sockets: self.realtime.open_sockets(),
+            sessions: self.realtime.observe().await.sessions,
             bus: self.cluster.bus.state(),
             writer_queue_events: self.writer.waiting(),
             store_connections_idle: pool.idle,

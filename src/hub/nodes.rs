@@ -40,7 +40,7 @@ impl Hub {
     /// Number of a user's sockets, over all nodes, that get what `app` publishes. `None`: all of them.
     pub async fn presence(&self, user: &UserId, app: Option<&AppId>) -> UserPresence {
         let stream = StreamKey::User(user.clone());
-        let here = self.online.connection_counts(&stream).await.visible_to(app);
+        let here = self.realtime.connection_counts(&stream).await.visible_to(app);
         let elsewhere = self.cluster.presence.elsewhere(&stream).await;
         let partial = elsewhere.is_err()
             || match self.cluster.bus.state() {
@@ -60,7 +60,7 @@ impl Hub {
     pub async fn stats(&self) -> Result<Stats, HubError> {
         let deliveries_pending = self.store.pending_deliveries().await?;
         let others = self.peers.list();
-        let snapshot = self.online.connection_snapshot().await;
+        let snapshot = self.realtime.connection_snapshot().await;
         let connections_here: usize = snapshot.iter().map(|(_, held)| held.total()).sum();
         let users_here: HashSet<String> = snapshot
             .iter()
@@ -100,7 +100,7 @@ impl Hub {
         if self.peers.has_left() {
             return Ok(());
         }
-        let state = self.online.observe().await;
+        let state = self.realtime.observe().await;
         let on_bus = matches!(self.cluster.bus.state(), BusState::Connected | BusState::Split);
         let own = NodeBeat { node: self.cluster.node, on_bus, connections: state.connections, users: state.users };
         let others = store.beat(&own).await?;

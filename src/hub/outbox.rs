@@ -17,9 +17,8 @@ use crate::{
     store::{AfterAttempts, Lease, Store, StoreError, Webhook, within_deadline},
 };
 
-/// Webhooks read by one sweep. The next sweep continues after them, so that webhooks that are always failing cannot
-/// hide the others.
-const SWEPT: u32 = 100;
+/// Webhooks read by one query. A sweep reads page after page until it has all.
+const WEBHOOKS_PER_QUERY: u32 = 100;
 /// Greatest number of claims and records at once. A thousand busy endpoints must leave database connections for
 /// publishing.
 const AT_ONCE: usize = 4;
@@ -39,7 +38,7 @@ pub struct OutboxConfig {
 pub struct StoreOutbox {
     store: Arc<dyn Store>,
     sealer: Arc<Sealer>,
-    online: Realtime,
+    realtime: Realtime,
     config: OutboxConfig,
     node: Uuid,
     turns: Semaphore,
@@ -47,8 +46,8 @@ pub struct StoreOutbox {
 
 impl StoreOutbox {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>, online: Realtime, config: OutboxConfig) -> Self {
-        Self { store, sealer, online, config, node: Uuid::now_v7(), turns: Semaphore::new(AT_ONCE) }
+    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>, realtime: Realtime, config: OutboxConfig) -> Self {
+        Self { store, sealer, realtime, config, node: Uuid::now_v7(), turns: Semaphore::new(AT_ONCE) }
     }
 
     async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unavailable> {
@@ -69,7 +68,7 @@ impl StoreOutbox {
                 reason,
                 "webhook disabled; its deliveries are kept until the app enables it again (PATCH is_active)"
             );
-            self.online.send_webhook_disabled(app_id, webhook, reason);
+            self.realtime.send_webhook_disabled(app_id, webhook, reason);
             return;
         }
         for share in WARNINGS {
@@ -177,8 +176,8 @@ impl Deliveries for StoreOutbox {
     async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable> {
         let mut all: Vec<WebhookId> = Vec::new();
         loop {
-            let page = self.ask(self.store.webhooks_with_work(all.last().copied(), SWEPT)).await?;
-            let is_last = page.len() < SWEPT as usize;
+            let page = self.ask(self.store.webhooks_with_work(all.last().copied(), WEBHOOKS_PER_QUERY)).await?;
+            let is_last = page.len() < WEBHOOKS_PER_QUERY as usize;
             all.extend(page);
             if is_last {
                 return Ok(all);

@@ -58,21 +58,22 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the writer. It ends when its last handle is dropped. Committed events go to `online`, and `webhooks` are
+    /// Starts the writer. It ends when its last handle is dropped. Committed events go to `realtime`, and `webhooks` are
     /// nudged.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>, online: Realtime, webhooks: Webhooks, tasks: &Tasks) -> Self {
+    pub fn start(store: Arc<dyn Store>, realtime: Realtime, webhooks: Webhooks, tasks: &Tasks) -> Self {
         let (queue, jobs) = mpsc::unbounded_channel();
         let (jobs, tasks) = (Arc::new(tokio::sync::Mutex::new(jobs)), tasks.clone());
         actix_rt::spawn(async move {
             let mut is_restart = false;
             let build = || {
-                let (store, online, webhooks, jobs) = (store.clone(), online.clone(), webhooks.clone(), jobs.clone());
+                let (store, realtime, webhooks, jobs) =
+                    (store.clone(), realtime.clone(), webhooks.clone(), jobs.clone());
                 if std::mem::replace(&mut is_restart, true) {
                     // The one that panicked may have committed what it did not publish.
-                    online.resync_all_nodes();
+                    realtime.resync_all_nodes();
                 }
-                async move { run(&*store, &online, &webhooks, &mut *jobs.lock().await).await }
+                async move { run(&*store, &realtime, &webhooks, &mut *jobs.lock().await).await }
             };
             tasks.keep_running("writer", build).await;
         });
@@ -153,7 +154,7 @@ impl Writer {
     }
 }
 
-async fn run(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, jobs: &mut mpsc::UnboundedReceiver<Job>) {
+async fn run(store: &dyn Store, realtime: &Realtime, webhooks: &Webhooks, jobs: &mut mpsc::UnboundedReceiver<Job>) {
     let mut next = None;
     while let Some(first) = match next.take() {
         Some(job) => Some(job),
@@ -173,11 +174,11 @@ async fn run(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, jobs: &m
             }
             batch.push(job);
         }
-        write_batch(store, online, webhooks, batch).await;
+        write_batch(store, realtime, webhooks, batch).await;
     }
 }
 
-async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, batch: Vec<Job>) {
+async fn write_batch(store: &dyn Store, realtime: &Realtime, webhooks: &Webhooks, batch: Vec<Job>) {
     let (submissions, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.submission, job.waiting)).unzip();
     let began = Instant::now();
     let appended = append(store, &submissions).await;
@@ -187,13 +188,13 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         // Written one by one: a submission that cannot be written must not fail the others, and one that conflicted
         // with another node's transaction succeeds alone.
-        Err(StoreError::Contended) => one_by_one(store, online, &submissions).await,
+        Err(StoreError::Contended) => one_by_one(store, realtime, &submissions).await,
         Err(error) if submissions.len() > 1 && !matches!(error, StoreError::Unavailable(_)) => {
-            one_by_one(store, online, &submissions).await
+            one_by_one(store, realtime, &submissions).await
         }
         Err(error) => {
             if error.is_outcome_unknown() {
-                online.resync_all_nodes();
+                realtime.resync_all_nodes();
             }
             let error = HubError::from(error);
             submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
@@ -207,7 +208,7 @@ async fn write_batch(store: &dyn Store, online: &Realtime, webhooks: &Webhooks, 
     enqueued_for.sort_unstable();
     enqueued_for.dedup();
     // Published before the answers, in the order of commits, whatever the callers do next.
-    online.publish(&committed);
+    realtime.publish(&committed);
     webhooks.nudge(enqueued_for);
     for (outcome, waiting) in outcomes.into_iter().zip(waiting) {
         // Fails if the client went away. What is written stays written.
@@ -221,7 +222,7 @@ async fn append(store: &dyn Store, submissions: &[Submission]) -> Result<Vec<App
 
 async fn one_by_one(
     store: &dyn Store,
-    online: &Realtime,
+    realtime: &Realtime,
     submissions: &[Submission],
 ) -> Vec<Result<Appended, HubError>> {
     let mut outcomes = Vec::with_capacity(submissions.len());
@@ -234,7 +235,7 @@ async fn one_by_one(
             outcome = append(store, std::slice::from_ref(submission)).await;
         }
         if outcome.as_ref().is_err_and(StoreError::is_outcome_unknown) {
-            online.resync_all_nodes();
+            realtime.resync_all_nodes();
         }
         outcomes.push(
             outcome

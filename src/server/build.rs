@@ -92,7 +92,7 @@ pub(super) async fn start_webhooks(
     config: &Config,
     secrets: &Secrets,
     store: &Arc<dyn Store>,
-    online: &Realtime,
+    realtime: &Realtime,
     tasks: &Tasks,
 ) -> Result<WebhookServices, ServeError> {
     let settings = &config.webhooks;
@@ -108,7 +108,7 @@ pub(super) async fn start_webhooks(
     let sender: Arc<dyn WebhookSender> = Arc::new(sender);
     let outbox = OutboxConfig { lease: deadline + LEASE_MARGIN, disable_after: settings.disable_after_failures };
     let deliveries: Arc<dyn Deliveries> =
-        Arc::new(StoreOutbox::new(store.clone(), sealer.clone(), online.clone(), outbox));
+        Arc::new(StoreOutbox::new(store.clone(), sealer.clone(), realtime.clone(), outbox));
     let actors = WebhookConfig {
         concurrency: settings.concurrency_per_endpoint,
         sweep: WEBHOOK_SWEEP,

@@ -16,11 +16,11 @@ const LAST_WRITES: Duration = Duration::from_millis(200);
 
 /// Closes the sockets, spread so that their clients do not all come to the next node at once.
 pub(super) async fn drain(hub: &Hub, window: Duration) {
-    let sockets = hub.online().open_sockets();
+    let sockets = hub.realtime().open_sockets();
     let needed = Duration::from_secs_f64(sockets as f64 / CLOSES_PER_SECOND);
     hub.drain(needed.min(window.mul_f64(DRAIN_SHARE)));
     let end = Instant::now() + window;
-    while (hub.online().open_sockets() > 0 || hub.deliveries_in_flight().await > 0) && Instant::now() < end {
+    while (hub.realtime().open_sockets() > 0 || hub.deliveries_in_flight().await > 0) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -46,27 +46,28 @@ pub(super) fn start(config: &Config, epoch: Arc<str>, tasks: &Tasks) -> Result<N
 
 /// Passes on what the bus learns, and answers what the limiter asks. `credentials_changed` is notified when another node
 /// says so.
-pub(super) fn connect(nodes: &mut Nodes, online: &Realtime, credentials_changed: &Arc<Notify>, tasks: &Tasks) {
+pub(super) fn connect(nodes: &mut Nodes, realtime: &Realtime, credentials_changed: &Arc<Notify>, tasks: &Tasks) {
     let Some((events, snapshots)) = nodes.inputs.take() else { return };
     let inputs = Arc::new(tokio::sync::Mutex::new((events, snapshots)));
-    let (online, credentials_changed, tasks) = (online.clone(), credentials_changed.clone(), tasks.clone());
+    let (realtime, credentials_changed, tasks) = (realtime.clone(), credentials_changed.clone(), tasks.clone());
     actix_rt::spawn(async move {
         let build = || {
-            let (inputs, online, credentials_changed) = (inputs.clone(), online.clone(), credentials_changed.clone());
+            let (inputs, realtime, credentials_changed) =
+                (inputs.clone(), realtime.clone(), credentials_changed.clone());
             async move {
                 let (events, snapshots) = &mut *inputs.lock().await;
                 loop {
                     tokio::select! {
                         event = events.recv() => match event {
-                            Some(BusEvent::Events(events)) => online.receive(events),
-                            Some(BusEvent::Frame(stream, frame)) => online.send_frame(stream, frame),
-                            Some(BusEvent::Resync) => online.resync(),
+                            Some(BusEvent::Events(events)) => realtime.receive(events),
+                            Some(BusEvent::Frame(stream, frame)) => realtime.send_frame(stream, frame),
+                            Some(BusEvent::Resync) => realtime.resync(),
                             Some(BusEvent::CredentialsChanged) => credentials_changed.notify_one(),
                             None => return,
                         },
                         request = snapshots.recv() => match request {
                             Some(request) => {
-                                let _ = request.send(online.connection_snapshot().await);
+                                let _ = request.send(realtime.connection_snapshot().await);
                             }
                             None => return,
                         },

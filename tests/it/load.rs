@@ -37,7 +37,7 @@ async fn a_socket_that_never_reads_is_dropped_and_others_are_served(backend: Bac
     stuck.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 101");
     stuck.write_all(&masked_text(r#"{"action":"subscribe","event_types":["**"]}"#)).unwrap();
-    eventually("both are online", async || hub.hub.online().open_sockets() == 2).await;
+    eventually("both are online", async || hub.hub.realtime().open_sockets() == 2).await;
 
     let mut event = App::event("alice", "large");
     event["event_data"] = json!({"x": "y".repeat(60_000)});
@@ -51,9 +51,9 @@ async fn a_socket_that_never_reads_is_dropped_and_others_are_served(backend: Bac
         assert_eq!(app.post(&event).await.status, 200);
     }
     let mut healthy = reader.await.unwrap();
-    eventually("the stuck one is gone", async || hub.hub.online().open_sockets() == 1).await;
+    eventually("the stuck one is gone", async || hub.hub.realtime().open_sockets() == 1).await;
     assert!(healthy.is_quiet().await);
-    let places = hub.hub.online().observe().await.connections;
+    let places = hub.hub.realtime().observe().await.connections;
     assert_eq!(places, 1, "its place is free");
 }
 

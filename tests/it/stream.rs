@@ -317,7 +317,7 @@ async fn a_panic_in_a_session_ends_its_sockets_alone(backend: Backend) {
     let app = hub.app("a").await;
     let (mut alice, mut bob) = (app.connect("alice").await, app.connect("bob").await);
     bob.subscribe(&["**"]).await;
-    hub.hub.online().panic_session(StreamKey::User(UserId::parse("alice").unwrap()));
+    hub.hub.realtime().panic_session(StreamKey::User(UserId::parse("alice").unwrap()));
     assert_eq!(alice.closed().await.0, 1011);
     app.publish("bob", "1").await;
     assert_eq!(bob.offset().await, 1);
@@ -326,7 +326,7 @@ async fn a_panic_in_a_session_ends_its_sockets_alone(backend: Backend) {
     app.publish("alice", "2").await;
     assert_eq!(again.offset().await, 1);
     eventually("the registry forgets the session", async || {
-        let state = hub.hub.online().observe().await;
+        let state = hub.hub.realtime().observe().await;
         (state.sessions, state.connections) == (2, 2)
     })
     .await;

@@ -52,7 +52,7 @@ pub trait Bus: Send + Sync {
     /// Unsubscribes from a stream's channel.
     fn unfollow(&self, stream: &StreamKey);
 
-    /// Whether this node receives everything that other nodes commit. While it does not, sessions resync often.
+    /// Whether this node receives everything that other nodes commit. While it does not, registries resync often.
     fn is_complete(&self) -> bool;
 
     /// Publishes committed events to other nodes, in the order of their commits.

@@ -25,7 +25,7 @@ pub(super) type Acquiring = (Scope, oneshot::Sender<Result<ConnectionPermit, Acq
 #[derive(Default)]
 pub(super) struct Entry {
     pub(super) counts: ConnectionCounts,
-    pub(super) session: Option<Online>,
+    pub(super) session: Option<RunningSession>,
     /// Sockets that wait for the session, which waits for its stream's head.
     pub(super) joining: Vec<Join>,
     /// The highest offset routed here before the session began. The head that it begins with may have been read earlier.
@@ -39,7 +39,7 @@ pub(super) struct Entry {
 }
 
 /// A running session.
-pub(super) struct Online {
+pub(super) struct RunningSession {
     pub(super) addr: Addr<Session>,
     pub(super) serial: u64,
     /// A message did not fit its mailbox.
@@ -49,7 +49,7 @@ pub(super) struct Online {
     last_sent: Offset,
 }
 
-impl Online {
+impl RunningSession {
     pub(super) fn new(addr: Addr<Session>, serial: u64) -> Self {
         Self { addr, serial, needs_resync: false, last_sent: 0 }
     }
@@ -69,18 +69,18 @@ impl Entry {
     /// Forgets a socket that is gone.
     pub(super) fn socket_left(&mut self, socket: SocketKey) {
         self.joining.retain(|join| join.socket != socket);
-        if let Some(online) = &self.session {
+        if let Some(running) = &self.session {
             // Unbounded, but one message a socket, and sockets are bounded.
-            online.addr.do_send(SessionInput::Left { socket });
+            running.addr.do_send(SessionInput::Left { socket });
         }
     }
 
     /// Delivers an event that this node committed, so its offset is the store's.
     pub(super) fn deliver_own(&mut self, event: &Arc<PublishedEvent>, kind: StreamKind) {
         if self.deliver(event, kind)
-            && let Some(online) = &mut self.session
+            && let Some(running) = &mut self.session
         {
-            online.last_sent = online.last_sent.max(event.offset_in(kind));
+            running.last_sent = running.last_sent.max(event.offset_in(kind));
         }
     }
 
@@ -97,46 +97,46 @@ impl Entry {
     }
 
     fn send_events(&mut self, kind: StreamKind, events: impl FnOnce() -> EventBatch) -> bool {
-        let Some(online) = &mut self.session else { return false };
-        let sent = online.addr.try_send(SessionInput::Deliver { kind, events: events() });
+        let Some(running) = &mut self.session else { return false };
+        let sent = running.addr.try_send(SessionInput::Deliver { kind, events: events() });
         if let Err(SendError::Full(_)) = sent {
             metrics::counter!(metric_names::OVERFLOWS).increment(1);
-            online.needs_resync = true;
+            running.needs_resync = true;
         }
         sent.is_ok()
     }
 
     /// Passes on the head of the entry's own stream, as the store says, where the session may not know it.
     pub(super) fn observe_head(&mut self, kind: StreamKind, head: Offset) {
-        if let Some(online) = &mut self.session
-            && online.last_sent < head
-            && online.addr.try_send(SessionInput::ObserveHead { kind, head }).is_ok()
+        if let Some(running) = &mut self.session
+            && running.last_sent < head
+            && running.addr.try_send(SessionInput::ObserveHead { kind, head }).is_ok()
         {
-            online.last_sent = head;
+            running.last_sent = head;
         }
     }
 
     /// Whether the session lost messages. It is for the caller to tell it the heads, or to call
     /// [`Entry::request_resync`]; what is lost from here on counts anew, because the heads may be older.
     pub(super) fn take_resync_request(&mut self) -> bool {
-        self.session.as_mut().is_some_and(|online| std::mem::take(&mut online.needs_resync))
+        self.session.as_mut().is_some_and(|running| std::mem::take(&mut running.needs_resync))
     }
 
     pub(super) fn request_resync(&mut self) {
-        if let Some(online) = &mut self.session {
-            online.needs_resync = true;
+        if let Some(running) = &mut self.session {
+            running.needs_resync = true;
         }
     }
 
     /// Has a session that lost messages catch up: with its own stream and with the broadcasts. Left for the next time
     /// where its mailbox is still full.
     pub(super) fn resync(&mut self, kind: StreamKind, head: Offset, broadcast_head: Offset) {
-        let Some(online) = &mut self.session else { return };
+        let Some(running) = &mut self.session else { return };
         let mut heads = vec![(kind, head)];
         if kind == StreamKind::User {
             heads.push((StreamKind::Broadcast, broadcast_head));
         }
-        let fails = |(kind, head)| online.addr.try_send(SessionInput::ObserveHead { kind, head }).is_err();
-        online.needs_resync |= heads.into_iter().any(fails);
+        let fails = |(kind, head)| running.addr.try_send(SessionInput::ObserveHead { kind, head }).is_err();
+        running.needs_resync |= heads.into_iter().any(fails);
     }
 }

@@ -15,8 +15,8 @@ impl Registry {
     }
 
     fn load_all_heads(&self, ctx: &mut Context<Self>) {
-        let online = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
-        let streams = std::iter::once(StreamKey::Broadcast).chain(online.map(|(stream, _)| stream.clone())).collect();
+        let running = self.entries.iter().filter(|(_, entry)| entry.session.is_some());
+        let streams = std::iter::once(StreamKey::Broadcast).chain(running.map(|(stream, _)| stream.clone())).collect();
         self.load_heads(streams, ctx, |registry, heads, ctx| {
             let run_again = registry.resyncs.finish(heads.is_ok(), Instant::now());
             for (stream, head) in heads.unwrap_or_default() {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix::{AsyncContext as _, Context};
 use slotmap::SlotMap;
 
-use super::entry::{Entry, Online};
+use super::entry::{Entry, RunningSession};
 use crate::{
     Realtime, ReservedConnection, Tasks,
     model::{AppId, Identity, Scope, StreamKey, StreamKind, UserId},
@@ -16,21 +16,21 @@ use crate::{
 
 struct Bench {
     history: Arc<MemoryHistory>,
-    online: Realtime,
+    realtime: Realtime,
     keys: SlotMap<SocketKey, ()>,
 }
 
 impl Bench {
     fn start() -> Self {
         let history = Arc::new(MemoryHistory::default());
-        let online = Realtime::start(&realtime_config(), &offline_ports(history.clone()), &Tasks::default());
-        Self { history, online, keys: SlotMap::with_key() }
+        let realtime = Realtime::start(&realtime_config(), &offline_ports(history.clone()), &Tasks::default());
+        Self { history, realtime, keys: SlotMap::with_key() }
     }
 
     async fn connect(&mut self, user: &str) -> ReservedConnection {
         let (user, issuer) = (UserId::parse(user).unwrap(), AppId::parse("work-buddy").unwrap());
         let identity = Identity::User { user, issuer, scope: Scope::AllApps };
-        let mut connection = self.online.acquire(&identity).await.unwrap();
+        let mut connection = self.realtime.acquire(&identity).await.unwrap();
         let socket = self.keys.insert(());
         connection.join(Join { socket, identity: Arc::new(identity), expires_at: None, deflate: false });
         connection
@@ -55,7 +55,7 @@ async fn the_heads_of_all_who_came_at_once_are_asked_for_together() {
     for n in 0..300 {
         connections.push(bench.connect(&format!("user{n}")).await);
     }
-    bench.wait_until("300 sessions", async |bench| bench.online.observe().await.sessions == 300).await;
+    bench.wait_until("300 sessions", async |bench| bench.realtime.observe().await.sessions == 300).await;
     let queries = bench.history.head_queries();
     assert!(queries.len() <= 4, "300 sessions began with {queries:?} streams a query");
 }
@@ -69,9 +69,9 @@ async fn who_left_before_the_store_answered_is_not_asked_for() {
         connections.push(bench.connect(&format!("user{n}")).await);
     }
     connections.truncate(1);
-    bench.wait_until("one user", async |bench| bench.online.observe().await.users == 1).await;
+    bench.wait_until("one user", async |bench| bench.realtime.observe().await.users == 1).await;
     bench.history.set_down(false);
-    bench.wait_until("one session", async |bench| bench.online.observe().await.sessions == 1).await;
+    bench.wait_until("one session", async |bench| bench.realtime.observe().await.sessions == 1).await;
     // The one who stayed, and the broadcasts unless their head was read before the store failed.
     let queries = bench.history.head_queries();
     assert!(queries.last().is_some_and(|streams| *streams <= 2), "{queries:?}");
@@ -86,7 +86,7 @@ async fn an_event_routed_before_the_head_is_known_is_not_lost() {
     bench.wait_until("the query", async |bench| bench.history.head_queries().len() > 1).await;
     // The head was read as 0; the event is committed and routed before the answer comes.
     bench.history.commit(event("alice", 1, 1));
-    bench.online.publish(&[event("alice", 1, 1)]);
+    bench.realtime.publish(&[event("alice", 1, 1)]);
     bench.wait_until("the page", async |bench| bench.history.pages() == 1).await;
 }
 
@@ -94,11 +94,11 @@ async fn an_event_routed_before_the_head_is_known_is_not_lost() {
 async fn a_session_that_panicked_begins_anew_for_the_next_socket() {
     let mut bench = Bench::start();
     let _connection = bench.connect("alice").await;
-    bench.wait_until("a session", async |bench| bench.online.observe().await.sessions == 1).await;
-    bench.online.panic_session(StreamKey::User(UserId::parse("alice").unwrap()));
-    bench.wait_until("its end", async |bench| bench.online.observe().await.sessions == 0).await;
+    bench.wait_until("a session", async |bench| bench.realtime.observe().await.sessions == 1).await;
+    bench.realtime.panic_session(StreamKey::User(UserId::parse("alice").unwrap()));
+    bench.wait_until("its end", async |bench| bench.realtime.observe().await.sessions == 0).await;
     let _second = bench.connect("alice").await;
-    bench.wait_until("another", async |bench| bench.online.observe().await.sessions == 1).await;
+    bench.wait_until("another", async |bench| bench.realtime.observe().await.sessions == 1).await;
 }
 
 #[actix::test]
@@ -109,7 +109,7 @@ async fn what_overflows_while_the_heads_are_asked_for_is_resynchronised_too() {
         context
     };
     let (full, empty) = (context_with_mailbox_of(1), context_with_mailbox_of(16));
-    let mut entry = Entry { session: Some(Online::new(full.address(), 1)), ..Entry::default() };
+    let mut entry = Entry { session: Some(RunningSession::new(full.address(), 1)), ..Entry::default() };
     let mut offset = 0;
     let mut overflow = |entry: &mut Entry| {
         for _ in 0..10 {

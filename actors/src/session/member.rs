@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use super::{
     effect::{Effect, push},
     filter::{Filter, Positions, TooManyPatterns},
-    replay::{Live, Replay, Waiting, reaches_back},
+    replay::{Replay, SessionView, Waiting, reaches_back},
 };
 use crate::{
     model::{EventPattern, Identity, Offset, StreamKind, unmatchable_patterns},
@@ -63,14 +63,14 @@ impl Member {
     pub(super) fn subscribe(
         &mut self,
         subscribe: Subscribe,
-        live: &Live<'_>,
+        session: &SessionView<'_>,
         replay_id: u32,
         effects: &mut Vec<Effect>,
     ) {
         let Subscribe { patterns, after, mut after_broadcast, epoch, id } = subscribe;
         let mut reject =
             |code, message: &str| push(self.socket, &ServerFrame::Error { code, message, id: id.as_ref() }, effects);
-        if live.own_kind == StreamKind::App && after_broadcast.take().is_some() && after.is_none() {
+        if session.own_kind == StreamKind::App && after_broadcast.take().is_some() && after.is_none() {
             return reject(
                 "validation_failed",
                 "after_broadcast is for users' sockets: an app's stream holds its broadcasts too; send its offset as after",
@@ -94,9 +94,9 @@ impl Member {
         let start =
             Positions { own: after.unwrap_or(served.own), broadcast: after_broadcast.unwrap_or(served.broadcast) };
         // A stream of which nothing was missed need not be read.
-        let unchecked = [(live.own_kind, after), (StreamKind::Broadcast, after_broadcast)]
+        let unchecked = [(session.own_kind, after), (StreamKind::Broadcast, after_broadcast)]
             .into_iter()
-            .filter(|(kind, asked)| asked.is_some_and(|asked| asked != live.positions.get(*kind)))
+            .filter(|(kind, asked)| asked.is_some_and(|asked| asked != session.positions.get(*kind)))
             .map(|(kind, _)| kind)
             .collect();
         self.positions = start;
@@ -113,10 +113,10 @@ impl Member {
             pushed_bytes: 0,
             replayed: 0,
         }));
-        if epoch.is_some_and(|theirs| theirs != live.epoch) {
-            self.end_replay(live, false, effects);
+        if epoch.is_some_and(|theirs| theirs != session.epoch) {
+            self.end_replay(session, false, effects);
         } else {
-            self.advance(live, effects);
+            self.advance(session, effects);
         }
     }
 
@@ -126,7 +126,7 @@ impl Member {
         replay_id: u32,
         kind: StreamKind,
         page: Page,
-        live: &Live<'_>,
+        session: &SessionView<'_>,
         effects: &mut Vec<Effect>,
     ) {
         let Some(replay) = self.replay.as_mut().filter(|replay| replay.id == replay_id) else { return };
@@ -134,7 +134,7 @@ impl Member {
         // An event may be archived between two pages as well as before the first. Once events were sent there is no way
         // back to `recovered: false`: what follows is still in order, and the client sees the gap in the offsets.
         if !reaches_back(&page, kind, self.positions.get(kind)) && replay.replayed == 0 {
-            return self.end_replay(live, false, effects);
+            return self.end_replay(session, false, effects);
         }
         replay.unchecked.retain(|unchecked| *unchecked != kind);
         if page.events.is_empty() {
@@ -144,35 +144,35 @@ impl Member {
         for event in page.events {
             replay.take(&self.filter, &mut self.positions, kind, event);
         }
-        self.advance(live, effects);
+        self.advance(session, effects);
     }
 
     /// The socket took everything that was pushed.
-    pub(super) fn on_drained(&mut self, live: &Live<'_>, effects: &mut Vec<Effect>) {
+    pub(super) fn on_drained(&mut self, session: &SessionView<'_>, effects: &mut Vec<Effect>) {
         if let Some(replay) = &mut self.replay
             && replay.waiting == Some(Waiting::Drained)
         {
             replay.waiting = None;
             replay.pushed_bytes = 0;
-            self.advance(live, effects);
+            self.advance(session, effects);
         }
     }
 
     /// Takes the replay as far as it goes now, and ends it where the session is.
-    pub(super) fn advance(&mut self, live: &Live<'_>, effects: &mut Vec<Effect>) {
+    pub(super) fn advance(&mut self, session: &SessionView<'_>, effects: &mut Vec<Effect>) {
         let Some(replay) = &mut self.replay else { return };
-        if replay.advance(self.socket, &self.filter, &mut self.positions, live, effects) {
-            self.end_replay(live, true, effects);
+        if replay.advance(self.socket, &self.filter, &mut self.positions, session, effects) {
+            self.end_replay(session, true, effects);
         }
     }
 
     /// Sends `resumed`; from here on the socket is served live.
-    fn end_replay(&mut self, live: &Live<'_>, recovered: bool, effects: &mut Vec<Effect>) {
+    fn end_replay(&mut self, session: &SessionView<'_>, recovered: bool, effects: &mut Vec<Effect>) {
         let Some(replay) = self.replay.take() else { return };
         if !recovered {
             // The client reloads its state over REST.
-            self.positions = live.positions;
-            self.filter.restart_at(live.positions);
+            self.positions = session.positions;
+            self.filter.restart_at(session.positions);
         }
         let frame = ServerFrame::Resumed {
             after: replay.after.own,

@@ -8,7 +8,7 @@
 //!     hub             subscribed
 //!
 //!     the stream      1   2   3 | 4   5   6   7   8 | 9 | 10  11
-//!                           after             ^     seam
+//!                           after             ^
 //!                                         session
 //!     from the store            |-- one or more ----|
 //!                                    pages
@@ -17,10 +17,11 @@
 //!     live                                              | 10  11 ...
 //! ```
 //!
-//! 1. *Check.* The first page of each stream asked for must begin right behind `after`. Otherwise history no longer
-//!    reaches back, and the client is told `recovered: false` before anything was sent.
+//! 1. *Check.* The first page of each stream asked for must be dense from `after` on. Otherwise history no longer reaches
+//!    back, and the client is told `recovered: false` before anything was sent. A stream of which nothing was missed is
+//!    not read. A hole that retention leaves later, while pages are read, shows in the offsets alone.
 //! 2. *Pages.* What was read is pushed in bursts, each when the socket has taken the one before; then the next is read.
-//! 3. *Seam.* While any socket replays, the session keeps what it delivers in `recent`. As soon as the next missing
+//! 3. *Recent.* While any socket replays, the session keeps what it delivers in `recent`. As soon as the next missing
 //!    event is in there, the rest comes from memory. So a replay ends however fast new events arrive.
 //! 4. *Resumed.* The socket stands where the session stands: `resumed` is sent, and live delivery begins.
 //!
@@ -71,8 +72,8 @@ pub(super) enum Waiting {
     Drained,
 }
 
-/// The session's side of the seam.
-pub(super) struct Live<'a> {
+/// What a replay needs to know of its session.
+pub(super) struct SessionView<'a> {
     /// How far the session has delivered. A replay ends where its socket stands there too.
     pub positions: Positions,
     /// The kind of the session's own stream: user or app.
@@ -92,24 +93,24 @@ impl Replay {
         socket: SocketKey,
         filter: &Filter,
         positions: &mut Positions,
-        live: &Live<'_>,
+        session: &SessionView<'_>,
         effects: &mut Vec<Effect>,
     ) -> bool {
         if self.waiting.is_some() {
             return false;
         }
-        // Nothing is sent before every stream is known to reach back: recovery is never partial.
+        // Nothing is sent before every stream is known to reach back.
         if let Some(&kind) = self.unchecked.first() {
             return self.load(socket, positions, kind, effects);
         }
         loop {
-            if !self.push_queued(socket, filter, live.burst_bytes, effects) {
+            if !self.push_queued(socket, filter, session.burst_bytes, effects) {
                 return false;
             }
-            let is_behind = |kind: &StreamKind| positions.get(*kind) < live.positions.get(*kind);
-            let Some(kind) = [live.own_kind, StreamKind::Broadcast].into_iter().find(is_behind) else { return true };
+            let is_behind = |kind: &StreamKind| positions.get(*kind) < session.positions.get(*kind);
+            let Some(kind) = [session.own_kind, StreamKind::Broadcast].into_iter().find(is_behind) else { return true };
             let position = positions.get(kind);
-            let recent = live.recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event);
+            let recent = session.recent.iter().filter(|(recent_kind, _)| *recent_kind == kind).map(|(_, event)| event);
             let mut recent = recent.skip_while(|event| event.offset_in(kind) <= position).peekable();
             if recent.peek().is_none_or(|first| first.offset_in(kind) != position + 1) {
                 return self.load(socket, positions, kind, effects);

@@ -7,7 +7,7 @@ use super::{
     filter::Positions,
     member::{Member, Subscribe},
     messages::{Join, SessionInput},
-    replay::Live,
+    replay::SessionView,
 };
 use crate::{
     config::RealtimeConfig,
@@ -74,7 +74,9 @@ impl State {
                 self.drop_recent_if_unused();
             }
             SessionInput::Frame { socket, frame } => self.on_frame(socket, frame, effects),
-            SessionInput::Drained { socket } => self.replaying(socket, |member, live| member.on_drained(live, effects)),
+            SessionInput::Drained { socket } => {
+                self.replaying(socket, |member, session| member.on_drained(session, effects))
+            }
             SessionInput::Deliver { kind, events } => {
                 let events = events.as_slice();
                 let cursor = self.cursor(kind);
@@ -108,7 +110,9 @@ impl State {
                 request(kind, need, effects);
             }
             SessionInput::ReplayPage { socket, replay_id, kind, page } => {
-                self.replaying(socket, |member, live| member.on_replay_page(replay_id, kind, page, live, effects));
+                self.replaying(socket, |member, session| {
+                    member.on_replay_page(replay_id, kind, page, session, effects)
+                });
             }
             SessionInput::Refreshed { socket, id, outcome } => {
                 if let Some(member) = self.member(socket) {
@@ -139,8 +143,8 @@ impl State {
     }
 
     /// Does a step of a socket's replay, if the socket is still here.
-    fn replaying(&mut self, socket: SocketKey, step: impl FnOnce(&mut Member, &Live<'_>)) {
-        let live = Live {
+    fn replaying(&mut self, socket: SocketKey, step: impl FnOnce(&mut Member, &SessionView<'_>)) {
+        let session = SessionView {
             positions: self.positions(),
             own_kind: self.stream.kind(),
             recent: &self.recent,
@@ -148,7 +152,7 @@ impl State {
             epoch: &self.epoch,
         };
         if let Some(member) = self.members.iter_mut().find(|member| member.socket == socket) {
-            step(member, &live);
+            step(member, &session);
         }
         self.drop_recent_if_unused();
     }
@@ -213,7 +217,7 @@ impl State {
                 let subscribe = Subscribe { patterns, after, after_broadcast, epoch, id };
                 let replay_id = self.next_replay_id;
                 self.next_replay_id = replay_id.wrapping_add(1);
-                self.replaying(socket, |member, live| member.subscribe(subscribe, live, replay_id, effects));
+                self.replaying(socket, |member, session| member.subscribe(subscribe, session, replay_id, effects));
             }
             ClientFrame::Unsubscribe { patterns, id } => {
                 member.filter.unsubscribe(&patterns);

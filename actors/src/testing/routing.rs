@@ -15,7 +15,7 @@ use crate::{
 
 /// A thread with so many users online.
 pub struct Routing {
-    online: Realtime,
+    realtime: Realtime,
     users: usize,
     next: Offset,
     _reserved: Vec<ReservedConnection>,
@@ -28,19 +28,19 @@ impl Routing {
     /// Where its own input is wrong.
     pub async fn start(users: usize) -> Self {
         let ports = offline_ports(Arc::new(MemoryHistory::default()));
-        let online = Realtime::start(&realtime_config(), &ports, &Tasks::default());
+        let realtime = Realtime::start(&realtime_config(), &ports, &Tasks::default());
         let mut keys = SlotMap::<SocketKey, ()>::with_key();
         let mut reserved = Vec::with_capacity(users);
         for n in 0..users {
             let user = UserId::parse(&format!("user{n}")).expect("an id");
             let issuer = AppId::parse("work-buddy").expect("an id");
             let identity = Identity::User { user, issuer, scope: Scope::AllApps };
-            let mut connection = online.acquire(&identity).await.expect("a permit");
+            let mut connection = realtime.acquire(&identity).await.expect("a permit");
             let socket = keys.insert(());
             connection.join(Join { socket, identity: Arc::new(identity), expires_at: None, deflate: false });
             reserved.push(connection);
         }
-        Self { online, users, next: 0, _reserved: reserved }
+        Self { realtime, users, next: 0, _reserved: reserved }
     }
 
     /// An event for each of the users, as a writer's batch has them.
@@ -52,7 +52,7 @@ impl Routing {
 
     /// Publishes, and returns when the registry has handed everything on.
     pub async fn route(&self, events: Vec<Arc<PublishedEvent>>) -> usize {
-        self.online.publish(&events);
-        self.online.observe().await.sessions
+        self.realtime.publish(&events);
+        self.realtime.observe().await.sessions
     }
 }

@@ -103,7 +103,7 @@ impl Endpoint {
     /// How many to claim now.
     fn capacity(&mut self, now: Instant) -> usize {
         let concurrency = self.context.config.concurrency;
-        let wanted = concurrency + self.prefetch.window(now);
+        let wanted = concurrency + self.prefetch.claim_ahead(now);
         let capacity = wanted.saturating_sub(self.sending + self.waiting.len());
         capacity.min((concurrency * IN_FLIGHT_FACTOR).saturating_sub(self.in_flight()))
     }
@@ -118,7 +118,7 @@ impl Endpoint {
             return;
         }
         let now = Instant::now();
-        if self.waiting.len() > self.prefetch.window(now) / 2 {
+        if self.waiting.len() > self.prefetch.claim_ahead(now) / 2 {
             // Enough for now: waiting makes the next claim bring many at once.
             self.has_more = true;
             return;

@@ -60,7 +60,8 @@ impl Supervisor {
         }
     }
 
-    /// Searches the store for work of which no nudge came: deliveries whose lease ended and, with `all`, everything due.
+    /// Searches the store for work of which no nudge came: deliveries whose lease ended and, with `all`, every
+    /// webhook with pending deliveries.
     fn sweep(&mut self, all: bool, ctx: &mut Context<Self>) {
         if self.is_draining || self.is_sweeping {
             return;

@@ -1,4 +1,4 @@
-//! Keeps the bus connected: connects, runs a session until that is lost, and connects again with backoff.
+//! Keeps the bus connected: connects, serves until the connection is lost, and connects again with backoff.
 
 use std::{
     cell::RefCell,
@@ -17,7 +17,7 @@ use oriva_hub_actors::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    session::{BusSession, Disconnect, Inputs, SILENCE},
+    connection::{BusConnection, Disconnect, Inputs, SILENCE},
     status::{BusStatus, Command, Outgoing},
 };
 use crate::{
@@ -67,7 +67,7 @@ impl RedisBusTask {
     }
 
     async fn run(&mut self) {
-        // After a panic the connections of the session before are still published.
+        // After a panic the bus still counts as connected: the task that panicked did not say otherwise.
         self.disconnected();
         let pauses = || {
             let builder = backon::ExponentialBuilder::default().with_min_delay(FIRST_PAUSE);
@@ -97,7 +97,7 @@ impl RedisBusTask {
             }
             if !std::mem::replace(&mut was_logged, true) {
                 let error = &reason as &dyn std::error::Error;
-                tracing::warn!(error, "bus is away; sessions poll the store until it is back");
+                tracing::warn!(error, "bus is away; registries ask the store until it is back");
             }
             let pause = pause.next().unwrap_or(LONGEST_PAUSE);
             if self.while_disconnected(tokio::time::sleep(pause)).await.is_none() {
@@ -142,7 +142,7 @@ impl RedisBusTask {
 
     /// Serves until the connection is lost.
     async fn serve(&mut self, connections: RedisConnections, pushed: PushReceiver) -> Disconnect {
-        let session = BusSession {
+        let connection = BusConnection {
             client: &self.client,
             node: self.node,
             status: &self.status,
@@ -150,6 +150,6 @@ impl RedisBusTask {
             followed: &self.followed,
             is_sharded: connections.subscriber.is_sharded(),
         };
-        session.run(connections, pushed, &mut self.inputs).await
+        connection.run(connections, pushed, &mut self.inputs).await
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     redis_client::{Connection, RedisClient},
 };
 
-/// How long what a node holds counts after it was last heard of. It bounds how long a dead node's connections count.
+/// How long a node's connections count after its last renewal. So long a dead node's are counted too.
 const LEASE: Duration = Duration::from_secs(10);
 const RENEWAL: Duration = Duration::from_millis(2500);
 /// How long Redis is left alone after an error.
@@ -54,9 +54,9 @@ pub(super) struct RedisLimiterTask {
     keys: KeyNames,
     commands: mpsc::UnboundedReceiver<Command>,
     snapshots: mpsc::Sender<SnapshotRequest>,
-    /// The name under which everything that this node holds is written; `None` while it is not.
+    /// The name under which all of this node's counts are in Redis. `None` while they are not.
     name: Arc<RwLock<Option<NodeId>>>,
-    /// Names under which something may be written, which counts until their leases end.
+    /// Earlier names. What may be in Redis under them counts until their leases end.
     previous_names: Vec<(NodeId, Instant)>,
     /// Redis failed: until then it is left alone.
     retry_at: Option<Instant>,

@@ -88,8 +88,8 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// One connected session.
-pub(super) struct BusSession<'a> {
+/// The bus while it is connected.
+pub(super) struct BusConnection<'a> {
     pub client: &'a RedisClient,
     pub node: NodeId,
     pub status: &'a BusStatus,
@@ -99,7 +99,7 @@ pub(super) struct BusSession<'a> {
     pub is_sharded: bool,
 }
 
-impl BusSession<'_> {
+impl BusConnection<'_> {
     /// Serves until the connection is lost.
     pub(super) async fn run(
         &self,
