@@ -3,6 +3,8 @@
 //! It knows no routes, no SQL, no Redis and no HTTP client. What it needs from outside is a trait in [`ports`]; what it
 //! offers are two handles, [`Realtime`] and [`Webhooks`].
 
+#![warn(missing_docs)]
+
 mod config;
 mod connection_permit;
 mod context;

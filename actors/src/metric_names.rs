@@ -3,16 +3,22 @@
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Only grows.
     Counter,
+    /// Rises and falls.
     Gauge,
+    /// Durations or sizes, as buckets, sum and count.
     Histogram,
 }
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
+    /// As Prometheus knows it.
     pub name: &'static str,
+    /// What its values do.
     pub kind: Kind,
+    /// The `# HELP` line.
     pub help: &'static str,
 }
 

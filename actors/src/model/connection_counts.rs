@@ -26,6 +26,7 @@ impl ConnectionCounts {
         own as usize + self.all_apps as usize
     }
 
+    /// Counts a connection that was opened.
     pub fn add(&mut self, scope: &Scope) {
         match scope {
             Scope::AllApps => self.all_apps += 1,
@@ -36,6 +37,7 @@ impl ConnectionCounts {
         }
     }
 
+    /// Counts a connection that was closed.
     pub fn remove(&mut self, scope: &Scope) {
         match scope {
             Scope::AllApps => self.all_apps = self.all_apps.saturating_sub(1),

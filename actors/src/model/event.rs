@@ -11,15 +11,21 @@ use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, TraceParent,
 #[serde(rename_all = "lowercase")]
 #[schema(description = "What an event is about; the first segment of its full type.")]
 pub enum Category {
+    /// About a notification; the hub publishes these itself.
     Notification,
+    /// About a user.
     User,
+    /// About a session of a user in an app.
     Session,
+    /// About a transaction.
     Transaction,
 }
 
 impl Category {
+    /// Every category.
     pub const ALL: [Self; 4] = [Self::Notification, Self::User, Self::Session, Self::Transaction];
 
+    /// The name, as events and patterns have it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,6 +77,7 @@ impl EventType {
         Self(text.into())
     }
 
+    /// The type without its category, such as `created`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -104,6 +111,7 @@ impl JsonObject {
         RawValue::from_string(text).map_or_else(|_| Self::empty(), Self)
     }
 
+    /// `{}`.
     #[must_use]
     pub fn empty() -> Self {
         Self(RawValue::from_string("{}".to_owned()).expect("{} is JSON"))
@@ -115,6 +123,7 @@ impl JsonObject {
         Self(raw.to_owned())
     }
 
+    /// The text, as the client wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.get()
@@ -131,22 +140,32 @@ impl Serialize for JsonObject {
 /// stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {
+    /// In the app's stream.
     pub app: Offset,
+    /// In the user's stream; `None` for a broadcast.
     pub user: Option<Offset>,
+    /// In the broadcast stream; `None` for an event of a user.
     pub broadcast: Option<Offset>,
 }
 
 /// A committed event. Immutable.
 #[derive(Debug, Clone)]
 pub struct Event {
+    /// A UUIDv7, given when the event was accepted.
     pub id: EventId,
+    /// The app that published it.
     pub app_id: AppId,
     /// `None` in a broadcast.
     pub user_id: Option<UserId>,
+    /// The first part of its full type.
     pub category: Category,
+    /// The rest of its full type.
     pub event_type: EventType,
+    /// What it is about: the kind, …
     pub entity_type: String,
+    /// … and the id.
     pub entity_id: String,
+    /// What the app says of it: at most 64 KiB of JSON.
     pub data: JsonObject,
     /// When the hub accepted it.
     pub timestamp: Timestamp,
@@ -154,6 +173,7 @@ pub struct Event {
     pub created_at: Timestamp,
     /// Whether its app is a platform app. Broadcasts of a platform app go to every user.
     pub from_platform: bool,
+    /// Where it stands in its streams.
     pub offsets: Offsets,
     /// The trace context of the request that published it, if any.
     pub trace: Option<TraceParent>,
@@ -172,6 +192,7 @@ impl Event {
         self.category == Category::Notification && self.event_type.as_str() == "created"
     }
 
+    /// Its offset in a stream of this kind; `None` if it is in none.
     #[must_use]
     pub fn offset_in(&self, stream: StreamKind) -> Option<Offset> {
         match stream {

@@ -16,8 +16,22 @@ pub enum Scope {
 /// A user or app, as authentication found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    User { user: UserId, issuer: AppId, scope: Scope },
-    App { app: AppId, key: KeyId },
+    /// A user, by a token.
+    User {
+        /// The user.
+        user: UserId,
+        /// The app whose token it is.
+        issuer: AppId,
+        /// The apps whose events it opens.
+        scope: Scope,
+    },
+    /// An app, by its API key.
+    App {
+        /// The app.
+        app: AppId,
+        /// The key that was presented.
+        key: KeyId,
+    },
 }
 
 impl Identity {
@@ -48,6 +62,7 @@ impl Identity {
         }
     }
 
+    /// The user; `None` for an app.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
         match self {
@@ -72,16 +87,20 @@ impl Identity {
 /// Credentials that are no longer valid. Their sockets are closed with 4003.
 #[derive(Debug, Clone, Default)]
 pub struct RevokedCredentials {
+    /// Apps that were deactivated or deleted.
     pub apps: HashSet<AppId>,
+    /// Keys that were revoked.
     pub keys: HashSet<KeyId>,
 }
 
 impl RevokedCredentials {
+    /// Whether nothing was revoked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.apps.is_empty() && self.keys.is_empty()
     }
 
+    /// Whether a connection with this identity rests on something that was revoked.
     #[must_use]
     pub fn covers(&self, identity: &Identity) -> bool {
         self.apps.contains(identity.app()) || matches!(identity, Identity::App { key, .. } if self.keys.contains(key))

@@ -36,6 +36,7 @@ impl AppId {
         Self("hub".into())
     }
 
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -61,6 +62,7 @@ impl UserId {
         }
     }
 
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

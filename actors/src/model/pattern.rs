@@ -55,6 +55,7 @@ impl EventPattern {
         Ok(Self { text: text.into(), shape })
     }
 
+    /// The pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text

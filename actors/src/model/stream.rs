@@ -11,12 +11,16 @@ pub type Offset = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamKind {
+    /// What concerns one user.
     User,
+    /// What one app published.
     App,
+    /// What concerns every user.
     Broadcast,
 }
 
 impl StreamKind {
+    /// The name in frames and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -26,6 +30,7 @@ impl StreamKind {
         }
     }
 
+    /// The kind that has this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::User, Self::App, Self::Broadcast].into_iter().find(|kind| kind.as_str() == name)
@@ -35,12 +40,16 @@ impl StreamKind {
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StreamKey {
+    /// The stream of this user.
     User(UserId),
+    /// The stream of this app.
     App(AppId),
+    /// The stream of broadcasts.
     Broadcast,
 }
 
 impl StreamKey {
+    /// Its kind.
     #[must_use]
     pub fn kind(&self) -> StreamKind {
         match self {

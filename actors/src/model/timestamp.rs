@@ -33,6 +33,7 @@ impl Timestamp {
             .ok_or_else(|| Invalid::new("must be an RFC 3339 timestamp such as 2026-01-02T03:04:05.678Z"))
     }
 
+    /// The moment, in the form that chrono and sqlx use.
     #[must_use]
     pub fn as_datetime(self) -> DateTime<Utc> {
         self.0

@@ -7,8 +7,11 @@ use serde::{Serialize, Serializer};
 /// A `traceparent`: trace id, id of the parent span, and whether the trace is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceParent {
+    /// The trace.
     pub trace_id: [u8; 16],
+    /// The span within it that is the parent.
     pub span_id: [u8; 8],
+    /// Bit 0: the caller records the trace.
     pub flags: u8,
 }
 
@@ -31,6 +34,7 @@ impl TraceParent {
         is_one.then_some(Self { trace_id, span_id, flags: flags & KNOWN_FLAGS })
     }
 
+    /// Trace, span and flags, one after the other.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
@@ -40,6 +44,7 @@ impl TraceParent {
         bytes
     }
 
+    /// The reverse of [`TraceParent::to_bytes`].
     #[must_use]
     pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
         let mut parent = Self { trace_id: [0; 16], span_id: [0; 8], flags: bytes[24] };

@@ -17,7 +17,9 @@ const JITTER: f64 = 0.1;
 /// The pauses between attempts: `first × 2ⁿ` ±10 %, and at most `retries` of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
+    /// The pause after the first attempt.
     pub first: Duration,
+    /// Greatest number of attempts after the first.
     pub retries: u16,
 }
 
@@ -47,20 +49,26 @@ impl fmt::Debug for SigningSecret {
 /// The URL and secrets of a webhook.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// The webhook.
     pub webhook: WebhookId,
+    /// The app that owns it.
     pub app: AppId,
+    /// Where its requests go.
     pub url: String,
     /// The current secret, then the previous one while it is still valid.
     pub secrets: Vec<SigningSecret>,
+    /// The pauses between attempts.
     pub backoff: Backoff,
 }
 
 /// One event owed to one webhook, claimed by this node.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// The same over all attempts.
     pub id: DeliveryId,
     /// Number of the attempt to make, counted from 1.
     pub attempt: u16,
+    /// The event to send.
     pub event: Arc<PublishedEvent>,
 }
 
@@ -69,6 +77,7 @@ pub struct Delivery {
 pub struct Claim {
     /// `None` if the webhook was deleted or is not active.
     pub target: Option<Arc<Target>>,
+    /// Due deliveries, in the order of their offsets.
     pub deliveries: Vec<Delivery>,
     /// Time until the next delivery is due that this claim left behind.
     pub next_due: Option<Duration>,
@@ -77,8 +86,11 @@ pub struct Claim {
 /// The receiver's verdict on an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// The receiver answered 2xx.
     Delivered,
+    /// Any other answer, or none.
     Failed {
+        /// The pause that the receiver asked for.
         retry_after: Option<Duration>,
     },
     /// The receiver answered 410: it wants no more deliveries.
@@ -88,13 +100,17 @@ pub enum Verdict {
 /// The result of one HTTP request.
 #[derive(Debug, Clone)]
 pub struct Report {
+    /// What the answer means.
     pub verdict: Verdict,
+    /// The answer's status; `None` if there was no answer.
     pub status_code: Option<u16>,
+    /// From the request to the end of the answer.
     pub response_time: Duration,
     /// The first 10 KiB of the response's body.
     pub response_body: Option<String>,
     /// A JSON object of names and values.
     pub response_headers: Option<String>,
+    /// Why there was no answer.
     pub error: Option<String>,
     /// The body that was sent.
     pub payload: String,
@@ -105,6 +121,7 @@ pub struct Report {
 pub enum Next {
     /// It arrived.
     Succeeded,
+    /// The delivery is due again after this pause.
     RetryIn(Duration),
     /// The last attempt failed. The delivery waits for a redelivery by hand.
     Failed,
@@ -117,8 +134,11 @@ pub enum Next {
 pub struct Attempt {
     /// Id of the attempt, so that it is recorded once however often recording is repeated.
     pub id: Uuid,
+    /// What was attempted.
     pub delivery: Delivery,
+    /// What came of the request.
     pub report: Report,
+    /// What comes after it.
     pub next: Next,
 }
 

@@ -123,14 +123,18 @@ pub trait DeliveryReceipts: Send + Sync {
 /// Until when a credential is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {
+    /// The moment.
     pub at: Timestamp,
+    /// The time until then, when the credential was checked.
     pub remaining: Duration,
 }
 
 /// Why a refresh was refused: a code of contract §2 and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshError {
+    /// Such as `token_expired`.
     pub code: &'static str,
+    /// For the developer of the client.
     pub message: String,
 }
 

@@ -13,22 +13,36 @@ pub struct FrameId(Value);
 /// What a client may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientFrame {
+    /// Wants events, and perhaps a replay of what was missed (contract §5).
     Subscribe {
+        /// Types of the events wanted.
         patterns: Vec<EventPattern>,
+        /// The last offset seen in the socket's own stream.
         after: Option<Offset>,
+        /// The last offset seen in the broadcast stream.
         after_broadcast: Option<Offset>,
+        /// The epoch that the offsets belong to.
         epoch: Option<String>,
+        /// Echoed in the answer.
         id: Option<FrameId>,
     },
+    /// Wants some events no more.
     Unsubscribe {
+        /// The patterns to drop, as they were subscribed.
         patterns: Vec<EventPattern>,
+        /// Echoed in the answer.
         id: Option<FrameId>,
     },
+    /// Presents a new token before the old one ends.
     Refresh {
+        /// The new token.
         token: String,
+        /// Echoed in the answer.
         id: Option<FrameId>,
     },
+    /// Asks for a `pong`.
     Ping {
+        /// Echoed in the answer.
         id: Option<FrameId>,
     },
 }
@@ -36,8 +50,11 @@ pub enum ClientFrame {
 /// A frame that could not be parsed, with the code and text for the `error` frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FrameError {
+    /// A code of contract §2.
     pub code: &'static str,
+    /// What is wrong with the frame.
     pub message: String,
+    /// The frame's own id, if it could be read.
     pub id: Option<FrameId>,
 }
 

@@ -41,6 +41,7 @@ pub enum AfterClose {
 }
 
 impl Close {
+    /// Every reason, for the documents and their tests.
     pub const ALL: [Self; 12] = [
         Self::Normal,
         Self::GoingAway,
@@ -74,6 +75,7 @@ impl Close {
         }
     }
 
+    /// The WebSocket close code.
     #[must_use]
     pub const fn code(self) -> u16 {
         self.row().0
@@ -85,6 +87,7 @@ impl Close {
         self.row().1
     }
 
+    /// What a client does next.
     #[must_use]
     pub const fn then(self) -> AfterClose {
         self.row().2

@@ -33,6 +33,7 @@ pub struct PublishedEvent {
 }
 
 impl PublishedEvent {
+    /// Encodes an event once for all sockets.
     #[must_use]
     pub fn new(event: Event) -> Arc<Self> {
         let full_type = event.full_type();
@@ -51,6 +52,7 @@ impl PublishedEvent {
         })
     }
 
+    /// The event.
     #[must_use]
     pub fn event(&self) -> &Event {
         &self.event
@@ -62,6 +64,7 @@ impl PublishedEvent {
         self.known_since.elapsed()
     }
 
+    /// Category and type with a dot between: `notification.created`.
     #[must_use]
     pub fn full_type(&self) -> &str {
         &self.full_type

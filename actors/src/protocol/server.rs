@@ -11,53 +11,91 @@ use crate::model::{AppId, ConnectionId, Offset, Timestamp, UserId, WebhookId};
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ServerFrame<'a> {
+    /// The first frame of every socket.
     Welcome {
+        /// Names this socket in the hub's log.
         connection_id: ConnectionId,
+        /// The user; null for an app.
         user_id: Option<&'a UserId>,
+        /// The app; null for a user whose token opens all apps.
         app_id: Option<&'a AppId>,
+        /// Where the socket's own stream stands: what comes later is sent.
         offset: Offset,
+        /// The same for the broadcast stream.
         broadcast_offset: Offset,
+        /// The store's epoch, to be sent back with `after`.
         epoch: &'a str,
         /// Seconds.
         heartbeat_interval: u64,
+        /// When the credential ends; null for an API key.
         expires_at: Option<Timestamp>,
     },
+    /// Answers a `subscribe`.
     Subscribed {
+        /// Every pattern that the socket holds now.
         event_types: Vec<&'a str>,
+        /// Patterns that no event can match.
         #[serde(skip_serializing_if = "Option::is_none")]
         warning: Option<String>,
+        /// The `id` of the frame that this answers.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },
+    /// Answers an `unsubscribe`.
     Unsubscribed {
+        /// Every pattern that the socket holds now.
         event_types: Vec<&'a str>,
+        /// The `id` of the frame that this answers.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },
+    /// Ends a replay.
     Resumed {
+        /// Where the replay began, in the socket's own stream.
         after: Offset,
+        /// Where it ended.
         offset: Offset,
+        /// Where it began in the broadcast stream.
         after_broadcast: Offset,
+        /// Where it ended there.
         broadcast_offset: Offset,
+        /// False: history no longer reaches back, and the client must reload its state.
         recovered: bool,
+        /// Number of events sent.
         replayed: u64,
+        /// The `id` of the frame that this answers.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },
+    /// Answers a `refresh`.
     Refreshed {
+        /// When the new token ends.
         expires_at: Option<Timestamp>,
+        /// The `id` of the frame that this answers.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },
+    /// Answers a `ping`.
     Pong {
+        /// The `id` of the frame that this answers.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },
+    /// A webhook of the app was disabled; sent to the app's own sockets.
     #[serde(rename = "webhook.disabled")]
-    WebhookDisabled { webhook_id: WebhookId, reason: &'a str },
+    WebhookDisabled {
+        /// The webhook.
+        webhook_id: WebhookId,
+        /// Why, as `disabled_reason` of the webhook says.
+        reason: &'a str,
+    },
+    /// The answer to a frame that was not done.
     Error {
+        /// A code of contract §2.
         code: &'a str,
+        /// For the developer of the client.
         message: &'a str,
+        /// The `id` of the frame that this answers.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a FrameId>,
     },

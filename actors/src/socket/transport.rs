@@ -42,6 +42,7 @@ impl Transport {
         stream.into_std().map(Self::Plain)
     }
 
+    /// A connection that this process encrypts.
     #[must_use]
     pub fn tls(stream: impl Duplex + 'static) -> Self {
         Self::Tls(Box::new(stream))

@@ -206,6 +206,7 @@ impl MemoryOutbox {
         self.rows().ended.clone()
     }
 
+    /// Has every question fail, or no longer.
     pub fn set_down(&self, down: bool) {
         self.rows().down = down;
     }
@@ -296,6 +297,7 @@ pub struct ScriptedSender {
 }
 
 impl ScriptedSender {
+    /// Every request takes `takes`. `None` from `script`: the sender panics.
     #[must_use]
     pub fn new(
         takes: Duration,
@@ -304,6 +306,7 @@ impl ScriptedSender {
         Self { script: Box::new(script), takes, sent: Mutex::default() }
     }
 
+    /// Every attempt so far: webhook, delivery and moment.
     #[must_use]
     pub fn sent(&self) -> Vec<(WebhookId, DeliveryId, Instant)> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
