@@ -1,5 +1,7 @@
 //! oriva-hub: the realtime hub that a platform of many apps runs for its users. See ARCHITECTURE.md.
 
+#![warn(missing_docs)]
+
 pub mod archive;
 pub mod auth;
 pub mod bus;

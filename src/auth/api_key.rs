@@ -40,6 +40,7 @@ impl ApiKeySecret {
         Sha256::digest(self.0.as_bytes()).into()
     }
 
+    /// The first characters, by which people recognise a key.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0[..SHOWN]

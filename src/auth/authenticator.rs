@@ -31,37 +31,50 @@ const CACHED_FOR: Duration = Duration::from_secs(60);
 /// An app's server with a valid key.
 #[derive(Debug, Clone)]
 pub struct KeyHolder {
+    /// The app whose key it is.
     pub app: Arc<App>,
+    /// The key that was presented.
     pub key: KeyId,
 }
 
 /// A user with a valid token.
 #[derive(Debug, Clone)]
 pub struct TokenHolder {
+    /// The user.
     pub user: UserId,
+    /// The app that made the token.
     pub issuer: Arc<App>,
+    /// When the token ends.
     pub expires_at: Timestamp,
 }
 
 /// The caller behind a credential.
 #[derive(Debug, Clone)]
 pub enum Caller {
+    /// An app, by its API key.
     App(KeyHolder),
+    /// A user, by a token.
     User(TokenHolder),
+    /// The operator, by the admin key.
     Admin,
 }
 
 /// Why a credential is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
+    /// Neither a key nor a token of this hub.
     #[error("the credential is not known")]
     Unknown,
+    /// The key was revoked, or its app deleted.
     #[error("the key was revoked")]
     Revoked,
+    /// The token's time is over.
     #[error("the token has expired")]
     Expired,
+    /// The app is not active.
     #[error("the app is not active")]
     Inactive,
+    /// The store could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -87,6 +100,7 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
+    /// Looks credentials up in `store`, and verifies tokens with the secret among `secrets`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, secrets: &Secrets) -> Self {
         Self {
@@ -171,6 +185,7 @@ impl Authenticator {
         Ok(Some(app))
     }
 
+    /// What issues and verifies tokens.
     #[must_use]
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
@@ -197,6 +212,7 @@ impl Authenticator {
 }
 
 impl KeyHolder {
+    /// Who the connection belongs to.
     #[must_use]
     pub fn identity(&self) -> Identity {
         Identity::App { app: self.app.id.clone(), key: self.key }
@@ -204,12 +220,14 @@ impl KeyHolder {
 }
 
 impl TokenHolder {
+    /// Who the connection belongs to.
     #[must_use]
     pub fn identity(&self) -> Identity {
         let scope = if self.issuer.is_platform { Scope::AllApps } else { Scope::App(self.issuer.id.clone()) };
         Identity::User { user: self.user.clone(), issuer: self.issuer.id.clone(), scope }
     }
 
+    /// When the token ends.
     #[must_use]
     pub fn expiry(&self) -> Expiry {
         let remaining = self.expires_at.unix_ms().saturating_sub(Timestamp::now().unix_ms());

@@ -17,10 +17,13 @@ const NONCE: usize = 24;
 /// A sealed text cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
+    /// It was sealed with a key that is not configured.
     #[error("it was sealed under a key that is not configured")]
     UnknownKey,
+    /// It is not what was sealed.
     #[error("it is damaged, or belongs to something else")]
     Damaged,
+    /// A configured key is not 32 bytes of base64.
     #[error("auth.encryption_key must be base64 of 32 bytes")]
     BadKey,
 }

@@ -11,16 +11,21 @@ use uuid::Uuid;
 /// A verified token's content.
 #[derive(Debug, Clone)]
 pub struct UserToken {
+    /// The user.
     pub user: UserId,
     /// The app that issued it.
     pub app: AppId,
+    /// When the token ends.
     pub expires_at: Timestamp,
 }
 
+/// Why a token was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// Its time is over.
     #[error("the token has expired")]
     Expired,
+    /// It was not made by this hub, or was changed.
     #[error("the token is not valid")]
     Invalid,
 }
@@ -42,6 +47,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// Signs with this secret.
     #[must_use]
     pub fn new(secret: &SecretString) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);

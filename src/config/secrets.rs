@@ -20,10 +20,13 @@ use super::{Config, ConfigError};
 /// All secrets of section `auth`.
 #[derive(Debug, Clone)]
 pub struct Secrets {
+    /// Signs tokens.
     pub token_secret: SecretString,
+    /// Opens the admin routes.
     pub admin_key: SecretString,
     /// Base64 of 32 bytes.
     pub encryption_key: SecretString,
+    /// They open what was sealed before the present key.
     pub previous_encryption_keys: Vec<SecretString>,
 }
 

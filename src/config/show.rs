@@ -10,8 +10,11 @@ const MASK: &str = "********";
 /// A setting with its effective value and its source.
 #[derive(Debug, Serialize)]
 pub struct Setting {
+    /// The setting, with its section.
     pub key: String,
+    /// Its value; secrets are masked.
     pub value: String,
+    /// Where the value comes from.
     pub source: String,
 }
 

@@ -31,15 +31,20 @@ const PLAIN: [(&str, &str); 3] =
 /// Settings given on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
+    /// `--config`
     pub config: Option<PathBuf>,
+    /// `--database-url`
     pub database_url: Option<String>,
+    /// `--redis-url`
     pub redis_url: Option<String>,
+    /// `--bind`
     pub bind: Option<String>,
 }
 
 /// Checked settings with their sources.
 #[derive(Debug, Clone)]
 pub struct Loaded {
+    /// The settings of all sources together.
     pub config: Config,
     pub(super) figment: Figment,
 }

@@ -26,22 +26,39 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 #[serde(rename_all = "snake_case")]
 #[schema(as = ErrorCode)]
 pub enum Code {
+    /// A field broke a rule.
     ValidationFailed,
+    /// The body is not JSON, or not an object.
     MalformedJson,
+    /// No credential, or an unknown one.
     Unauthenticated,
+    /// The token's time is over.
     TokenExpired,
+    /// The credential does not open this.
     Forbidden,
+    /// There is nothing at this address.
     NotFound,
+    /// The route has no such method.
     MethodNotAllowed,
+    /// It contradicts what is there.
     Conflict,
+    /// The external id belongs to another notification.
     DuplicateExternalId,
+    /// The notification's status does not change so.
     InvalidTransition,
+    /// The key was used with another request.
     IdempotencyMismatch,
+    /// The body is too large.
     PayloadTooLarge,
+    /// The body is not declared as JSON.
     UnsupportedMediaType,
+    /// The caller has used its requests of this window.
     RateLimited,
+    /// The user holds as many sockets as allowed.
     ConnectionLimit,
+    /// The hub cannot take this now.
     Overloaded,
+    /// The hub failed.
     Internal,
 }
 
@@ -68,11 +85,13 @@ impl Code {
         }
     }
 
+    /// The end of the URL in `type`.
     #[must_use]
     pub const fn slug(self) -> &'static str {
         self.row().0
     }
 
+    /// The HTTP status.
     #[must_use]
     pub fn status(self) -> StatusCode {
         StatusCode::from_u16(self.row().1).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -83,8 +102,11 @@ impl Code {
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
+    /// The kind of fault.
     pub code: Code,
+    /// What is wrong this time.
     pub detail: String,
+    /// The fields that broke a rule.
     pub fields: Vec<FaultyField>,
     /// Seconds.
     pub retry_after: Option<u64>,
@@ -95,6 +117,7 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// A fault without fields.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), fields: Vec::new(), retry_after: None, allow: None, owner: None }
@@ -107,11 +130,13 @@ impl Problem {
         Self { fields: details, ..Self::new(Code::ValidationFailed, error) }
     }
 
+    /// 404 for a thing that is not there.
     #[must_use]
     pub fn not_found() -> Self {
         Self::new(Code::NotFound, "there is nothing at this address")
     }
 
+    /// 404 for an address that no route has.
     #[must_use]
     pub fn no_route() -> Self {
         Self::new(Code::NotFound, "there is no route at this address; GET /docs shows all there are")
@@ -130,6 +155,7 @@ impl Problem {
         Self { fields: details, owner: Some(owner), ..Self::new(Code::DuplicateExternalId, error) }
     }
 
+    /// 503: the same request may succeed later.
     #[must_use]
     pub fn overloaded(detail: &str) -> Self {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(Code::Overloaded, detail) }

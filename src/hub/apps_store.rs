@@ -12,7 +12,9 @@ use crate::{
 
 /// A new key with its text. It is shown this once.
 pub struct CreatedKey {
+    /// The new key, without its secret.
     pub key: ApiKey,
+    /// The secret, which is shown once.
     pub secret: ApiKeySecret,
 }
 
@@ -23,6 +25,7 @@ pub struct Apps {
 }
 
 impl Apps {
+    /// Apps and keys of this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }

@@ -6,18 +6,22 @@ use oriva_hub_actors::model::NotificationId;
 
 use crate::store::{ChangeError, InvalidTransition, StoreError};
 
+/// Why a call of the hub failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HubError {
+    /// There is no such thing, or not for this caller.
     #[error("no such thing")]
     NotFound,
     /// It exists, but belongs to another app or user.
     #[error("not the caller's")]
     Forbidden,
+    /// It contradicts what is there; the text says what.
     #[error("{0}")]
     Conflict(String),
     /// The notification that has the external id.
     #[error("external id is another notification's")]
     DuplicateExternalId(NotificationId),
+    /// The notification's status does not change so.
     #[error(transparent)]
     InvalidTransition(#[from] InvalidTransition),
     /// The idempotency key was used with another request.
@@ -29,6 +33,7 @@ pub enum HubError {
     /// The hub broke a rule of its own.
     #[error("{0}")]
     Bug(&'static str),
+    /// The store failed in a way that no repeat mends.
     #[error("store failed")]
     Store(#[source] Arc<StoreError>),
 }

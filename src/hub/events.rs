@@ -19,8 +19,11 @@ pub const MAX_BATCH: usize = 1000;
 /// A page of events, with the total.
 #[derive(Debug)]
 pub struct Listing {
+    /// The events.
     pub page: EventPage,
+    /// How many there are over all pages, up to a cap.
     pub total: u64,
+    /// Whether there may be more than `total`.
     pub total_is_capped: bool,
 }
 

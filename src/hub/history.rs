@@ -21,6 +21,7 @@ pub struct StoreHistory {
 }
 
 impl StoreHistory {
+    /// Reads from this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, turns: Semaphore::new(AT_ONCE) }

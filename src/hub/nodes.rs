@@ -16,7 +16,9 @@ use crate::{
 /// The presence of a user, as far as the caller's scope goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UserPresence {
+    /// Whether the user has a connection.
     pub online: bool,
+    /// Connections that get the asking app's events.
     pub connections: usize,
     /// Other nodes' connections could not be read: these are this node's own.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -26,10 +28,15 @@ pub struct UserPresence {
 /// Figures of the whole hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stats {
+    /// Nodes that are alive.
     pub nodes: usize,
+    /// Connections on all nodes.
     pub connections: usize,
+    /// Users with a connection to any node.
     pub users_online: usize,
+    /// Deliveries that are due or wait for an attempt.
     pub deliveries_pending: u64,
+    /// Whether this node hears the others.
     pub bus: BusState,
     /// Other nodes' users could not be read, so a user on two nodes may be counted twice.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -24,25 +24,33 @@ const READ_AT_ONCE: u32 = 500;
 /// A notification with its app's name and icon.
 #[derive(Debug)]
 pub struct NotificationWithApp {
+    /// The notification.
     pub notification: Notification,
+    /// The app that sent it; `None` if it was deleted.
     pub app: Option<Arc<App>>,
 }
 
 /// A page of a user's feed, with its totals.
 #[derive(Debug)]
 pub struct Feed {
+    /// One page.
     pub notifications: Vec<NotificationWithApp>,
+    /// How many there are over all pages, up to a cap.
     pub total: u64,
+    /// Whether there may be more than `total`.
     pub total_is_capped: bool,
+    /// Notifications that are unread.
     pub unread: u64,
 }
 
 /// Numbers of a user's notifications.
 #[derive(Debug)]
 pub struct Counts {
+    /// Notifications that are unread.
     pub unread: u64,
     /// Number of unread notifications, by app.
     pub by_app: BTreeMap<AppId, u64>,
+    /// Notifications by status.
     pub by_status: BTreeMap<Status, u64>,
 }
 

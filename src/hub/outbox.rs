@@ -45,6 +45,7 @@ pub struct StoreOutbox {
 }
 
 impl StoreOutbox {
+    /// Deliveries of `store`, claimed in this node's name.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>, realtime: Realtime, config: OutboxConfig) -> Self {
         Self { store, sealer, realtime, config, node: Uuid::now_v7(), turns: Semaphore::new(AT_ONCE) }

@@ -9,7 +9,9 @@ use html5gum::{DefaultEmitter, State, StringReader, Token, Tokenizer};
 /// Whether text may go over several lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lines {
+    /// Line breaks become spaces.
     One,
+    /// Line breaks stay.
     Many,
 }
 

@@ -28,16 +28,23 @@ const RECOVERED_AT_ONCE: u32 = 500;
 /// A request for a new webhook.
 #[derive(Debug)]
 pub struct NewWebhookRequest {
+    /// Where requests go.
     pub url: String,
+    /// Patterns of the events wanted.
     pub subscribed_events: Vec<String>,
+    /// A note of its owner's.
     pub description: Option<String>,
+    /// Greatest number of attempts after the first.
     pub max_retries: u16,
+    /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: u16,
 }
 
 /// A webhook with the text of its secret. It is shown this once.
 pub struct WebhookWithSecret {
+    /// The webhook.
     pub webhook: Webhook,
+    /// The signing secret, which is shown once.
     pub secret: String,
 }
 

@@ -17,7 +17,9 @@ const AT_ONCE: usize = 64;
 /// A connection for commands. Clones share it, and what they send is pipelined in the order of sending.
 #[derive(Clone)]
 pub enum Connection {
+    /// To one server.
     Single(MultiplexedConnection),
+    /// To a cluster.
     Cluster(ClusterConnection),
 }
 
@@ -84,7 +86,9 @@ impl ConnectionLike for Connection {
 /// The connection that receives pub/sub messages.
 #[derive(Clone)]
 pub enum Subscriber {
+    /// To one server.
     Single(MultiplexedConnection),
+    /// To a cluster.
     Cluster(ClusterConnection),
 }
 
@@ -150,7 +154,9 @@ async fn complete_all(mut outcomes: impl stream::Stream<Item = RedisResult<()>> 
 /// Pooled connections for queries with long answers, so that no command waits behind them.
 #[derive(Clone)]
 pub enum Pool {
+    /// To one server.
     Single(deadpool_redis::Pool),
+    /// To a cluster.
     Cluster(deadpool_redis::cluster::Pool),
 }
 

@@ -46,8 +46,11 @@ pub struct RedisClient {
 
 /// All connections to one Redis, opened together by [`RedisClient::connect`].
 pub struct RedisConnections {
+    /// For publishing, shared by all.
     pub commands: Connection,
+    /// For everything that waits for its answer.
     pub pool: Pool,
+    /// For subscriptions.
     pub subscriber: Subscriber,
 }
 

@@ -19,7 +19,9 @@ use super::{
 pub struct Origin {
     /// The actor that audit rows name: an app's id, `user:` and a user's id, or `hub`.
     pub actor: String,
+    /// The client's address, if there was one.
     pub ip: Option<IpAddr>,
+    /// The client's `User-Agent`.
     pub user_agent: Option<Arc<str>>,
     /// The trace that the request is part of, if any.
     pub trace: Option<TraceParent>,
@@ -30,41 +32,62 @@ pub struct Origin {
 pub struct Submission {
     /// The app that asks. Idempotency keys are unique within an app.
     pub app_id: AppId,
+    /// Who asked, and from where.
     pub origin: Origin,
+    /// What is to be written.
     pub work: Work,
+    /// The idempotency key, if the request has one.
     pub claim: Option<IdempotencyClaim>,
 }
 
 /// An operation to be written. [`Operation`] ties each one to its outcome.
 #[derive(Debug, Clone)]
 pub enum Work {
+    /// One event.
     Publish(Publish),
+    /// Several events.
     PublishBatch(PublishBatch),
+    /// One notification.
     Create(Create),
+    /// Several notifications.
     CreateBatch(CreateBatch),
+    /// A notification's status.
     Change(Change),
+    /// One notification, by its owner.
     Delete(Delete),
+    /// A user's unread notifications.
     ReadAll(ReadAll),
+    /// Notifications whose time is over.
     Expire(Expire),
 }
 
 /// What became of an operation: the variant of the same name.
 #[derive(Debug, Clone)]
 pub enum Outcome {
+    /// Of [`Work::Publish`].
     Publish(KeyedOutcome<EventReceipt>),
+    /// Of [`Work::PublishBatch`].
     PublishBatch(KeyedOutcome<EventReceipts>),
+    /// Of [`Work::Create`].
     Create(Result<KeyedOutcome<NotificationReceipt>, DuplicateExternalId>),
+    /// Of [`Work::CreateBatch`].
     CreateBatch(KeyedOutcome<NotificationReceipts>),
+    /// Of [`Work::Change`].
     Change(Result<Box<NotificationRecord>, ChangeError>),
+    /// Of [`Work::Delete`].
     Delete(Result<(), ChangeError>),
+    /// Of [`Work::ReadAll`].
     ReadAll(Progress),
+    /// Of [`Work::Expire`].
     Expire(Progress),
 }
 
 /// An operation and the type of its outcome.
 pub trait Operation: Send + 'static {
+    /// What the operation comes to.
     type Outcome: Send;
 
+    /// The operation as one of all kinds.
     fn into_work(self) -> Work;
 
     /// The outcome of this operation. `None` if it is another operation's.
@@ -108,66 +131,81 @@ operations! {
 /// Publishes one event.
 #[derive(Debug, Clone)]
 pub struct Publish {
+    /// The event.
     pub event: NewEvent,
 }
 
 /// Publishes the valid events of a batch.
 #[derive(Debug, Clone)]
 pub struct PublishBatch {
+    /// The events, and an error in the place of each that is not valid.
     pub items: Vec<BatchItem<NewEvent>>,
 }
 
 /// Creates one notification.
 #[derive(Debug, Clone)]
 pub struct Create {
+    /// Whether the app is a platform app.
     pub from_platform: bool,
+    /// The notification.
     pub notification: NewNotification,
 }
 
 /// Creates the valid notifications of a batch.
 #[derive(Debug, Clone)]
 pub struct CreateBatch {
+    /// Whether the app is a platform app.
     pub from_platform: bool,
+    /// The notifications, and an error in the place of each that is not valid.
     pub items: Vec<BatchItem<NewNotification>>,
 }
 
 /// Deletes a notification for the app that owns it.
 #[derive(Debug, Clone)]
 pub struct Delete {
+    /// The notification.
     pub id: NotificationId,
+    /// The app that asks; only the owner may.
     pub owner: AppId,
 }
 
 /// Marks at most `limit` of a user's unread notifications as read.
 #[derive(Debug, Clone)]
 pub struct ReadAll {
+    /// The user.
     pub user: UserId,
     /// Only those of this app.
     pub app: Option<AppId>,
     /// Only those created before this moment.
     pub before: Option<Timestamp>,
+    /// Greatest number of notifications in this transaction.
     pub limit: u32,
 }
 
 /// Expires at most `limit` notifications whose `expires_at` is `until` or earlier.
 #[derive(Debug, Clone)]
 pub struct Expire {
+    /// The moment, usually the present.
     pub until: Timestamp,
+    /// Greatest number of notifications in this transaction.
     pub limit: u32,
 }
 
 /// An `Idempotency-Key` and the request that it stands for (contract §4).
 #[derive(Debug, Clone)]
 pub struct IdempotencyClaim {
+    /// The key, unique within its app.
     pub key: String,
     /// SHA-256 of route and body.
     pub request_hash: [u8; 32],
+    /// When the claim and its answer may be forgotten.
     pub expires_at: Timestamp,
 }
 
 /// The outcome of a [`KeyedOperation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyedOutcome<T> {
+    /// This request did it.
     Done(T),
     /// An earlier request under this key did it, with this result.
     Replayed(T),
@@ -191,9 +229,11 @@ pub struct Progress {
 /// What one submission wrote.
 #[derive(Debug, Clone)]
 pub struct Appended {
+    /// The events, with their offsets.
     pub events: Vec<Arc<PublishedEvent>>,
     /// Webhooks that got deliveries.
     pub enqueued_for: Vec<WebhookId>,
+    /// The outcome, of the operation's own type.
     pub outcome: Outcome,
 }
 

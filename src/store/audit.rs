@@ -11,28 +11,40 @@ use super::{StoreError, retention::first_id_at};
 /// An entry of the audit log.
 #[derive(Debug, Clone)]
 pub struct AuditEntry {
+    /// The entry's id, in the order of time.
     pub id: Uuid,
     /// `admin`, `cli`, `first-run`, `hub`, an app's id, or `user:` and a user's id.
     pub actor: String,
+    /// What was done: `app.create`.
     pub action: String,
     /// The id of the app, key, webhook or notification.
     pub subject: String,
+    /// The app that it concerns.
     pub app_id: Option<String>,
+    /// Where the request came from.
     pub ip: Option<IpAddr>,
+    /// The moment.
     pub at: Timestamp,
 }
 
 /// Filters. An entry must match all of them.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
+    /// Only by this actor.
     pub actor: Option<String>,
+    /// Only this action.
     pub action: Option<String>,
+    /// Only on this subject.
     pub subject: Option<String>,
+    /// Only of this app.
     pub app_id: Option<String>,
+    /// Only from this moment on.
     pub since: Option<Timestamp>,
+    /// Only before this moment.
     pub until: Option<Timestamp>,
     /// The last entry of the page before.
     pub before: Option<Uuid>,
+    /// Greatest number of entries.
     pub limit: u32,
 }
 
@@ -59,6 +71,7 @@ impl AuditFilter {
     }
 }
 
+/// The audit log.
 #[async_trait]
 pub trait AuditStore: Send + Sync {
     /// A page of the log, newest first.

@@ -5,16 +5,25 @@ use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, T
 /// A validated event that is not yet stored. Its offsets and `created_at` come from the transaction that stores it.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
+    /// A UUIDv7, given when the event was accepted.
     pub id: EventId,
+    /// The app that publishes it.
     pub app_id: AppId,
+    /// Whether that is a platform app.
     pub from_platform: bool,
     /// `None` for a broadcast.
     pub user_id: Option<UserId>,
+    /// The first part of its full type.
     pub category: Category,
+    /// The rest of its full type.
     pub event_type: EventType,
+    /// What it is about: the kind, …
     pub entity_type: String,
+    /// … and the id.
     pub entity_id: String,
+    /// What the app says of it.
     pub data: JsonObject,
+    /// When it was accepted.
     pub timestamp: Timestamp,
 }
 

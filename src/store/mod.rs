@@ -85,6 +85,7 @@ pub enum StoreError {
     /// Anything else: a bug of the hub, or a database that somebody changed.
     #[error("database error")]
     Failed(#[source] sqlx::Error),
+    /// A migration could not be applied.
     #[error("migration failed")]
     Migration(#[from] sqlx::migrate::MigrateError),
 }
@@ -145,7 +146,9 @@ fn is_temporary(code: &str) -> bool {
 /// The number of a store's connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pool {
+    /// Connections that are open.
     pub size: u32,
+    /// Connections that nobody uses.
     pub idle: u32,
 }
 
@@ -189,6 +192,7 @@ pub trait AppStore: Send + Sync {
     /// [`StoreError::Duplicate`] if the app exists.
     async fn create_app(&self, app: &NewApp, key: Option<&NewKey>, audit: &Audit) -> Result<App, StoreError>;
 
+    /// One app. `None` if there is none with this id.
     async fn app(&self, app: &AppId) -> Result<Option<App>, StoreError>;
 
     /// All apps, by id.
@@ -229,8 +233,11 @@ pub trait AppStore: Send + Sync {
 /// A number of notifications of one app with one status.
 #[derive(Debug, Clone)]
 pub struct StatusCount {
+    /// The app.
     pub app_id: AppId,
+    /// The status.
     pub status: Status,
+    /// Number of notifications.
     pub count: u64,
 }
 
@@ -266,11 +273,13 @@ pub trait NotificationStore: Send + Sync {
 /// Webhooks, as apps manage them.
 #[async_trait]
 pub trait WebhookStore: Send + Sync {
+    /// Creates a webhook. Nodes know of it with their next transaction.
     async fn create_webhook(&self, new: &NewWebhook, audit: &Audit) -> Result<Webhook, StoreError>;
 
     /// An app's webhooks, oldest first. Runs with the app as its tenant.
     async fn webhooks(&self, app: &AppId) -> Result<Vec<Webhook>, StoreError>;
 
+    /// One webhook of an app. `None` if the app has none with this id.
     async fn webhook(&self, app: &AppId, id: WebhookId) -> Result<Option<Webhook>, StoreError>;
 
     /// Changes a webhook. `None` if the app has no such webhook.
@@ -282,6 +291,8 @@ pub trait WebhookStore: Send + Sync {
         audit: &Audit,
     ) -> Result<Option<Webhook>, StoreError>;
 
+    /// Gives a webhook a new secret. The one before stays valid for the time that `change` says. `None` if the app has no
+    /// such webhook.
     async fn rotate_secret(
         &self,
         app: &AppId,
@@ -390,6 +401,7 @@ pub trait DeliveryRecords: Send + Sync {
 /// A node's heartbeat in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeBeat {
+    /// The node.
     pub node: NodeId,
     /// Whether it exchanges messages with the other nodes over Redis.
     pub on_bus: bool,

@@ -13,52 +13,81 @@ pub type LimitOverrides = BTreeMap<String, u32>;
 /// A tenant.
 #[derive(Debug, Clone)]
 pub struct App {
+    /// The app's id.
     pub id: AppId,
+    /// Shown beside its notifications.
     pub name: String,
+    /// Shown beside its notifications.
     pub icon_url: Option<String>,
+    /// Whether its keys and tokens open anything.
     pub is_active: bool,
+    /// Whether it sees the events of all apps.
     pub is_platform: bool,
+    /// Limits that differ from the configured ones.
     pub limits: LimitOverrides,
+    /// When it was created.
     pub created_at: Timestamp,
+    /// When it was changed last.
     pub updated_at: Timestamp,
 }
 
+/// An app to create.
 #[derive(Debug, Clone)]
 pub struct NewApp {
+    /// The app's id.
     pub id: AppId,
+    /// Shown beside its notifications.
     pub name: String,
+    /// Shown beside its notifications.
     pub icon_url: Option<String>,
+    /// Whether it sees the events of all apps.
     pub is_platform: bool,
+    /// Limits that differ from the configured ones.
     pub limits: LimitOverrides,
 }
 
 /// A change of an app; what is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct AppChange {
+    /// The new name.
     pub name: Option<String>,
     /// `Some(None)` takes the icon away.
     pub icon_url: Option<Option<String>>,
+    /// Whether its keys and tokens open anything.
     pub is_active: Option<bool>,
+    /// Whether it sees the events of all apps.
     pub is_platform: Option<bool>,
+    /// All of its limits anew.
     pub limits: Option<LimitOverrides>,
 }
 
 /// An API key, without the key.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
+    /// The key's id.
     pub id: KeyId,
+    /// The app that it belongs to.
     pub app_id: AppId,
+    /// The first characters, by which people recognise it.
     pub prefix: String,
+    /// When it was created.
     pub created_at: Timestamp,
+    /// When it was presented last. Up to a minute late.
     pub last_used_at: Option<Timestamp>,
+    /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
 }
 
+/// A key to create.
 #[derive(Debug, Clone)]
 pub struct NewKey {
+    /// The key's id.
     pub id: KeyId,
+    /// The app that it belongs to.
     pub app_id: AppId,
+    /// SHA-256 of the secret.
     pub hash: [u8; 32],
+    /// The first characters of the secret.
     pub prefix: String,
 }
 
@@ -67,22 +96,28 @@ pub struct NewKey {
 pub struct Audit {
     /// `admin`, `cli`, or an app's id.
     pub actor: String,
+    /// Where the request came from.
     pub ip: Option<IpAddr>,
 }
 
 /// Which of an app's events are asked for.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
+    /// Only of this category.
     pub category: Option<Category>,
     /// Bare or full.
     pub event_type: Option<String>,
+    /// Only for this user.
     pub user_id: Option<String>,
+    /// Only about this entity.
     pub entity_id: Option<String>,
     /// Inclusive.
     pub start: Option<Timestamp>,
     /// Inclusive.
     pub end: Option<Timestamp>,
+    /// Greatest number of events.
     pub limit: u32,
+    /// Events to pass over.
     pub offset: u64,
     /// Only what stands before this offset in the app's stream: where the page before ended.
     pub before: Option<Offset>,
@@ -100,6 +135,7 @@ impl EventFilter {
 /// A page of events, newest first.
 #[derive(Debug, Clone)]
 pub struct EventPage {
+    /// The events, newest first.
     pub events: Vec<Arc<PublishedEvent>>,
     /// Counted up to one past the cap.
     pub total: u64,

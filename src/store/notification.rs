@@ -18,16 +18,22 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
+    /// Shown last.
     Low,
+    /// The usual.
     #[default]
     Normal,
+    /// Shown before the usual.
     High,
+    /// Shown first.
     Urgent,
 }
 
 impl Priority {
+    /// Every priority, lowest first.
     pub const ALL: [Self; 4] = [Self::Low, Self::Normal, Self::High, Self::Urgent];
 
+    /// The name, as clients write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -60,53 +66,82 @@ impl Priority {
 /// The content of a notification. Validated, and never changed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Content {
+    /// The app's own id for it, unique within the app.
     pub external_id: Option<String>,
+    /// The app's own kind of notification.
     pub notification_type: String,
+    /// Plain text.
     pub title: String,
+    /// Plain text.
     pub body: String,
+    /// Where it stands in a feed.
     pub priority: Priority,
+    /// Opened when the user clicks.
     pub action_url: Option<String>,
+    /// The text of that button.
     pub action_label: Option<String>,
+    /// Shown beside the text.
     pub image_url: Option<String>,
+    /// Shown beside the title.
     pub icon_url: Option<String>,
+    /// Data of the app's own: at most 64 KiB of JSON.
     pub context_data: JsonObject,
+    /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
 }
 
 /// A validated notification that is not yet stored. The content may be shared by many users'.
 #[derive(Debug, Clone)]
 pub struct NewNotification {
+    /// Its id.
     pub id: NotificationId,
+    /// The user that it is for.
     pub user_id: UserId,
+    /// What it says.
     pub content: Arc<Content>,
 }
 
 /// The state of a notification with its user.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct NotificationState {
+    /// Its status.
     pub status: Status,
     /// When it was first sent to a socket of the user.
     pub delivered_at: Option<Timestamp>,
+    /// When it was first read.
     pub read_at: Option<Timestamp>,
+    /// When it was dismissed.
     pub dismissed_at: Option<Timestamp>,
+    /// When it was first clicked.
     pub clicked_at: Option<Timestamp>,
+    /// When it ended.
     pub expired_at: Option<Timestamp>,
+    /// Where it was dismissed.
     pub dismissed_from: Option<String>,
+    /// What was clicked.
     pub click_action: Option<String>,
+    /// When it was created.
     pub created_at: Timestamp,
+    /// When it was changed last.
     pub updated_at: Timestamp,
 }
 
 /// A notification's owner and state: all that a change needs to know, and what it answers.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct NotificationRecord {
+    /// Its id.
     #[serde(rename = "notification_id")]
     pub id: NotificationId,
+    /// The app that created it.
     pub app_id: AppId,
+    /// The user that it is for.
     pub user_id: UserId,
+    /// The app's own id for it.
     pub external_id: Option<String>,
+    /// What became of it.
     #[serde(flatten)]
     pub state: NotificationState,
+    /// Whether a platform app created it.
     #[serde(skip)]
     pub from_platform: bool,
 }
@@ -114,10 +149,15 @@ pub struct NotificationRecord {
 /// A notification as feeds show it.
 #[derive(Debug, Clone)]
 pub struct Notification {
+    /// Its id.
     pub id: NotificationId,
+    /// The app that created it.
     pub app_id: AppId,
+    /// The user that it is for.
     pub user_id: UserId,
+    /// What it says.
     pub content: Content,
+    /// What became of it.
     pub state: NotificationState,
 }
 
@@ -131,6 +171,7 @@ pub struct AccessScope {
 }
 
 impl AccessScope {
+    /// Whether a notification of this app for this user may be seen.
     #[must_use]
     pub fn covers(&self, app: &AppId, user: &UserId) -> bool {
         self.app.as_ref().is_none_or(|own| own == app) && self.user.as_ref().is_none_or(|own| own == user)
@@ -140,8 +181,11 @@ impl AccessScope {
 /// A requested change of a notification's status.
 #[derive(Debug, Clone)]
 pub struct Change {
+    /// The notification.
     pub id: NotificationId,
+    /// What the caller may touch.
     pub scope: AccessScope,
+    /// The new status.
     pub to: Status,
     /// Stored if the change is a dismissal.
     pub dismissed_from: Option<String>,
@@ -161,44 +205,59 @@ impl Change {
 /// Why a notification was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeError {
+    /// There is none with this id.
     NotFound,
     /// It exists, but is outside of the caller's scope.
     NotInScope,
+    /// Its status does not change so.
     Invalid(InvalidTransition),
 }
 
 /// The result of looking up one notification.
 #[derive(Debug)]
 pub enum Lookup {
+    /// It is there, and the caller may see it.
     Found(Box<Notification>),
+    /// There is none with this id.
     NotFound,
+    /// It is another app's or user's.
     NotInScope,
 }
 
 /// A position in a feed: the last notification of the page before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedPosition {
+    /// Its priority as a number.
     pub urgency: i16,
+    /// When it was created.
     pub created_at: Timestamp,
+    /// Its id.
     pub id: NotificationId,
 }
 
 /// Filters of a feed.
 #[derive(Debug, Clone)]
 pub struct FeedFilter {
+    /// Only with one of these statuses.
     pub statuses: Vec<Status>,
+    /// Only of this app.
     pub app: Option<AppId>,
+    /// Only of this type.
     pub notification_type: Option<String>,
     /// Created at this moment or later.
     pub since: Option<Timestamp>,
+    /// Greatest number of notifications.
     pub limit: u32,
+    /// Notifications to pass over.
     pub offset: u64,
+    /// Only after this position.
     pub after: Option<FeedPosition>,
 }
 
 /// A page of a feed: urgent to low, then newest first.
 #[derive(Debug)]
 pub struct FeedPage {
+    /// One page.
     pub notifications: Vec<Notification>,
     /// The number of matching notifications, counted up to one above the cap.
     pub total: u64,
@@ -207,9 +266,13 @@ pub struct FeedPage {
 /// A notification that a socket of its user was sent.
 #[derive(Debug, Clone)]
 pub struct DeliveryReceipt {
+    /// The notification.
     pub id: NotificationId,
+    /// The app that created it.
     pub app_id: AppId,
+    /// The user that it is for.
     pub user_id: UserId,
+    /// When a socket was sent it first.
     pub at: Timestamp,
 }
 

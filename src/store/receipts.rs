@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PublishedEvent)]
 pub struct EventReceipt {
+    /// The event's id.
     pub event_id: EventId,
+    /// When the event was accepted.
     pub timestamp: Timestamp,
     /// The event's offset in the app's stream.
     #[schema(value_type = u64)]
@@ -20,6 +22,7 @@ pub struct EventReceipt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PublishedEvents)]
 pub struct EventReceipts {
+    /// One result for each event.
     pub events: Vec<EventResult>,
 }
 
@@ -27,7 +30,9 @@ pub struct EventReceipts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = CreatedNotification)]
 pub struct NotificationReceipt {
+    /// The notification's id.
     pub notification_id: NotificationId,
+    /// When it was created.
     pub created_at: Timestamp,
 }
 
@@ -35,6 +40,7 @@ pub struct NotificationReceipt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = CreatedNotifications)]
 pub struct NotificationReceipts {
+    /// One result for each notification.
     pub notifications: Vec<NotificationResult>,
 }
 
@@ -43,7 +49,9 @@ pub struct NotificationReceipts {
 #[serde(untagged)]
 #[schema(as = PublishedOrRejected)]
 pub enum EventResult {
+    /// It was published.
     Published(EventReceipt),
+    /// It was not.
     Rejected(ItemError),
 }
 
@@ -52,7 +60,9 @@ pub enum EventResult {
 #[serde(untagged)]
 #[schema(as = CreatedOrRejected)]
 pub enum NotificationResult {
+    /// It was created.
     Created(NotificationReceipt),
+    /// It was not.
     Rejected(ItemError),
 }
 
@@ -62,8 +72,11 @@ pub type BatchItem<T> = Result<T, ItemError>;
 /// An item of a batch that was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ItemError {
+    /// What is wrong, in a sentence.
     pub error: String,
+    /// The kind of fault.
     pub code: ItemErrorCode,
+    /// The fields that broke a rule.
     pub details: Vec<FaultyField>,
     /// The notification that has the external id, where `code` is `duplicate_external_id`.
     #[schema(nullable = false)]
@@ -75,13 +88,16 @@ pub struct ItemError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemErrorCode {
+    /// A field broke a rule.
     ValidationFailed,
+    /// The external id belongs to another notification.
     DuplicateExternalId,
 }
 
 /// A field that broke a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FaultyField {
+    /// The field's name.
     pub field: String,
     /// A sentence that begins with the field's name.
     pub message: String,

@@ -27,8 +27,10 @@ pub enum RetentionClass {
 }
 
 impl RetentionClass {
+    /// Every class, in the order in which they are retired.
     pub const ALL: [Self; 5] = [Self::Events, Self::Notifications, Self::Deliveries, Self::DeliveryLog, Self::AuditLog];
 
+    /// The name in the log and in commands.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,6 +54,7 @@ pub(super) fn first_id_at(moment: Timestamp) -> Uuid {
 pub struct Range {
     /// The last row that was examined; nil before the first.
     pub after: Uuid,
+    /// Only what is older than this.
     pub before: Timestamp,
 }
 
@@ -102,9 +105,13 @@ pub trait RetentionStore: Send + Sync {
 /// An archive table. Its rows can leave the database as newline-delimited JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ArchiveTable {
+    /// Published events.
     Events,
+    /// Content of notifications.
     Notifications,
+    /// Their states.
     NotificationStates,
+    /// The audit log.
     AuditLog,
 }
 
@@ -122,8 +129,10 @@ pub(super) enum Shape {
 }
 
 impl ArchiveTable {
+    /// Every table with an archive.
     pub const ALL: [Self; 4] = [Self::Events, Self::Notifications, Self::NotificationStates, Self::AuditLog];
 
+    /// The name in the object's path.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -224,8 +233,11 @@ impl ArchiveTable {
 /// export is repeated and by whichever node. So an object that is written twice is one object.
 #[derive(Debug)]
 pub struct Export {
+    /// The export's id, in the object's path.
     pub id: Uuid,
+    /// The table that its rows come from.
     pub table: ArchiveTable,
+    /// Number of its rows.
     pub rows: u64,
     /// One JSON object for each row, each followed by a newline.
     pub lines: String,

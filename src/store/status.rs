@@ -8,10 +8,15 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
+    /// Nobody has looked at it.
     Unread,
+    /// The user has seen it.
     Read,
+    /// The user has followed it.
     Clicked,
+    /// The user has put it away.
     Dismissed,
+    /// Its time is over.
     Expired,
 }
 
@@ -19,15 +24,19 @@ pub enum Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a notification that is {} cannot become {}", from.as_str(), to.as_str())]
 pub struct InvalidTransition {
+    /// The status that it has.
     pub from: Status,
+    /// The status that was asked for.
     pub to: Status,
 }
 
 impl Status {
+    /// Every status.
     pub const ALL: [Self; 5] = [Self::Unread, Self::Read, Self::Clicked, Self::Dismissed, Self::Expired];
     /// The statuses in a feed without a filter.
     pub const SHOWN: [Self; 4] = [Self::Unread, Self::Read, Self::Clicked, Self::Dismissed];
 
+    /// The name, as clients write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,6 +48,7 @@ impl Status {
         }
     }
 
+    /// The status that has this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)

@@ -13,56 +13,90 @@ use utoipa::ToSchema;
 /// A webhook. Its secrets are sealed.
 #[derive(Debug, Clone)]
 pub struct Webhook {
+    /// Its id.
     pub id: WebhookId,
+    /// The app that owns it.
     pub app_id: AppId,
+    /// Where requests go.
     pub url: String,
+    /// The signing secret, sealed.
     pub secret: Vec<u8>,
+    /// The signing secret before, sealed.
     pub previous_secret: Option<Vec<u8>>,
+    /// Until when that one is valid.
     pub previous_secret_expires_at: Option<Timestamp>,
+    /// Patterns of the events wanted.
     pub subscribed_events: Vec<String>,
+    /// Whether it gets deliveries.
     pub is_active: bool,
+    /// Why the hub disabled it.
     pub disabled_reason: Option<String>,
+    /// A note of its owner's.
     pub description: Option<String>,
+    /// The last attempt.
     pub last_delivery_at: Option<Timestamp>,
+    /// The last attempt that succeeded.
     pub last_success_at: Option<Timestamp>,
+    /// The last attempt that failed.
     pub last_failure_at: Option<Timestamp>,
+    /// Attempts that failed since the last success.
     pub consecutive_failures: u32,
+    /// Attempts that succeeded or failed.
     pub total_deliveries: u64,
+    /// Attempts that failed.
     pub total_failures: u64,
+    /// Greatest number of attempts after the first.
     pub max_retries: u16,
+    /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: u16,
+    /// When it was created.
     pub created_at: Timestamp,
+    /// When it was changed last.
     pub updated_at: Timestamp,
 }
 
+/// A webhook to create.
 #[derive(Debug, Clone)]
 pub struct NewWebhook {
+    /// Its id.
     pub id: WebhookId,
+    /// The app that owns it.
     pub app_id: AppId,
+    /// Where requests go.
     pub url: String,
+    /// The signing secret, sealed.
     pub secret: Vec<u8>,
+    /// Patterns of the events wanted.
     pub subscribed_events: Vec<String>,
+    /// A note of its owner's.
     pub description: Option<String>,
+    /// Greatest number of attempts after the first.
     pub max_retries: u16,
+    /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: u16,
 }
 
 /// A change of a webhook. `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
 pub struct WebhookChange {
+    /// Where requests go.
     pub url: Option<String>,
+    /// Patterns of the events wanted.
     pub subscribed_events: Option<Vec<String>>,
     /// `true` resets failures and reason.
     pub is_active: Option<bool>,
     /// `Some(None)` removes it.
     pub description: Option<Option<String>>,
+    /// Greatest number of attempts after the first.
     pub max_retries: Option<u16>,
+    /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: Option<u16>,
 }
 
 /// A new secret of a webhook.
 #[derive(Debug, Clone)]
 pub struct SecretChange {
+    /// The new signing secret, sealed.
     pub secret: Vec<u8>,
     /// Until this moment the replaced secret is used for signing too.
     pub previous_until: Timestamp,
@@ -72,16 +106,23 @@ pub struct SecretChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryStatus {
+    /// It waits for its time.
     Pending,
+    /// A node is sending it.
     Delivering,
+    /// It arrived.
     Succeeded,
+    /// Its last attempt failed.
     Failed,
+    /// It is not wanted any more.
     Cancelled,
 }
 
 impl DeliveryStatus {
+    /// Every status.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Delivering, Self::Succeeded, Self::Failed, Self::Cancelled];
 
+    /// The name, as clients write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -93,6 +134,7 @@ impl DeliveryStatus {
         }
     }
 
+    /// The status that has this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
@@ -102,14 +144,21 @@ impl DeliveryStatus {
 /// A delivery as it is listed.
 #[derive(Debug, Clone)]
 pub struct DeliveryRow {
+    /// Its id.
     pub id: DeliveryId,
+    /// The event that is owed.
     pub event_id: EventId,
     /// Full.
     pub event_type: String,
+    /// What became of it.
     pub status: DeliveryStatus,
+    /// Attempts made.
     pub attempts: u16,
+    /// When the next attempt is due.
     pub next_attempt_at: Timestamp,
+    /// When the event was written.
     pub created_at: Timestamp,
+    /// When it was changed last.
     pub updated_at: Timestamp,
     /// Oldest first.
     pub log: Vec<AttemptRow>,
@@ -118,22 +167,32 @@ pub struct DeliveryRow {
 /// An attempt as it is listed.
 #[derive(Debug, Clone)]
 pub struct AttemptRow {
+    /// Counted from 1.
     pub number: u16,
+    /// The moment of the request.
     pub at: Timestamp,
+    /// Whether the endpoint answered 2xx.
     pub success: bool,
+    /// The answer's status, if there was an answer.
     pub status_code: Option<u16>,
+    /// From the request to the end of the answer.
     pub response_time_ms: Option<u32>,
+    /// The first 10 KiB of the answer.
     pub response_body: Option<String>,
+    /// Why there was no answer.
     pub error_message: Option<String>,
 }
 
 /// Filters of deliveries. The list is newest first.
 #[derive(Debug, Clone)]
 pub struct DeliveryFilter {
+    /// Only with this status.
     pub status: Option<DeliveryStatus>,
     /// Full.
     pub event_type: Option<String>,
+    /// Only from this moment on.
     pub since: Option<Timestamp>,
+    /// Greatest number of deliveries.
     pub limit: u32,
     /// The last delivery of the page before.
     pub after: Option<DeliveryId>,
@@ -142,6 +201,7 @@ pub struct DeliveryFilter {
 /// Claimed deliveries, with their webhook.
 #[derive(Debug)]
 pub struct Claimed {
+    /// The webhook, as it was read for the claim.
     pub webhook: Webhook,
     /// Id, number of the next attempt, and the event.
     pub deliveries: Vec<(DeliveryId, u16, Arc<PublishedEvent>)>,
@@ -154,14 +214,18 @@ pub struct Claimed {
 pub struct Lease {
     /// The node.
     pub owner: uuid::Uuid,
+    /// When the lease ends.
     pub until: Timestamp,
 }
 
 /// The state of a webhook after attempts were recorded.
 #[derive(Debug, Clone)]
 pub struct AfterAttempts {
+    /// The app that owns the webhook.
     pub app_id: AppId,
+    /// Failures in a row before these attempts.
     pub failures_before: u32,
+    /// Failures in a row after them.
     pub failures: u32,
     /// The reason, if these attempts disabled it.
     pub disabled: Option<String>,
@@ -170,15 +234,23 @@ pub struct AfterAttempts {
 /// A job that queues again what a webhook missed.
 #[derive(Debug, Clone)]
 pub struct Recovery {
+    /// The job's id.
     pub id: uuid::Uuid,
+    /// The webhook.
     pub webhook_id: WebhookId,
+    /// The app that owns it.
     pub app_id: AppId,
+    /// The moment from which on events are queued.
     pub since: Timestamp,
     /// The offset in the app's stream up to which events were examined.
     pub position: Offset,
+    /// The last offset to look at.
     pub until: Offset,
+    /// Deliveries queued so far.
     pub queued: u64,
+    /// When it was asked for.
     pub created_at: Timestamp,
+    /// When it was done.
     pub finished_at: Option<Timestamp>,
 }
 

@@ -33,6 +33,7 @@ const UNTIL_EXPIRED: Duration = Duration::from_secs(60);
 /// Pause after the object store failed.
 const ANOTHER_TRY: Duration = Duration::from_secs(10 * 60);
 
+/// Retires rows that are old, and exports them.
 pub struct Archiver {
     store: Arc<dyn Store>,
     config: Retention,
@@ -50,6 +51,7 @@ pub struct Pass {
 /// Why a pass stopped early. What it did before stays done.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiverError {
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The rows stay in the archive tables for a later pass.
@@ -58,6 +60,7 @@ pub enum ArchiverError {
 }
 
 impl Archiver {
+    /// Works on `store` by these settings.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, config: &Retention, next_expiry: Arc<NextExpiry>) -> Self {
         Self { store, config: config.clone(), next_expiry }

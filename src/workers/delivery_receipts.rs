@@ -10,12 +10,14 @@ use crate::{hub::ReceiptBuffer, store::Store};
 /// Rows of one run, so that no lock lasts long.
 const BATCH: usize = 1000;
 
+/// Writes when notifications were first sent to a socket.
 pub struct DeliveryReceiptWriter {
     store: Arc<dyn Store>,
     receipts: Arc<ReceiptBuffer>,
 }
 
 impl DeliveryReceiptWriter {
+    /// Writes what `receipts` collects.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, receipts: Arc<ReceiptBuffer>) -> Self {
         Self { store, receipts }

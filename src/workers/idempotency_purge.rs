@@ -11,11 +11,13 @@ use crate::store::Store;
 /// Rows of one run, so that no lock lasts long.
 const BATCH: u32 = 1000;
 
+/// Deletes idempotency keys whose time is over.
 pub struct IdempotencyPurge {
     store: Arc<dyn Store>,
 }
 
 impl IdempotencyPurge {
+    /// Works on `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }

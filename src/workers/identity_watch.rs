@@ -13,6 +13,7 @@ use crate::{hub::Hub, store::Store};
 /// A key that was revoked longer ago than this has no socket left.
 const LOOK_BACK: Duration = Duration::from_secs(10 * 60);
 
+/// Finds credentials that another node or a command revoked.
 pub struct IdentityWatch {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
@@ -24,6 +25,7 @@ pub struct IdentityWatch {
 }
 
 impl IdentityWatch {
+    /// Looks when its time has come, and when `changed` is notified.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, changed: Arc<Notify>) -> Self {
         Self { store, hub, changed, seen: None, look_again: false }

@@ -7,12 +7,14 @@ use async_trait::async_trait;
 use super::{Progress, Worker, WorkerError};
 use crate::{auth::Authenticator, store::Store};
 
+/// Writes when keys were last used.
 pub struct KeyUsage {
     store: Arc<dyn Store>,
     auth: Arc<Authenticator>,
 }
 
 impl KeyUsage {
+    /// Writes what `auth` collects.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, auth: Arc<Authenticator>) -> Self {
         Self { store, auth }

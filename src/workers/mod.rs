@@ -32,6 +32,7 @@ const LONGEST_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Whether a run left work behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
+    /// Nothing is left to do.
     Done,
     /// There is nothing to do for this long.
     Until(Duration),
@@ -42,9 +43,11 @@ pub enum Progress {
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Something other than the store failed, and the worker has logged it.
+    /// It failed, and has logged why.
     #[error("it failed, and logged why")]
     Logged { retry_in: Duration },
 }
@@ -52,7 +55,9 @@ pub enum WorkerError {
 /// One worker.
 #[async_trait(?Send)]
 pub trait Worker {
+    /// The name in metrics and in the log.
     fn name(&self) -> &'static str;
+    /// The pause after a run that left nothing to do.
     fn period(&self) -> Duration;
 
     /// Whether a run may take longer than one query's deadline, and applies that deadline to each query itself.

@@ -8,12 +8,14 @@ use async_trait::async_trait;
 use super::{Progress, Worker, WorkerError};
 use crate::{hub::Hub, store::Store};
 
+/// Writes that this node is alive, and reads who else is.
 pub struct NodeBeats {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
 }
 
 impl NodeBeats {
+    /// Writes to `store` for `hub`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>) -> Self {
         Self { store, hub }

@@ -17,6 +17,7 @@ use crate::{
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
+/// Ends notifications at their time.
 pub struct NotificationExpiry {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
@@ -26,6 +27,7 @@ pub struct NotificationExpiry {
 }
 
 impl NotificationExpiry {
+    /// Submits to `hub`'s writer.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, config: &Expiry) -> Self {
         let longest = Duration::from_secs(config.max_interval_seconds);

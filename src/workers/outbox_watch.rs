@@ -8,11 +8,13 @@ use oriva_hub_actors::{metric_names, model::Timestamp};
 use super::{Progress, Worker, WorkerError};
 use crate::store::Store;
 
+/// Measures how far behind deliveries are.
 pub struct OutboxWatch {
     store: Arc<dyn Store>,
 }
 
 impl OutboxWatch {
+    /// Reads `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }

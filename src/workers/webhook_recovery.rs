@@ -8,11 +8,13 @@ use async_trait::async_trait;
 use super::{Progress, Worker, WorkerError};
 use crate::hub::Hub;
 
+/// Advances recoveries, one page after the other.
 pub struct WebhookRecovery {
     hub: Arc<Hub>,
 }
 
 impl WebhookRecovery {
+    /// Works for `hub`.
     #[must_use]
     pub fn new(hub: Arc<Hub>) -> Self {
         Self { hub }

@@ -5,6 +5,7 @@
 use oriva_hub_actors::model::{AppId, DeliveryId, KeyId, NotificationId, UserId, WebhookId};
 use utoipa::IntoParams;
 
+/// `app_id`
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OfApp {
@@ -12,6 +13,7 @@ pub struct OfApp {
     app_id: AppId,
 }
 
+/// `user_id`
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OfUser {
@@ -19,6 +21,7 @@ pub struct OfUser {
     user_id: UserId,
 }
 
+/// `notification_id`
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OfNotification {
@@ -26,6 +29,7 @@ pub struct OfNotification {
     notification_id: NotificationId,
 }
 
+/// `webhook_id`
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OfWebhook {
@@ -33,6 +37,7 @@ pub struct OfWebhook {
     webhook_id: WebhookId,
 }
 
+/// `delivery_id`
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OfDelivery {
@@ -40,6 +45,7 @@ pub struct OfDelivery {
     delivery_id: DeliveryId,
 }
 
+/// `key_id`
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct OfKey {
@@ -47,6 +53,7 @@ pub struct OfKey {
     key_id: KeyId,
 }
 
+/// `Idempotency-Key`
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct IdempotencyKey {

@@ -12,7 +12,9 @@ use crate::store::{DeliveryStatus, Status};
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum NewEvent {
+    /// An event for one user.
     ForUser(EventForUser),
+    /// An event for all users.
     Broadcast(Broadcast),
 }
 
@@ -44,9 +46,11 @@ event_shape! {
     Broadcast { audience: Audience }
 }
 
+/// The users that a broadcast is for.
 #[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Audience {
+    /// All users in the app's scope.
     All,
 }
 
@@ -86,10 +90,15 @@ pub struct EventQuery {
 #[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AskedPriority {
+    /// Shown last.
     Low,
+    /// The usual.
     Normal,
+    /// Shown before the usual.
     High,
+    /// Shown first.
     Urgent,
+    /// Another name for `urgent`.
     Critical,
 }
 
@@ -154,7 +163,9 @@ notification_shape! {
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum NotificationBatch {
+    /// A notification of its own for each user.
     OneByOne(NotificationList),
+    /// One content for many users.
     Shared(SharedNotification),
 }
 
