@@ -29,18 +29,23 @@ pub enum ArchiveError {
     /// The directory cannot be made or written.
     #[error("the directory {} cannot be made", .0.display())]
     Directory(PathBuf, #[source] std::io::Error),
-    /// An object could not be written or read.
+    /// The object's bytes could not be put together.
     #[error("the object cannot be put together")]
     Object(#[source] std::io::Error),
     /// The bucket cannot be reached as configured.
-    #[error("the place does not answer as it should")]
-    Place(#[from] object_store::Error),
+    #[error("the storage does not answer as it should")]
+    Storage(#[from] object_store::Error),
     /// The address names a path that no object can have.
-    #[error("the place's address cannot be read")]
+    #[error("the storage's address cannot be read")]
     Path(#[from] object_store::path::Error),
     /// An object that was written is not as long as it should be.
     #[error("an object of {expected} bytes is there with {found}")]
-    Short { expected: u64, found: u64 },
+    Short {
+        /// Its size in bytes.
+        expected: u64,
+        /// The size that the archive says.
+        found: u64,
+    },
 }
 
 impl ObjectArchive {

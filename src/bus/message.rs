@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oriva_hub_actors::{
     model::{NodeId, Offsets, StreamKey, StreamKind, TraceParent},
-    protocol::{PublishedEvent, text_of},
+    protocol::{PublishedEvent, frame_text},
 };
 use uuid::Uuid;
 
@@ -128,7 +128,7 @@ impl Message {
             }
             FRAME => {
                 let frame = bytes.slice(HEADER..);
-                text_of(&frame).ok_or(DecodeError::Form)?;
+                frame_text(&frame).ok_or(DecodeError::Form)?;
                 Self::Frame(frame)
             }
             _ => return Err(DecodeError::Form),
@@ -138,7 +138,7 @@ impl Message {
 }
 
 /// The channel of a stream: `user:alice`.
-pub(super) fn channel_of(stream: &StreamKey) -> String {
+pub(super) fn channel_name(stream: &StreamKey) -> String {
     match stream {
         StreamKey::Broadcast => "broadcast".to_owned(),
         StreamKey::User(_) | StreamKey::App(_) => format!("{}:{}", stream.kind().as_str(), stream.name()),

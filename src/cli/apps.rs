@@ -4,7 +4,7 @@ use clap::Subcommand;
 use oriva_hub_actors::model::{AppId, Invalid, KeyId};
 use serde_json::json;
 
-use super::{CliError, audit, say, store_of, store_or_new};
+use super::{CliError, audit, existing_store, say, store_or_new};
 use crate::{
     config::Config,
     hub::{Apps, HubError, display_name, image_url},
@@ -69,7 +69,7 @@ pub(super) enum KeyCommand {
 pub(super) async fn run_app(command: AppCommand, config: &Config, as_json: bool) -> Result<(), CliError> {
     let store = match &command {
         AppCommand::Create { .. } => store_or_new(config).await?,
-        _ => store_of(config).await?,
+        _ => existing_store(config).await?,
     };
     let apps = Apps::new(store);
     match command {
@@ -115,7 +115,7 @@ async fn set_active(apps: &Apps, app: &AppId, is_active: bool, as_json: bool) ->
 }
 
 pub(super) async fn run_key(command: KeyCommand, config: &Config, as_json: bool) -> Result<(), CliError> {
-    let apps = Apps::new(store_of(config).await?);
+    let apps = Apps::new(existing_store(config).await?);
     match command {
         KeyCommand::Create { app_id } => {
             let made = apps.create_key(&app_id, &audit()).await.map_err(|error| no_such("app", &app_id, error))?;

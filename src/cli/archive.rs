@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{CliError, say, store_of};
+use super::{CliError, existing_store, say};
 use crate::{config::Config, hub::NextExpiry, workers::Archiver};
 
 #[derive(Debug, Args)]
@@ -13,7 +13,7 @@ pub(super) struct ArchiveArgs {
 }
 
 pub(super) async fn run(args: &ArchiveArgs, config: &Config, json: bool) -> Result<(), CliError> {
-    let store = store_of(config).await?;
+    let store = existing_store(config).await?;
     let archiver = Archiver::new(store.clone(), &config.retention, std::sync::Arc::new(NextExpiry::default()));
     let rows = if args.dry_run { archiver.due().await? } else { archiver.run_until_empty().await?.retired };
     store.close().await;

@@ -220,7 +220,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
 }
 
 /// The store for a command. It must exist, and its schema must be up to date.
-async fn store_of(config: &Config) -> Result<Arc<dyn Store>, CliError> {
+async fn existing_store(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     must_exist(config)?;
     let store = open_store(config).await?;
     store.check_schema().await?;
@@ -236,7 +236,7 @@ fn must_exist(config: &Config) -> Result<(), CliError> {
     ))))
 }
 
-/// As [`store_of`], but creates a missing embedded store with its secrets.
+/// As [`existing_store`], but creates a missing embedded store with its secrets.
 async fn store_or_new(config: &Config) -> Result<Arc<dyn Store>, CliError> {
     let store = open_store(config).await?;
     if config.is_embedded() {

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use oriva_hub_actors::model::{AppId, UserId};
 use serde_json::json;
 
-use super::{CliError, say, store_of};
+use super::{CliError, existing_store, say};
 use crate::{
     auth::Tokens,
     config::{Config, Secrets},
@@ -31,7 +31,7 @@ pub(super) enum TokenCommand {
 
 pub(super) async fn run(command: TokenCommand, config: &Config, as_json: bool) -> Result<(), CliError> {
     let TokenCommand::Create { app_id, user_id, ttl } = command;
-    Apps::new(store_of(config).await?)
+    Apps::new(existing_store(config).await?)
         .get(&app_id)
         .await
         .map_err(|_| CliError::Failed(format!("there is no app {app_id}")))?;

@@ -72,7 +72,7 @@ impl<C: RouteClass> FromRequest for AppKey<C> {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
         Box::pin(async move {
-            let hub = hub_of(&request)?;
+            let hub = hub_from_request(&request)?;
             let caller = authenticate(&request, &hub).await?;
             let asked = request.match_info().get("app_id").map(AppId::parse);
             let own = match &caller {
@@ -150,7 +150,7 @@ impl<C: RouteClass> FromRequest for InboxAccess<C> {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
         Box::pin(async move {
-            let hub = hub_of(&request)?;
+            let hub = hub_from_request(&request)?;
             let caller = authenticate(&request, &hub).await?;
             let user = path::user_id(&request)?;
             let (app, token_user, charge) = match caller {
@@ -198,7 +198,7 @@ impl FromRequest for Admin {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
         Box::pin(async move {
-            let hub = hub_of(&request)?;
+            let hub = hub_from_request(&request)?;
             match authenticate(&request, &hub).await? {
                 Caller::Admin => Ok(Self { ip: client_address(&request) }),
                 Caller::App(_) | Caller::User(_) => {
@@ -231,6 +231,6 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }
 
-fn hub_of(request: &HttpRequest) -> Result<Data<Hub>, Problem> {
+fn hub_from_request(request: &HttpRequest) -> Result<Data<Hub>, Problem> {
     request.app_data::<Data<Hub>>().cloned().ok_or_else(|| Problem::new(Code::Internal, "the hub is not built"))
 }

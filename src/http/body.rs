@@ -212,7 +212,7 @@ impl Fields {
     }
 
     /// Removes a field that is absent or null, and says whether it was.
-    pub fn lacks(&mut self, name: &str) -> bool {
+    pub fn is_absent(&mut self, name: &str) -> bool {
         let lacks = self.map.get(name).is_none_or(Value::is_null);
         if lacks {
             self.map.remove(name);
@@ -221,7 +221,7 @@ impl Fields {
     }
 
     fn is_there(&mut self, name: &str) -> bool {
-        let lacks = self.lacks(name);
+        let lacks = self.is_absent(name);
         if lacks {
             self.fault(name, "is required");
         }

@@ -149,7 +149,7 @@ pub async fn delete(
 }
 
 fn notification_id(text: &str) -> Result<NotificationId, Problem> {
-    path::id(text).map(NotificationId)
+    path::uuid(text).map(NotificationId)
 }
 
 /// The body of a change.

@@ -11,7 +11,7 @@ use super::problem::Problem;
 ///
 /// # Errors
 /// 404.
-pub(super) fn id(text: &str) -> Result<Uuid, Problem> {
+pub(super) fn uuid(text: &str) -> Result<Uuid, Problem> {
     let id: Uuid = text.parse().map_err(|_| Problem::not_found())?;
     if id.to_string() == text { Ok(id) } else { Err(Problem::not_found()) }
 }

@@ -103,7 +103,7 @@ impl Guard {
             }
             _ => return invalid("must be an https URL"),
         }
-        if address_of(&url).is_some_and(|address| !self.permits(address)) {
+        if literal_address(&url).is_some_and(|address| !self.permits(address)) {
             return invalid("must not name a private, loopback, link-local or otherwise reserved address");
         }
         Ok(text.to_owned())
@@ -111,7 +111,7 @@ impl Guard {
 }
 
 /// The address in a URL, in any spelling: the URL parser has read octal, hexadecimal and short forms.
-pub(super) fn address_of(url: &Url) -> Option<IpAddr> {
+pub(super) fn literal_address(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(address) => Some(address.into()),
         Host::Ipv6(address) => Some(address.into()),

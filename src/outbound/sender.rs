@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    guard::{Guard, address_of},
+    guard::{Guard, literal_address},
     payload,
     resolver::{Forbidden, GuardedResolver},
     signature,
@@ -72,7 +72,7 @@ impl HttpSender {
     /// The client for a URL. An address in the URL is checked here, because no resolver is called for it.
     fn client(&self, url: &Url) -> Result<&Client, String> {
         let is_plain = url.scheme() == "http";
-        if let Some(address) = address_of(url) {
+        if let Some(address) = literal_address(url) {
             let permitted = if is_plain { self.guard.permits_plain(address) } else { self.guard.permits(address) };
             if !permitted {
                 return Err(Forbidden(address.to_string()).to_string());

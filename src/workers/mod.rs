@@ -49,7 +49,10 @@ pub enum WorkerError {
     /// Something other than the store failed, and the worker has logged it.
     /// It failed, and has logged why.
     #[error("it failed, and logged why")]
-    Logged { retry_in: Duration },
+    Logged {
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
 }
 
 /// One worker.

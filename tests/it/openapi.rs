@@ -187,7 +187,7 @@ async fn a_fuzzer_finds_the_hub_as_documented(backend: Backend) {
     assert!(tested.and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count >= 37), "{report}");
 }
 
-/// The class that the document names is the one whose budget is spent.
+/// The class that the document names is the one that is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_class_of_rate_limit_is_the_documented_one() {
     let hub = TestHub::start_with(Backend::Sqlite, |config| config.rate_limits.enabled = true).await;

@@ -9,7 +9,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 
 use super::{
     close::Close,
-    server::{DEFLATED, TEXT, frame, text_of},
+    server::{DEFLATED, TEXT, frame, frame_text},
 };
 
 /// The end of a compressed message, which is not sent (RFC 7692 §7.2.1).
@@ -25,7 +25,7 @@ thread_local! {
 /// Compresses a frame. Returns the frame unchanged if it is not text, or if compression would not make it shorter.
 #[must_use]
 pub fn deflated(text_frame: &Bytes) -> Bytes {
-    let compressed = text_of(text_frame).and_then(|text| deflate(text.as_bytes()));
+    let compressed = frame_text(text_frame).and_then(|text| deflate(text.as_bytes()));
     match compressed.map(|payload| frame(DEFLATED | TEXT, &payload)) {
         Some(compressed) if compressed.len() < text_frame.len() => compressed,
         _ => text_frame.clone(),

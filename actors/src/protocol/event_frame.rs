@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{
     deflate::deflated,
-    server::{text_frame, text_of},
+    server::{frame_text, text_frame},
 };
 use crate::model::{
     AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Offsets, StreamKind, Timestamp,
@@ -101,7 +101,7 @@ impl PublishedEvent {
         trace: Option<TraceParent>,
     ) -> Result<Arc<Self>, Invalid> {
         let wrong = || Invalid::new("must be the frame of an event");
-        let json = text_of(&frame).ok_or_else(wrong)?;
+        let json = frame_text(&frame).ok_or_else(wrong)?;
         let parsed: EventFrameJson<'_> = serde_json::from_str(json).map_err(|_| wrong())?;
         let category = Category::parse(parsed.event_category)?;
         let bare_type = parsed.event_type.strip_prefix(category.as_str()).and_then(|rest| rest.strip_prefix('.'));

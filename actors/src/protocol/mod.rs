@@ -14,5 +14,5 @@ pub(crate) use deflate::inflate;
 pub use event_frame::PublishedEvent;
 #[cfg(feature = "echo")]
 pub(crate) use server::binary_frame;
-pub use server::{ServerFrame, close_frame, ping_frame, pong_frame, text_frame, text_of};
+pub use server::{ServerFrame, close_frame, frame_text, ping_frame, pong_frame, text_frame};
 pub(crate) use server::{bare_close_frame, close_frame_with};

@@ -126,7 +126,7 @@ pub fn text_frame(payload: &[u8]) -> Bytes {
 
 /// The text within a frame that [`text_frame`] made. `None` if the bytes are anything else.
 #[must_use]
-pub fn text_of(frame: &[u8]) -> Option<&str> {
+pub fn frame_text(frame: &[u8]) -> Option<&str> {
     let (header, length) = match (frame, frame.get(1)?) {
         ([first, ..], _) if *first != 0x80 | TEXT => return None,
         (_, length @ 0..=125) => (2, usize::from(*length)),

@@ -33,10 +33,10 @@ impl ResyncSchedule {
     }
 
     /// Whether a comparison is due.
-    pub(super) fn is_due(&self, now: Instant, hears_every_node: bool) -> bool {
+    pub(super) fn is_due(&self, now: Instant, bus_is_complete: bool) -> bool {
         self.has_failed
             || self.until.is_some_and(|until| now < until)
-            || !hears_every_node
+            || !bus_is_complete
             || now.duration_since(self.last_started) >= PERIODIC
     }
 

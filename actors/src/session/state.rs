@@ -75,7 +75,7 @@ impl State {
             }
             SessionInput::Frame { socket, frame } => self.on_frame(socket, frame, effects),
             SessionInput::Drained { socket } => {
-                self.replaying(socket, |member, session| member.on_drained(session, effects))
+                self.replaying(socket, |member, session| member.on_drained(session, effects));
             }
             SessionInput::Deliver { kind, events } => {
                 let events = events.as_slice();
@@ -111,7 +111,7 @@ impl State {
             }
             SessionInput::ReplayPage { socket, replay_id, kind, page } => {
                 self.replaying(socket, |member, session| {
-                    member.on_replay_page(replay_id, kind, page, session, effects)
+                    member.on_replay_page(replay_id, kind, page, session, effects);
                 });
             }
             SessionInput::Refreshed { socket, id, outcome } => {

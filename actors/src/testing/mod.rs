@@ -35,7 +35,7 @@ pub use self::routing::Routing;
 #[cfg(feature = "testing")]
 pub use crate::session::bench::FanOut;
 
-/// Takes all frames of a client apart, as a pump does; how many messages there were.
+/// Takes all frames of a client apart, as the socket loop does. Returns the number of messages.
 ///
 /// # Panics
 /// Where the frames break the protocol.

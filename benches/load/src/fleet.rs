@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use memchr::memmem::Finder;
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::{Failure, measure::Tally, socket::Socket, target::Target};
+use crate::{Failure, measure::Counters, socket::Socket, target::Target};
 
 /// Who connects: the credential, and what it has seen.
 pub type ReservedConnection = (String, Option<u64>);
@@ -34,35 +34,35 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Opens a socket for each seat; how long each took goes to `opened`.
+    /// Opens a socket for each reserved connection; how long each took goes to `opened`.
     pub async fn open(
         target: &Target,
-        seats: Vec<ReservedConnection>,
+        reserved: Vec<ReservedConnection>,
         opening: Opening,
-        (tally, connections): (&Arc<Tally>, &Arc<AtomicU64>),
+        (counters, connections): (&Arc<Counters>, &Arc<AtomicU64>),
         progress: &ProgressBar,
         opened: impl Fn(Duration) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
         let (stop, stopped) = watch::channel(false);
         let finder = crate::socket::due_finder();
-        let (seats, next) = (Arc::new(seats), Arc::<AtomicUsize>::default());
+        let (reserved, next) = (Arc::new(reserved), Arc::<AtomicUsize>::default());
         let opened = Arc::new(opened);
         let openers: Vec<_> = (0..opening.at_once.max(1))
             .map(|_| {
-                let (target, seats, next) = (target.clone(), seats.clone(), next.clone());
-                let (tally, finder, stopped) = (tally.clone(), finder.clone(), stopped.clone());
+                let (target, reserved, next) = (target.clone(), reserved.clone(), next.clone());
+                let (counters, finder, stopped) = (counters.clone(), finder.clone(), stopped.clone());
                 let (connections, progress, opened) = (connections.clone(), progress.clone(), opened.clone());
                 tokio::spawn(async move {
                     let mut mine = Vec::new();
                     loop {
                         let n = next.fetch_add(1, Relaxed);
-                        let Some(seat) = seats.get(n) else { return Ok::<_, Failure>(mine) };
+                        let Some(connection) = reserved.get(n) else { return Ok::<_, Failure>(mine) };
                         let begun = Instant::now();
-                        let socket = one(&target, n, seat, opening.sources, &finder).await?;
+                        let socket = one(&target, n, connection, opening.sources, &finder).await?;
                         opened(begun.elapsed());
                         connections.fetch_add(1, Relaxed);
                         progress.inc(1);
-                        mine.push((n, follow(socket, tally.clone(), stopped.clone(), connections.clone())));
+                        mine.push((n, follow(socket, counters.clone(), stopped.clone(), connections.clone())));
                     }
                 })
             })
@@ -74,7 +74,7 @@ impl Fleet {
         Ok(Self { sockets, stop })
     }
 
-    /// Stops following; the last offset that each seat's socket has seen. Sockets close.
+    /// Stops following; the last offset that each reserved connection's socket has seen. Sockets close.
     pub async fn close(self) -> Vec<u64> {
         let _ = self.stop.send(true);
         let mut seen = vec![0; self.sockets.len()];
@@ -104,21 +104,21 @@ async fn one(
 
 fn follow(
     mut socket: Socket,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     mut stopped: watch::Receiver<bool>,
     connections: Arc<AtomicU64>,
 ) -> JoinHandle<Option<Socket>> {
     tokio::spawn(async move {
         let ended = tokio::select! {
-            ended = socket.follow(&tally, |_| false) => ended,
+            ended = socket.follow(&counters, |_| false) => ended,
             _ = stopped.wait_for(|stop| *stop) => Ok(()),
         };
         connections.fetch_sub(1, Relaxed);
-        tally.settle();
+        counters.settle();
         match ended {
             Ok(()) => Some(socket),
             Err(_) => {
-                tally.closed();
+                counters.closed();
                 None
             }
         }

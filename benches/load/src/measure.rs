@@ -22,7 +22,7 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 /// What happened, counted by whoever sees it.
-pub struct Tally {
+pub struct Counters {
     begun: Instant,
     delivered: AtomicU64,
     lost: AtomicU64,
@@ -42,7 +42,7 @@ thread_local! {
 /// How many a thread keeps before it hands them over.
 const PENDING_AT_MOST: usize = 256;
 
-impl Default for Tally {
+impl Default for Counters {
     fn default() -> Self {
         Self {
             begun: Instant::now(),
@@ -59,7 +59,7 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl Counters {
     /// µs on the tool's clock; what events carry as `due`.
     pub fn now_us(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -249,19 +249,19 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn start(
-        tally: &Arc<Tally>,
+        counters: &Arc<Counters>,
         connections: &Arc<AtomicU64>,
         pids: Vec<u32>,
         show: impl Fn(&Second) + Send + 'static,
     ) -> Self {
         let seconds = Arc::<Mutex<Vec<Second>>>::default();
-        let (tally, connections, into) = (tally.clone(), connections.clone(), seconds.clone());
+        let (counters, connections, into) = (counters.clone(), connections.clone(), seconds.clone());
         let task = tokio::spawn(async move {
             let (begun, mut before) = (Instant::now(), (0, 0));
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                let now = (tally.count_delivered(), tally.count_requests());
-                let (delivery, answer) = tally.second();
+                let now = (counters.count_delivered(), counters.count_requests());
+                let (delivery, answer) = counters.second();
                 let second = Second {
                     at_seconds: begun.elapsed().as_secs_f64(),
                     connections: connections.load(Relaxed),

@@ -14,7 +14,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use crate::{
     Failure,
     http::{Connection, request_with},
-    measure::Tally,
+    measure::Counters,
     target::Target,
 };
 
@@ -38,12 +38,12 @@ pub struct Publishers {
 }
 
 impl Publishers {
-    pub fn start(target: &Target, publishing: Publishing, tally: &Arc<Tally>) -> Self {
+    pub fn start(target: &Target, publishing: Publishing, counters: &Arc<Counters>) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let (turn, begun) = (Arc::<AtomicU64>::default(), Instant::now());
         let lanes = (0..publishing.publishers)
             .map(|lane| {
-                let (target, tally, stop, turn) = (target.clone(), tally.clone(), stop.clone(), turn.clone());
+                let (target, counters, stop, turn) = (target.clone(), counters.clone(), stop.clone(), turn.clone());
                 tokio::spawn(async move {
                     let mut connection = Connection::open(target.addr(lane)).await?;
                     let path = target.path("/events");
@@ -57,9 +57,9 @@ impl Publishers {
                             // When it should have been, not when its turn came.
                             Some(rate) => {
                                 let late = begun.elapsed().as_micros() as f64 - n as f64 / rate * 1e6;
-                                tally.now_us().saturating_sub(late.max(0.0) as u64)
+                                counters.now_us().saturating_sub(late.max(0.0) as u64)
                             }
-                            None => tally.now_us(),
+                            None => counters.now_us(),
                         };
                         let whom = match publishing.users {
                             0 => r#""audience":"all""#.to_owned(),
@@ -70,7 +70,7 @@ impl Publishers {
                         );
                         let answer = connection.send(&request_with("POST", &path, &target.host, &target.key, &body)).await?;
                         let ok = answer.status == 200;
-                        tally.answered(ok, tally.now_us().saturating_sub(due));
+                        counters.answered(ok, counters.now_us().saturating_sub(due));
                     }
                     Ok(())
                 })

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{
     Failure, RunArgs,
     fleet::{Fleet, Opening, ReservedConnection},
-    measure::{Cost, Latency, Recorder, Tally, cost, histogram, sum},
+    measure::{Cost, Counters, Latency, Recorder, cost, histogram, sum},
     report::{Report, machine},
     target::Target,
 };
@@ -23,7 +23,7 @@ use crate::{
 pub struct Run<'a> {
     pub args: &'a RunArgs,
     pub target: Target,
-    pub tally: Arc<Tally>,
+    pub counters: Arc<Counters>,
     pub figures: Vec<(String, f64, String)>,
     /// Sockets that are open.
     connections: Arc<AtomicU64>,
@@ -54,7 +54,7 @@ impl<'a> Run<'a> {
             addrs.extend((host, port).to_socket_addrs()?.next());
         }
         let target = if args.floor { Target::floor(addrs) } else { Target::hub(addrs, &args.admin_key).await? };
-        let tally = Arc::<Tally>::default();
+        let counters = Arc::<Counters>::default();
         let bar = ProgressBar::new_spinner();
         bar.set_style(
             ProgressStyle::with_template("{spinner} {prefix} {pos}/{len} {msg}")
@@ -63,7 +63,7 @@ impl<'a> Run<'a> {
         bar.enable_steady_tick(Duration::from_millis(200));
         let connections = Arc::<AtomicU64>::default();
         let shown = bar.clone();
-        let recorder = Recorder::start(&tally, &connections, args.pid.clone(), move |second| {
+        let recorder = Recorder::start(&counters, &connections, args.pid.clone(), move |second| {
             shown.set_message(format!(
                 "{}/s delivered, {}/s requests, p99 {:.1} ms",
                 second.delivered,
@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
             ));
         });
         let began_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        Ok(Self { args, target, tally, figures: Vec::new(), connections, most: 0, recorder, bar, began_at })
+        Ok(Self { args, target, counters, figures: Vec::new(), connections, most: 0, recorder, bar, began_at })
     }
 
     pub fn figure(&mut self, name: &str, value: f64, unit: &str) {
@@ -80,19 +80,25 @@ impl<'a> Run<'a> {
     }
 
     /// Opens sockets; how long that took each.
-    pub async fn open(&mut self, seats: Vec<ReservedConnection>) -> Result<(Fleet, Histogram<u64>), Failure> {
+    pub async fn open(&mut self, reserved: Vec<ReservedConnection>) -> Result<(Fleet, Histogram<u64>), Failure> {
         let took = Arc::new(Mutex::new(histogram()));
         let into = took.clone();
         self.bar.set_prefix("connecting");
-        self.bar.set_length(seats.len() as u64);
+        self.bar.set_length(reserved.len() as u64);
         self.bar.set_position(0);
         let opening = Opening { at_once: self.args.at_once, sources: self.args.sources };
-        let fleet =
-            Fleet::open(&self.target, seats, opening, (&self.tally, &self.connections), &self.bar, move |duration| {
+        let fleet = Fleet::open(
+            &self.target,
+            reserved,
+            opening,
+            (&self.counters, &self.connections),
+            &self.bar,
+            move |duration| {
                 let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
                 into.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(us);
-            })
-            .await?;
+            },
+        )
+        .await?;
         self.most = self.most.max(self.connections.load(Relaxed));
         let took = std::mem::replace(&mut *took.lock().unwrap_or_else(PoisonError::into_inner), histogram());
         Ok((fleet, took))
@@ -102,7 +108,7 @@ impl<'a> Run<'a> {
     pub async fn warm_up(&mut self) -> Mark {
         self.bar.set_prefix("warming up");
         tokio::time::sleep(Duration::from_secs(self.args.warmup)).await;
-        self.tally.reset();
+        self.counters.reset();
         self.mark()
     }
 
@@ -134,7 +140,7 @@ impl<'a> Run<'a> {
 
     /// The report of what happened between two marks. What arrived after the second one counts as having arrived.
     pub fn report_between(self, since: Mark, now: Mark) -> Report {
-        self.tally.settle();
+        self.counters.settle();
         self.bar.finish_and_clear();
         let between = |before: Option<Cost>, after: Option<Cost>| {
             let (before, after) = (before?, after?);
@@ -147,7 +153,7 @@ impl<'a> Run<'a> {
             machine: machine(),
             connections: self.most,
             seconds: (now.at - since.at).as_secs_f64(),
-            totals: self.tally.totals(),
+            totals: self.counters.totals(),
             server: between(since.server, now.server),
             client: between(since.client, now.client),
             figures: self.figures,

@@ -53,8 +53,8 @@ pub async fn run(args: &RunArgs) -> Result<Report, Failure> {
     }
 }
 
-/// A seat a socket: `devices` for each of so many users.
-async fn seats(run: &Run<'_>) -> Result<Vec<(String, Option<u64>)>, Failure> {
+/// A connection a socket: `devices` for each of so many users.
+async fn reserved(run: &Run<'_>) -> Result<Vec<(String, Option<u64>)>, Failure> {
     let devices = run.args.devices.max(1);
     let users = run.args.connections.div_ceil(devices);
     let tokens = run.target.tokens(users).await?;

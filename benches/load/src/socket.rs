@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::{Failure, measure::Tally};
+use crate::{Failure, measure::Counters};
 
 /// What is read at once; one buffer a thread, none a socket.
 const READ: usize = 256 * 1024;
@@ -111,9 +111,9 @@ impl Socket {
     }
 
     /// Takes what comes until the socket ends, or `enough` says so. Offsets must follow each other; what does not is counted.
-    pub async fn follow(&mut self, tally: &Tally, mut enough: impl FnMut(&Self) -> bool) -> Result<(), Failure> {
+    pub async fn follow(&mut self, counters: &Counters, mut enough: impl FnMut(&Self) -> bool) -> Result<(), Failure> {
         let rest = std::mem::take(&mut self.rest);
-        self.take(&rest, tally)?;
+        self.take(&rest, counters)?;
         while !enough(self) {
             self.stream.readable().await?;
             let taken = BUFFER.with_borrow_mut(|buffer| -> Result<(), Failure> {
@@ -123,7 +123,7 @@ impl Socket {
                     Ok(0) => Err(Failure::Closed),
                     Ok(count) => {
                         self.rest.clear();
-                        self.take(&buffer[..held + count], tally)
+                        self.take(&buffer[..held + count], counters)
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
                     Err(error) => Err(error.into()),
@@ -134,13 +134,13 @@ impl Socket {
         Ok(())
     }
 
-    fn take(&mut self, mut seen: &[u8], tally: &Tally) -> Result<(), Failure> {
-        let now = tally.now_us();
+    fn take(&mut self, mut seen: &[u8], counters: &Counters) -> Result<(), Failure> {
+        let now = counters.now_us();
         while let Some((begin, end)) = frame_end(seen) {
             match seen[0] & 0x0f {
-                1 => self.event(&seen[begin..end], now, tally),
+                1 => self.event(&seen[begin..end], now, counters),
                 8 => return Err(Failure::Closed),
-                9 => tally.pinged(),
+                9 => counters.pinged(),
                 _ => {}
             }
             seen = &seen[end..];
@@ -149,7 +149,7 @@ impl Socket {
         Ok(())
     }
 
-    fn event(&mut self, text: &[u8], now: u64, tally: &Tally) {
+    fn event(&mut self, text: &[u8], now: u64, counters: &Counters) {
         // {"type":"event",…,"stream":"user","offset":42}
         if !text.starts_with(br#"{"type":"event""#) {
             return;
@@ -164,15 +164,15 @@ impl Socket {
         let last = if is_broadcast { &mut self.last_broadcast } else { &mut self.last };
         match offset.cmp(&(*last + 1)) {
             std::cmp::Ordering::Equal => {}
-            std::cmp::Ordering::Greater => tally.lost(offset - *last - 1),
-            std::cmp::Ordering::Less => return tally.repeated(),
+            std::cmp::Ordering::Greater => counters.lost(offset - *last - 1),
+            std::cmp::Ordering::Less => return counters.repeated(),
         }
         *last = offset;
         let due = self.finder.find(text).map(|at| {
             let digits = text[at + 6..].iter().take_while(|byte| byte.is_ascii_digit());
             digits.fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'))
         });
-        tally.delivered(due.map(|due| now.saturating_sub(due)));
+        counters.delivered(due.map(|due| now.saturating_sub(due)));
     }
 }
 

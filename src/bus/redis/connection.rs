@@ -19,7 +19,7 @@ use super::status::{BusStatus, Command, Outgoing};
 use crate::{
     bus::{
         BusEvent,
-        message::{DecodeError, Message, channel_of},
+        message::{DecodeError, Message, channel_name},
     },
     redis_client::{Connection, PushReceiver, RedisClient, RedisConnections, Subscriber},
 };
@@ -151,7 +151,7 @@ impl BusConnection<'_> {
     }
 
     fn channel(&self, stream: &StreamKey) -> String {
-        self.client.name(&channel_of(stream))
+        self.client.name(&channel_name(stream))
     }
 
     fn beat_channels(&self) -> Vec<String> {

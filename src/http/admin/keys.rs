@@ -114,7 +114,7 @@ pub async fn create(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body
     security(("admin_key" = [])),
 )]
 pub async fn revoke(admin: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpResponse, Problem> {
-    let key = KeyId(path::id(&path)?);
+    let key = KeyId(path::uuid(&path)?);
     let key = hub.revoke_key(key, &admin.audit()).await?;
     Ok(HttpResponse::Ok().json(KeyView::from(&key)))
 }

@@ -188,7 +188,7 @@ fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<FaultyF
         _ => Err(Invalid("must be all, or absent".to_owned())),
     });
     let user_id = match audience {
-        None if fields.lacks("user_id") => {
+        None if fields.is_absent("user_id") => {
             fields.fault("user_id", "is required, unless audience is all");
             None
         }

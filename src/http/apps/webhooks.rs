@@ -339,7 +339,7 @@ pub async fn test(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>, body: 
 type Ids = (String, String);
 
 fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
-    path::id(text).map(WebhookId)
+    path::uuid(text).map(WebhookId)
 }
 
 async fn nothing(body: Body) -> Result<(), Problem> {

@@ -167,7 +167,7 @@ fn feed_filter(parameters: Parameters) -> Result<FeedFilter, Vec<FaultyField>> {
         since: fields.optional("since", Timestamp::parse),
         limit,
         offset,
-        after: query::cursor(&mut fields, offset, position_of),
+        after: query::cursor(&mut fields, offset, parse_position),
     };
     fields.finish()?;
     Ok(filter)
@@ -178,7 +178,7 @@ fn cursor_after(last: &NotificationWithApp) -> String {
     query::encode(&format!("{}:{}:{}", content.priority.urgency(), state.created_at.unix_ms(), last.notification.id))
 }
 
-fn position_of(text: &str) -> Option<FeedPosition> {
+fn parse_position(text: &str) -> Option<FeedPosition> {
     let mut parts = text.split(':');
     let (urgency, created_at, id) = (parts.next()?, parts.next()?, parts.next()?);
     let ms: i64 = created_at.parse().ok()?;

@@ -35,11 +35,11 @@ impl StreamOffsets {
     }
 
     fn app(&mut self, app: &AppId) -> Offset {
-        next_of(&mut self.apps, app.as_str())
+        next_offset(&mut self.apps, app.as_str())
     }
 
     fn user(&mut self, user: &UserId) -> Offset {
-        next_of(&mut self.users, user.as_str())
+        next_offset(&mut self.users, user.as_str())
     }
 
     fn broadcast(&mut self) -> Offset {
@@ -77,7 +77,7 @@ impl StreamOffsets {
 }
 
 /// The next offset of a stream. Every stream was raised before offsets are taken, so it is there.
-fn next_of(streams: &mut HashMap<String, Offset>, name: &str) -> Offset {
+fn next_offset(streams: &mut HashMap<String, Offset>, name: &str) -> Offset {
     let Some(last) = streams.get_mut(name) else { return 0 };
     *last += 1;
     *last

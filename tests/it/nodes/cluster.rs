@@ -64,7 +64,7 @@ async fn events_places_and_budgets_go_over_a_cluster() {
         let answer = app.at(nodes[n % 2].addr).post(&crate::harness::App::event("bob", n)).await;
         passed += usize::from(answer.status == 200);
     }
-    assert_eq!(passed, 100, "one budget of 300");
+    assert_eq!(passed, 100, "one limit of 300");
 
     // One of its servers dies: what lay there is looked up in the store.
     cluster.servers()[1].kill();

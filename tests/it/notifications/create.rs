@@ -293,7 +293,7 @@ async fn the_budget_is_501_requests_less_one(backend: Backend) {
     assert_eq!(refused.header("x-ratelimit-limit"), "500");
     assert_eq!(app.inbox("alice").feed("").await.body["total"], 500);
 
-    // A user's budget is the user's own.
+    // A user's rate limit is the user's own.
     let (alice, bob) = (app.user("alice").await, app.user("bob").await);
     let path = "/api/v1/users/alice/notifications";
     let before = send(hub.addr, "GET", path, Some(&alice.credential), &[], None).await;

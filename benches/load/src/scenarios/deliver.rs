@@ -13,15 +13,15 @@ const NOBODY: usize = 1000;
 
 pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
     let args = run.args;
-    let (seats, users) = match args.scenario {
+    let (reserved, users) = match args.scenario {
         Scenario::Publish => (Vec::new(), NOBODY),
         Scenario::Firehose => (vec![(run.target.key.clone(), None); args.connections], NOBODY),
-        Scenario::Broadcast => (super::seats(&run).await?, 0),
-        _ => (super::seats(&run).await?, args.connections.div_ceil(args.devices.max(1))),
+        Scenario::Broadcast => (super::reserved(&run).await?, 0),
+        _ => (super::reserved(&run).await?, args.connections.div_ceil(args.devices.max(1))),
     };
-    let (fleet, _) = run.open(seats).await?;
+    let (fleet, _) = run.open(reserved).await?;
     let publishing = Publishing { publishers: args.publishers, rate: args.rate, users, payload: args.payload };
-    let publishers = Publishers::start(&run.target, publishing, &run.tally);
+    let publishers = Publishers::start(&run.target, publishing, &run.counters);
     let mark = run.warm_up().await;
     run.measure().await;
     publishers.stop().await?;

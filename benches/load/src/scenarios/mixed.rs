@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::{
     Failure,
     http::{Connection, request},
-    measure::{Latency, Tally},
+    measure::{Counters, Latency},
     report::Report,
     run::Run,
     target::Target,
@@ -21,27 +21,27 @@ use crate::{
 const OPERATIONS: [(&str, usize); 4] = [("publish", 4), ("notify", 2), ("feed", 2), ("dismiss", 2)];
 
 pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
-    let seats = super::seats(&run).await?;
+    let reserved = super::reserved(&run).await?;
     let users = run.args.connections.div_ceil(run.args.devices.max(1));
-    let tokens: Arc<[String]> = seats.iter().take(users).map(|(token, _)| token.clone()).collect();
-    let (fleet, _) = run.open(seats).await?;
-    let (stop, tallies) = (Arc::<AtomicBool>::default(), OPERATIONS.map(|_| Arc::<Tally>::default()));
+    let tokens: Arc<[String]> = reserved.iter().take(users).map(|(token, _)| token.clone()).collect();
+    let (fleet, _) = run.open(reserved).await?;
+    let (stop, tallies) = (Arc::<AtomicBool>::default(), OPERATIONS.map(|_| Arc::<Counters>::default()));
     let lanes: Vec<JoinHandle<Result<(), Failure>>> = (0..run.args.publishers)
         .map(|lane| {
             let (target, tokens, stop) = (run.target.clone(), tokens.clone(), stop.clone());
-            let (all, tallies) = (run.tally.clone(), tallies.clone());
+            let (all, tallies) = (run.counters.clone(), tallies.clone());
             tokio::spawn(async move { one_lane(lane, &target, &tokens, &stop, &all, &tallies).await })
         })
         .collect();
     let mark = run.warm_up().await;
-    tallies.iter().for_each(|tally| tally.reset());
+    tallies.iter().for_each(|counters| counters.reset());
     run.measure().await;
     stop.store(true, Relaxed);
     for lane in lanes {
         lane.await.map_err(|error| Failure::Answer(error.to_string()))??;
     }
-    for ((name, _), tally) in OPERATIONS.iter().zip(&tallies) {
-        let Latency { count, p50_us, p99_us, .. } = tally.totals().answer;
+    for ((name, _), counters) in OPERATIONS.iter().zip(&tallies) {
+        let Latency { count, p50_us, p99_us, .. } = counters.totals().answer;
         run.figure(&format!("{name}: answers"), count as f64 / run.args.duration as f64, "/s");
         run.figure(&format!("{name}: p50"), p50_us as f64 / 1000.0, "ms");
         run.figure(&format!("{name}: p99"), p99_us as f64 / 1000.0, "ms");
@@ -56,8 +56,8 @@ async fn one_lane(
     target: &Target,
     tokens: &[String],
     stop: &AtomicBool,
-    all: &Tally,
-    tallies: &[Arc<Tally>; 4],
+    all: &Counters,
+    tallies: &[Arc<Counters>; 4],
 ) -> Result<(), Failure> {
     let mut connection = Connection::open(target.addr(lane)).await?;
     let turns: Vec<usize> =

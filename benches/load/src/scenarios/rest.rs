@@ -8,9 +8,9 @@ use crate::{
 };
 
 pub async fn idle(mut run: Run<'_>) -> Result<Report, Failure> {
-    let seats = super::seats(&run).await?;
+    let reserved = super::reserved(&run).await?;
     let before = sum(&run.args.pid);
-    let (fleet, _) = run.open(seats).await?;
+    let (fleet, _) = run.open(reserved).await?;
     let mark = run.warm_up().await;
     run.measure().await;
     if let (Some(before), Some(after)) = (before, sum(&run.args.pid)) {
@@ -23,11 +23,11 @@ pub async fn idle(mut run: Run<'_>) -> Result<Report, Failure> {
 }
 
 pub async fn storm(mut run: Run<'_>) -> Result<Report, Failure> {
-    let seats = super::seats(&run).await?;
-    let count = seats.len() as f64;
+    let reserved = super::reserved(&run).await?;
+    let count = reserved.len() as f64;
     let mark = run.mark();
     let begun = std::time::Instant::now();
-    let (fleet, took) = run.open(seats).await?;
+    let (fleet, took) = run.open(reserved).await?;
     run.figure("connects", count / begun.elapsed().as_secs_f64(), "/s");
     run.latency_figures("connect and subscribe", Latency::from_histogram(&took));
     let report = run.report(mark);

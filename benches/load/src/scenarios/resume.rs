@@ -15,9 +15,9 @@ use crate::{
 const MISSED: usize = 5;
 
 pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
-    let seats = super::seats(&run).await?;
+    let reserved = super::reserved(&run).await?;
     let users = run.args.connections.div_ceil(run.args.devices.max(1));
-    let (fleet, _) = run.open(seats.clone()).await?;
+    let (fleet, _) = run.open(reserved.clone()).await?;
     let seen = fleet.close().await;
     let mut connection = Connection::open(run.target.addr(0)).await?;
     let pad = "x".repeat(run.args.payload);
@@ -38,18 +38,18 @@ pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
         }
     }
     let wanted = (run.args.connections * MISSED) as u64;
-    run.tally.reset();
+    run.counters.reset();
     let (mark, begun) = (run.mark(), Instant::now());
-    let back = seats.into_iter().zip(seen).map(|((token, _), last)| (token, Some(last))).collect();
+    let back = reserved.into_iter().zip(seen).map(|((token, _), last)| (token, Some(last))).collect();
     let (fleet, took) = run.open(back).await?;
     let connected = begun.elapsed();
-    while run.tally.count_delivered() < wanted && begun.elapsed() < Duration::from_secs(120) {
+    while run.counters.count_delivered() < wanted && begun.elapsed() < Duration::from_secs(120) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let count = run.args.connections as f64;
     run.figure("back and subscribed", count / connected.as_secs_f64(), "sockets/s");
     run.figure("back with all they missed", count / begun.elapsed().as_secs_f64(), "sockets/s");
-    run.figure("missed events still missing", (wanted - run.tally.count_delivered().min(wanted)) as f64, "");
+    run.figure("missed events still missing", (wanted - run.counters.count_delivered().min(wanted)) as f64, "");
     run.latency_figures("connect and subscribe", Latency::from_histogram(&took));
     let report = run.report(mark);
     fleet.close().await;

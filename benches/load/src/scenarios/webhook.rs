@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     Failure,
     http::{Connection, request},
-    measure::Tally,
+    measure::Counters,
     publish::{Publishers, Publishing},
     report::Report,
     run::Run,
@@ -22,37 +22,37 @@ use crate::{
 const USERS: usize = 1000;
 
 pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
-    let endpoint = listen(&run.tally).await?;
+    let endpoint = listen(&run.counters).await?;
     let mut connection = Connection::open(run.target.addr(0)).await?;
     let body = json!({"webhook_url": format!("http://{endpoint}/"), "subscribed_events": ["**"]});
     let path = run.target.path("/webhooks");
     connection.send(&request("POST", &path, &run.target.host, &run.target.key, Some(&body))).await?.json()?;
     let args = run.args;
     let publishing = Publishing { publishers: args.publishers, rate: args.rate, users: USERS, payload: args.payload };
-    let publishers = Publishers::start(&run.target, publishing, &run.tally);
+    let publishers = Publishers::start(&run.target, publishing, &run.counters);
     let mark = run.warm_up().await;
     run.measure().await;
     publishers.stop().await?;
-    let (published, arrived) = (run.tally.count_requests(), run.tally.count_delivered());
+    let (published, arrived) = (run.counters.count_requests(), run.counters.count_delivered());
     run.figure("published and not arrived at the end", published.saturating_sub(arrived) as f64, "");
     Ok(run.report(mark))
 }
 
 /// An endpoint that answers 200 and takes the time.
-async fn listen(tally: &Arc<Tally>) -> Result<SocketAddr, Failure> {
+async fn listen(counters: &Arc<Counters>) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
-    let tally = tally.clone();
+    let counters = counters.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let tally = tally.clone();
-            tokio::spawn(async move { drop(receive(stream, &tally).await) });
+            let counters = counters.clone();
+            tokio::spawn(async move { drop(receive(stream, &counters).await) });
         }
     });
     Ok(addr)
 }
 
-async fn receive(mut stream: TcpStream, tally: &Tally) -> Result<(), Failure> {
+async fn receive(mut stream: TcpStream, counters: &Counters) -> Result<(), Failure> {
     let due = Finder::new(br#""due":"#);
     let mut seen = Vec::with_capacity(4096);
     loop {
@@ -61,7 +61,7 @@ async fn receive(mut stream: TcpStream, tally: &Tally) -> Result<(), Failure> {
                 break end + 4;
             }
             if stream.read_buf(&mut seen).await? == 0 {
-                tally.settle();
+                counters.settle();
                 return Ok(());
             }
         };
@@ -75,9 +75,9 @@ async fn receive(mut stream: TcpStream, tally: &Tally) -> Result<(), Failure> {
         }
         let latency = due.find(&seen[end..whole_number]).map(|at| {
             let digits = seen[end + at + 6..whole_number].iter().take_while(|byte| byte.is_ascii_digit());
-            tally.now_us().saturating_sub(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+            counters.now_us().saturating_sub(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
         });
-        tally.delivered(latency);
+        counters.delivered(latency);
         seen.drain(..whole_number);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
     }

@@ -182,7 +182,7 @@ pub async fn redeliver(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let id = webhook_id(&path.1)?;
-    let delivery = DeliveryId(path::id(&path.2)?);
+    let delivery = DeliveryId(path::uuid(&path.2)?);
     nothing(body).await?;
     let row = hub.redeliver(app.holder(), id, delivery, &app.audit(&request)).await?;
     Ok(HttpResponse::Accepted().json(DeliveryView::from(&row)))
