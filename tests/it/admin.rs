@@ -96,7 +96,7 @@ async fn what_was_done_is_written_down(backend: Backend) {
         .unwrap()
         .iter()
         .map(|entry| (entry["actor"].as_str().unwrap(), entry["action"].as_str().unwrap()))
-        // An embedded store begins with an app of its own.
+        // An embedded store begins with one app.
         .filter(|(actor, _)| *actor != "first-run")
         .collect();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! `docs/asyncapi.json` against what the hub says.
+//! `docs/asyncapi.json` against the frames that the hub sends.
 
 use oriva_hub_actors::protocol::{AfterClose, Close};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ fn document() -> Value {
     serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap()
 }
 
-/// Holds a value against the part of JSON Schema that the document uses.
+/// Validates a value against the part of JSON Schema that the document uses.
 fn check(schema: &Value, value: &Value, at: &str) {
     if let Some(expected) = schema.get("const") {
         assert_eq!(value, expected, "{at}");

@@ -5,13 +5,15 @@ use std::process::Command;
 
 use crate::harness::{Backend, TestHub};
 
-/// Compression is one case a kind of offer and of data, over messages of 16 bytes to 128 KiB: the same a hundred times over
-/// adds minutes. What is left out besides, this version of the tool cannot run ("Strings must be encoded before hashing").
+/// One compression case for each kind of offer and of data, with messages of 16 bytes to 128 KiB; to repeat them a
+/// hundred times
+/// would add minutes. Other cases are left out because this version of the tool fails ("Strings must be encoded before
+/// hashing").
 const CASES: [&str; 17] = [
     "1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*", "12.1.3", "12.1.5", "12.1.12", "12.4.4", "13.1.5",
     "13.2.6", "13.5.8", "13.7.12",
 ];
-/// Offers that ask the hub for a smaller window, which it passes over.
+/// Offers that ask the hub for a smaller window, which it ignores.
 const PASSED_OVER: [&str; 1] = ["13.5.8"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

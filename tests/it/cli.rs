@@ -66,7 +66,7 @@ async fn a_first_start_prints_commands_that_work_as_they_stand() {
     assert_eq!(String::from_utf8(said).unwrap(), "");
 }
 
-/// Lines beside those of the log that warn of this machine.
+/// All lines but those of the log that warn of this machine.
 fn lines(said: &str) -> usize {
     said.trim().lines().filter(|line| !line.contains("WARN few open files")).count()
 }
@@ -118,7 +118,7 @@ async fn wrong_settings_are_one_line_and_exit_2() {
         assert_eq!(output.status.code(), Some(2), "{args:?} {env:?}: {said}");
         assert!(said.contains(part) && lines(&said) == 1, "{args:?} {env:?}: {said}");
     }
-    // Kubernetes makes such variables for services of these names.
+    // Kubernetes sets such variables for services with these names.
     let others = [("ORIVA_HUB_SERVICE_HOST", "10.0.0.1"), ("ORIVA_HUB_REDIS_PORT", "tcp://10.0.0.2:6379")];
     assert!(bare(folder.path(), &["config", "check"]).envs(others).status().unwrap().success());
     assert_eq!(bare(folder.path(), &["dance"]).output().unwrap().status.code(), Some(2));
@@ -145,7 +145,7 @@ async fn wrong_settings_are_one_line_and_exit_2() {
 
 #[test]
 fn lost_secrets_are_told_of() {
-    // A store that a command made has its secrets from then on.
+    // A command that creates a store also creates its secrets.
     let folder = tempfile::TempDir::new().unwrap();
     let folder = folder.path();
     assert!(bare(folder, &["app", "create", "shop", "--name", "Shop"]).status().unwrap().success());
@@ -248,7 +248,7 @@ async fn apps_keys_and_the_schema_are_managed_by_command() {
         let (epoch, masked) = (json(&owner)["epoch"].clone(), json(&owner)["store"].clone());
         assert_eq!(json(&owner), serde_json::json!({"store": masked, "applied": [], "epoch": epoch}));
         assert_ne!(json(&[&owner[..], &["--new-epoch"]].concat())["epoch"], epoch);
-        // Whoever owns the schema need not know the hub's secrets.
+        // `migrate` runs without the hub's secrets.
         let output = bare(database.folder.path(), &owner).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -306,7 +306,7 @@ async fn health_says_whether_a_node_takes_requests() {
     let hub = HubProcess::start(&database, &[("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "10")]).await;
     let app = create_app(&database, hub.addr, "a", false);
     let url = format!("http://{}", hub.addr);
-    // Neither settings nor a store are asked for.
+    // Needs neither settings nor a store.
     let folder = tempfile::TempDir::new().unwrap();
     let health = |args: &[&str]| {
         let output = bare(folder.path(), &[&["health"], args].concat()).output().unwrap();
@@ -378,7 +378,7 @@ fn a_package_gets_completions_and_a_manual_from_the_program() {
     assert!(version.starts_with(concat!("oriva-hub ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
 }
 
-/// The unit is checked by systemd itself, where it is there.
+/// systemd itself checks the unit.
 #[test]
 fn the_systemd_unit_is_one() {
     let folder = tempfile::TempDir::new().unwrap();

@@ -335,7 +335,7 @@ async fn queries_filter_and_page(backend: Backend) {
     assert_eq!(app.events("?end_date=2999-01-01T00:00:00Z").await.body["total"], 7);
     assert_eq!(app.events("?limit=2&offset=1").await.body["events"][0]["offset"], 6);
 
-    // Paging by cursor is exact while events arrive.
+    // Pages by cursor stay exact while events arrive.
     let (mut seen, mut query) = (Vec::new(), "?limit=3".to_owned());
     loop {
         let page = app.events(&query).await.body;

@@ -1,4 +1,4 @@
-//! `docs/START_GUIDE.md`, followed from top to bottom: its blocks run as they stand.
+//! Follows `docs/START_GUIDE.md` from top to bottom: runs its code blocks as they stand.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -11,7 +11,7 @@ use crate::harness::{App, Backend, Browser, Received, Receiver, TestHub, eventua
 
 const GUIDE: &str = include_str!("../../docs/START_GUIDE.md");
 
-/// The guide's blocks whose fence says `what`.
+/// The guide's code blocks with the language `what`.
 fn blocks(what: &str) -> Vec<&'static str> {
     let fence = format!("```{what}\n");
     GUIDE.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
@@ -20,7 +20,7 @@ fn blocks(what: &str) -> Vec<&'static str> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_guide_can_be_followed() {
     let hub = TestHub::start_with(Backend::Sqlite, |config| config.webhooks.allow_http = true).await;
-    // The first start made the app; its key was printed where no test reads.
+    // The first start created an app, but printed its key where the test cannot read it.
     let key = hub.admin("POST", "/api/v1/admin/apps/demo/keys", None).await;
     let app = App::new(hub.addr, "demo", key.body["api_key"].as_str().unwrap());
     let receiver = Receiver::start().await;
@@ -39,7 +39,7 @@ async fn the_guide_can_be_followed() {
         command.env("ENDPOINT", receiver.url("/ok")).envs(env.iter().copied());
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; run the tests with ./scripts/test"));
-        // A program that does not read its input ends before it is written.
+        // Writing fails if the program ends without reading its input.
         let _ = child.stdin.take().unwrap().write_all(input);
         child.wait_with_output().unwrap()
     };
@@ -58,7 +58,7 @@ async fn the_guide_can_be_followed() {
     }
 
     let node = tokio::task::block_in_place(|| {
-        // Where Debian's packages of libraries are, `ws` among them.
+        // Debian installs libraries here, `ws` among them.
         run("node", &["-e", blocks("js stream")[0]], &[("NODE_PATH", "/usr/share/nodejs")], b"")
     });
     let python = std::env::var("ORIVA_TEST_PYTHON").expect("ORIVA_TEST_PYTHON: run the tests with ./scripts/test");
@@ -72,7 +72,7 @@ async fn the_guide_can_be_followed() {
         );
     }
 
-    // Something to verify, with characters that are more than one byte.
+    // A body to verify, with characters of more than one byte.
     app.notify(&App::notification("alice", "Grüße ☀")).await;
     let is_greeting = |request: &Received| request.body["event_data"]["title"] == "Grüße ☀";
     eventually("it is delivered", async || receiver.received().iter().any(is_greeting)).await;
@@ -105,7 +105,7 @@ async fn the_guide_can_be_followed() {
     }
 }
 
-/// A program that ends with its test.
+/// A program that is killed at the end of its test.
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -115,7 +115,7 @@ impl Drop for Ended {
     }
 }
 
-/// The guide's receiver of webhooks prints what the hub sends, and refuses what somebody else does.
+/// The guide's webhook receiver prints what the hub sends, and rejects what somebody else sends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_guides_receiver_hears_the_hub() {
     let hub = TestHub::start_with(Backend::Sqlite, |config| config.webhooks.allow_http = true).await;
@@ -143,13 +143,13 @@ async fn the_guides_receiver_hears_the_hub() {
     assert_eq!(line["event_type"], "notification.created");
 }
 
-/// The guide's program in a browser: it gets what there is, and what came while it was away.
+/// The guide's browser program gets present events, and those that came while it was disconnected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_guides_browser_misses_nothing() {
     let hub = TestHub::start(Backend::Sqlite).await;
     let app = hub.app("shop").await;
     let console = Receiver::start().await;
-    // The first is soon too old, and the browser must come again with the second.
+    // The first token expires soon, so the browser must reconnect with the second.
     let tokens = json!([app.token_for("alice", 3).await, app.token("alice").await]);
     let page = format!(
         r#"<script>
@@ -174,7 +174,7 @@ async fn the_guides_browser_misses_nothing() {
         let lines = console.received().into_iter().map(|request| request.body);
         lines.filter(|line| line[0] == kind).map(|line| line[1].clone()).collect()
     };
-    // From the moment it is there until it has come twice.
+    // From its first connection to its second.
     let mut sent = Vec::new();
     eventually("the browser comes back with a new token", async || {
         sent.push(json!(app.notify(&App::notification("alice", "Lunch?")).await));
@@ -186,7 +186,7 @@ async fn the_guides_browser_misses_nothing() {
     let ids =
         || -> Vec<_> { said("notification.created").iter().map(|data| data["notification_id"].clone()).collect() };
     eventually("the last notification", async || ids().contains(&last)).await;
-    // Its log comes by requests of their own, which may overtake each other.
+    // The page sends each log line as a request of its own, so they may arrive in another order.
     eventually("all of them", async || {
         let (got, first) = (ids(), sent.iter().position(|id| ids().contains(id)).unwrap());
         sent[first..].iter().all(|id| got.contains(id))

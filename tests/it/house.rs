@@ -1,4 +1,5 @@
-//! The house keeps its shape: imports run one way, files say what they are, and nobody else speaks a room's language.
+//! The structure of the code: imports run one way, every file says what it owns, and each library is used in its folder
+//! alone.
 
 mod circles;
 
@@ -25,7 +26,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// What each room may not name: the rooms and crates that lie the other way.
+/// The folders and crates that each folder may not import.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("actors/src", &["oriva_hub::", "sqlx", "redis", "reqwest", "actix_web::"]),
     ("src/http", &["sqlx", "redis", "reqwest", "store::postgres", "store::sqlite", "crate::server", "crate::cli"]),
@@ -140,7 +141,7 @@ fn every_file_opens_with_what_it_owns() {
     }
 }
 
-/// Whoever runs a hub finds every error of its log explained.
+/// docs/OPERATING.md explains every message that the log has at error level.
 #[test]
 fn every_error_of_the_log_says_what_to_do() {
     let explained = include_str!("../../docs/OPERATING.md");

@@ -22,7 +22,7 @@ async fn a_socket_that_never_reads_is_dropped_and_others_are_served(backend: Bac
     let mut healthy = app.connect("alice").await;
     healthy.subscribe(&["**"]).await;
 
-    // Subscribes, then never reads again. The smallest receive buffer, so that the kernel holds little for it.
+    // Subscribes, then never reads again. Its receive buffer is the smallest, so that the kernel buffers little.
     let stuck = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     stuck.set_recv_buffer_size(4096).unwrap();
     stuck.connect(&hub.addr.into()).unwrap();
@@ -65,7 +65,7 @@ fn masked_text(text: &str) -> Vec<u8> {
     frame
 }
 
-/// One process holds the hub, this one the clients: each has its own open files.
+/// The hub is in another process than the clients, so that each has its own limit of open files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_idle_sockets_are_held_and_served() {
     const SOCKETS: usize = 10_000;

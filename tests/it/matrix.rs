@@ -1,4 +1,4 @@
-//! Every route against every kind of credential. A route that is not here is a route nobody decided about.
+//! Every route against every kind of credential. A route that is missing here fails the test.
 
 use serde_json::json;
 
@@ -9,7 +9,8 @@ use crate::{
 
 on_both_stores!(every_route_against_every_credential);
 
-/// Status by credential: none, a made-up one, the app's key, another app's key, a platform app's key, a user's token,
+/// The status for each credential: none, an invalid one, the app's key, another app's key, a platform app's key, a
+/// user's token,
 /// another app's user's token, the admin key.
 type Row = (&'static str, &'static str, [u16; 8]);
 
@@ -25,7 +26,7 @@ const ROUTES: [Row; 43] = [
     ("POST", "/api/v1/apps/a/events/batch", [401, 401, 400, 403, 403, 403, 403, 403]),
     ("POST", "/api/v1/apps/a/notifications", [401, 401, 400, 403, 403, 403, 403, 403]),
     ("POST", "/api/v1/apps/a/notifications/batch", [401, 401, 400, 403, 403, 403, 403, 403]),
-    // Whoever reaches the user's inbox sees what is in reach: that of another app is another's.
+    // A caller that may open the user's inbox sees only the notifications in its scope.
     ("GET", "/api/v1/users/alice/notifications", [401, 401, 200, 200, 200, 200, 200, 403]),
     ("GET", "/api/v1/users/bob/notifications", [401, 401, 200, 200, 200, 403, 403, 403]),
     ("GET", "/api/v1/users/bob/notifications/counts", [401, 401, 200, 200, 200, 403, 403, 403]),

@@ -1,4 +1,4 @@
-//! What is measured (contract §8), over a process of its own: the recorder is a process's.
+//! Metrics (contract §8), in a process of its own, because a process has one recorder.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +84,7 @@ fn the_operators_guide_names_every_measure() {
     }
 }
 
-/// Names of measures in a text, without what a histogram adds to its own.
+/// Names of metrics in a text, without the suffixes of histograms.
 fn named(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("oriva_"));
     let base = |word: &str| {

@@ -1,4 +1,5 @@
-//! The OpenAPI document against the hub: a public fuzzer (PyPI `schemathesis`) over all of it, and the page that shows it.
+//! The OpenAPI document against the hub, with a public fuzzer (PyPI `schemathesis`), and the page that shows the
+//! document.
 
 use std::{path::Path, process::Command};
 
@@ -20,7 +21,7 @@ fn the_document_in_the_repository_is_the_programs() {
     assert!(!made.contains("contract"), "its readers have no contract");
 }
 
-/// `{user_id:.*}` and `{user_id}` are one.
+/// `{user_id:.*}` and `{user_id}` are the same parameter.
 fn served() -> Vec<String> {
     let routes = include_str!("../../src/http/mod.rs");
     let (outside, inside) = routes.split_once("web::scope(\"/api/v1\")").unwrap();
@@ -114,7 +115,7 @@ async fn the_page_and_the_document_load_nothing_from_elsewhere() {
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(document["info"]["title"], "oriva-hub");
 
-    // And a browser that can reach no other host shows it all.
+    // A browser that cannot reach any other host shows the whole document.
     let url = format!("http://{}/docs", hub.addr);
     let shown = tokio::task::spawn_blocking(move || Browser::rendered(&url)).await.unwrap();
     for path in document["paths"].as_object().unwrap().keys() {
@@ -122,7 +123,7 @@ async fn the_page_and_the_document_load_nothing_from_elsewhere() {
     }
 }
 
-/// What the fuzzer is to find, by the names that `schemathesis.toml` gives.
+/// The ids that the fuzzer uses, under the names in `schemathesis.toml`.
 async fn furnish(hub: &TestHub, app: &App, receiver: &Receiver) -> Vec<(&'static str, String)> {
     hub.app("other").await;
     hub.app("deleted").await;
@@ -153,7 +154,8 @@ async fn furnish(hub: &TestHub, app: &App, receiver: &Receiver) -> Vec<(&'static
     ]
 }
 
-/// No 5xx, no status, header or shape that the document does not have; what it calls valid is taken, what it does not is
+/// No 5xx, and no status, header or shape that the document does not have. The hub accepts what is valid by the
+/// document, and
 /// refused.
 async fn a_fuzzer_finds_the_hub_as_documented(backend: Backend) {
     let fuzzer = std::env::var("ORIVA_TEST_SCHEMATHESIS").expect("ORIVA_TEST_SCHEMATHESIS: use ./scripts/test");
@@ -187,7 +189,7 @@ async fn a_fuzzer_finds_the_hub_as_documented(backend: Backend) {
     assert!(tested.and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count >= 37), "{report}");
 }
 
-/// The class that the document names is the one that is counted.
+/// Each route is counted in the rate-limit class that the document names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_class_of_rate_limit_is_the_documented_one() {
     let hub = TestHub::start_with(Backend::Sqlite, |config| config.rate_limits.enabled = true).await;

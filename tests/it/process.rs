@@ -1,4 +1,4 @@
-//! The real program: killed, stopped, started again.
+//! The real program is killed, stopped and started again.
 
 use std::{process::Command, time::Duration};
 
@@ -83,7 +83,7 @@ async fn sigterm_drains_and_exits_0(backend: Backend) {
     }
     let addr = hub.addr;
     hub.signal("-TERM");
-    // Four hundred closes are spread over two seconds: time enough to look.
+    // The hub spreads four hundred closes over two seconds, which is enough time to look.
     eventually("not ready any more", async || {
         let answer = crate::harness::callers::send(addr, "GET", "/readyz", None, &[], None).await;
         answer.status == 503 && answer.body["failing"] == "draining"
@@ -103,7 +103,7 @@ async fn sigterm_drains_and_exits_0(backend: Backend) {
 
 async fn a_connection_at_rest_holds_up_no_stop(backend: Backend) {
     let database = Database::new(backend).await;
-    // Far longer than the test may take.
+    // Much longer than the test takes.
     let hub = HubProcess::start(&database, &[("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "3600")]).await;
     let client = client();
     let answer = client.get(format!("http://{}/healthz", hub.addr)).send().await.unwrap();
@@ -189,7 +189,7 @@ async fn a_log_that_cannot_be_written_costs_nothing_else(backend: Backend) {
     let mut hub = command(&database, &["serve", "--bind", &addr.to_string()]).stderr(full).spawn().unwrap();
     let status = async |path: &str| client().get(format!("http://{addr}{path}")).send().await.map(|got| got.status());
     eventually("it serves", async || status("/readyz").await.is_ok_and(|status| status == 200)).await;
-    // Answers that leave a line in the log.
+    // Each of these leaves a line in the log.
     let app = create_app(&database, addr, "a", false);
     assert_eq!(status("/nowhere").await.unwrap(), 404);
     assert_eq!(app.request("POST", "/events").body("{").send().await.unwrap().status(), 415);
@@ -198,7 +198,7 @@ async fn a_log_that_cannot_be_written_costs_nothing_else(backend: Backend) {
     assert_eq!(hub.wait().unwrap().code(), Some(0));
 }
 
-/// What is no HTTP is answered, and nobody is woken for it.
+/// Bytes that are not HTTP get an answer, and no line at a level that wakes an operator.
 #[tokio::test]
 async fn what_is_no_http_is_no_error_of_the_hubs() {
     let hub = HubProcess::start(&Database::new(Backend::Sqlite).await, &[]).await;

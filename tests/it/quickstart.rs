@@ -1,4 +1,4 @@
-//! The quickstart of the original platform from its first line to its last, against the program as it is shipped: two apps,
+//! The quickstart of the original platform from beginning to end, with the real program: two apps,
 //! the central app, two devices, a webhook.
 
 use hmac::{Hmac, Mac as _};
@@ -12,7 +12,7 @@ use crate::{
 
 on_both_stores!(the_quickstart_from_first_to_last);
 
-/// The next frame of both devices: they see the same.
+/// The next frame of both devices, which must be the same.
 async fn on_both(devices: &mut [Socket; 2]) -> Value {
     let [phone, desk] = devices;
     let (first, second) = (phone.frame().await, desk.frame().await);
@@ -43,7 +43,7 @@ async fn the_quickstart_from_first_to_last(backend: Backend) {
         work_buddy.webhook(&receiver.url("/switch"), &["notification.dismissed", "notification.expired"]).await;
     let secret = webhook["webhook_secret"].as_str().unwrap();
 
-    // Create: an app tells a user something, and every device shows it at once.
+    // Create: an app creates a notification, and every device gets it at once.
     let reminder = json!({
         "user_id": "alice", "external_id": "session-42", "notification_type": "session_reminder", "priority": "high",
         "title": "Session with Bob", "body": "Starts in 5 minutes",
@@ -54,7 +54,7 @@ async fn the_quickstart_from_first_to_last(backend: Backend) {
     assert_eq!((&frame["event_type"], &frame["entity_id"]), (&json!("notification.created"), &json!(session)));
     assert_eq!(work_buddy.create(&reminder).await.code(), "duplicate_external_id");
 
-    // Several apps: one inbox, each with its name, the most urgent first.
+    // Several apps: one feed, with each app's name, the most urgent first.
     let mut urgent = App::notification("alice", "Report ready");
     urgent["priority"] = json!("urgent");
     let report = hugo.notify(&urgent).await;
@@ -68,7 +68,7 @@ async fn the_quickstart_from_first_to_last(backend: Backend) {
     assert_eq!(work_buddy.inbox("alice").titles("").await, ["Session with Bob"], "an app sees its own");
     assert_eq!(work_buddy.inbox("alice").get(&report).await.status, 403);
 
-    // Click: it is read by that, and the app hears what was clicked.
+    // Click: the notification counts as read, and the app gets the action.
     let clicked = alice.patch(&report, json!({"status": "clicked", "click_action": "open"})).await.body;
     assert!(clicked["clicked_at"].is_string() && clicked["read_at"].is_string());
     let frame = on_both(&mut devices).await;
@@ -77,13 +77,13 @@ async fn the_quickstart_from_first_to_last(backend: Backend) {
         (&json!("notification.clicked"), &json!("open"))
     );
 
-    // Dismiss: here and so everywhere, badges included.
+    // Dismiss: on one device, and so on all, with the unread counts.
     assert_eq!(alice.set(&session, "dismissed").await["dismissed_from"], "oriva-core");
     assert_eq!(on_both(&mut devices).await["event_type"], "notification.dismissed");
     assert_eq!(alice.unread().await, 0);
     assert_eq!(work_buddy.inbox("alice").get(&session).await.body["status"], "dismissed");
 
-    // Webhook and retry: its endpoint fails at first, is asked again, and can tell that it is us.
+    // Webhook and retry: the endpoint fails at first, gets a second attempt, and verifies the signature.
     receiver.wait_for("/switch", 2).await;
     receiver.heal();
     let delivered = async || work_buddy.deliveries(&webhook["webhook_id"], "?status=succeeded").await;
@@ -98,7 +98,7 @@ async fn the_quickstart_from_first_to_last(backend: Backend) {
         assert_eq!(request.body["data"]["notification_id"], json!(session));
     }
 
-    // Expiry: what nobody looked at in time is gone from every device, and the app hears of it.
+    // Expiry: an unread notification leaves every device at its time, and the app gets the event.
     let soon = chrono::Utc::now() + chrono::Duration::milliseconds(1200);
     let mut fleeting = App::notification("alice", "Flash sale");
     fleeting["expires_at"] = json!(soon.to_rfc3339());
@@ -110,7 +110,7 @@ async fn the_quickstart_from_first_to_last(backend: Backend) {
     assert_eq!(alice.titles("?status=expired").await, ["Flash sale"]);
     eventually("the app hears of it", async || delivered().await.len() == 2).await;
 
-    // A device that was away catches up with all of it, in order and once.
+    // A device that was disconnected gets all events, in order and once.
     let mut tablet = core.connect("alice").await;
     let (missed, resumed) = tablet.resume(0).await;
     let types: Vec<_> = missed.iter().map(|frame| frame["event_type"].as_str().unwrap()).collect();

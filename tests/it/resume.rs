@@ -1,4 +1,4 @@
-//! Reconnecting with `after`: nothing missed, nothing twice, no seam (contract §5).
+//! Reconnecting with `after`: nothing is missed, and nothing comes twice (contract §5).
 
 use serde_json::json;
 
@@ -196,7 +196,8 @@ async fn reconnecting_during_a_burst_misses_and_repeats_nothing(backend: Backend
                     let mut socket = Socket::open(addr, &token).await.unwrap();
                     let after = seen.last().copied().unwrap_or(0);
                     socket.send(json!({"action": "subscribe", "event_types": ["**"], "after": after})).await;
-                    // Reads a while, through replay and seam, then drops the connection without a word.
+                    // Reads for a while, through the replay and into live events, then drops the connection without a
+                    // close frame.
                     let mut left = 20 + (connections * 37 + reader * 11) % 90;
                     while left > 0 && seen.last() != Some(&EVENTS) {
                         let frame = socket.frame().await;

@@ -1,4 +1,4 @@
-//! What becomes of rows past retention (data-model, 'Retention'; seed row T043).
+//! Rows past retention are archived, exported and deleted (data-model, 'Retention'; seed row T043).
 
 use std::{collections::HashSet, io::Read as _, path::Path, process::Stdio};
 
@@ -67,7 +67,7 @@ async fn what_is_old_is_moved_and_nothing_is_lost_or_doubled(backend: Backend) {
     assert_eq!(number(&hub, sum).await, 2501);
     assert_eq!(number(&hub, "select count(distinct app_offset) from platform_events_archive").await, 2501);
 
-    // Whoever comes back from before is told so, and offsets go on where they were.
+    // A client that resumes from before gets `recovered: false`, and offsets continue.
     let mut socket = app.connect("alice").await;
     let (events, resumed) = socket.resume(7).await;
     assert_eq!((events.len(), &resumed["recovered"], &resumed["offset"]), (0, &json!(false), &json!(2500)));
@@ -86,7 +86,7 @@ async fn a_notification_that_is_not_over_ends_before_it_is_archived(backend: Bac
     socket.subscribe(&["notification.*"]).await;
 
     let archiver = archiver(&hub, &ALL).await;
-    // The one that is over; and the other where the expiry worker was quicker.
+    // The expired one, and the other if the expiry worker was faster.
     let mut archived = count(&archiver.run().await.unwrap().retired, RetentionClass::Notifications);
     let frame = socket.frame().await;
     assert_eq!((&frame["event_type"], &frame["entity_id"]), (&json!("notification.expired"), &json!(unread)));
@@ -189,9 +189,9 @@ async fn however_many_are_not_over_all_of_them_end(backend: Backend) {
     eventually("they end", async || inbox.unread().await == 1).await;
     let second = archiver(&hub, &config).await.run().await.unwrap();
     assert_eq!(second.expired, 0);
-    // The expiry worker may be quicker than the first pass.
+    // The expiry worker may be faster than the first pass.
     assert_eq!([first, second].map(|pass| count(&pass.retired, RetentionClass::Notifications)).iter().sum::<u64>(), 7);
-    // What says itself when it ends is kept until then.
+    // A notification with its own `expires_at` is kept until then.
     let kept = inbox.get(&later).await;
     assert_eq!(
         (&kept.body["status"], &kept.body["expires_at"]),
@@ -199,7 +199,7 @@ async fn however_many_are_not_over_all_of_them_end(backend: Backend) {
     );
 }
 
-/// While a hub runs whose own worker looks again in five minutes.
+/// A hub is running, and its own worker runs again in five minutes.
 async fn the_command_ends_what_has_to_end_first(backend: Backend) {
     let hub = TestHub::start(backend).await;
     let app = hub.app("work-buddy").await;
@@ -248,14 +248,14 @@ async fn what_is_cold_leaves_for_a_directory_once(backend: Backend) {
     let folder = tempfile::TempDir::new().unwrap();
     let folder = folder.path().join("not/there/yet");
     let url = format!("file://{}", folder.display());
-    // A node wrote an object and was killed before it could say so.
+    // A node wrote an object and was killed before it committed that.
     let store = hub.database.store().await;
     assert_eq!(count(&archiver(&hub, &ALL).await.run().await.unwrap().retired, RetentionClass::Events), 2702);
     let begun = store.begin_export(ArchiveTable::Events, 500).await.unwrap().unwrap();
     assert_eq!((begun.rows, begun.lines.lines().count()), (500, 500));
     ObjectArchive::open(&url).unwrap().put(&begun.name(), begun.lines.clone()).await.unwrap();
 
-    // Two others go on, at the same moment.
+    // Two other nodes continue at the same moment.
     let config = Retention { archive_url: Some(url), ..ALL };
     let (one, two) = (archiver(&hub, &config).await, archiver(&hub, &config).await);
     let (first, second) = tokio::join!(one.run(), two.run());
@@ -312,7 +312,7 @@ impl Bucket {
         bucket
     }
 
-    /// As the bucket's owner; the server does not check signatures.
+    /// Sends a request as the bucket's owner. The server does not check signatures.
     fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let owner =
             "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
@@ -344,7 +344,7 @@ impl Drop for Bucket {
     }
 }
 
-/// A store with one event in its archive table: of a hub that is stopped.
+/// The store of a stopped hub, with one event in its archive table.
 async fn with_an_old_event(backend: Backend) -> Database {
     let hub = TestHub::start(backend).await;
     hub.app("work-buddy").await.publish("alice", "old").await;
@@ -377,7 +377,7 @@ async fn a_place_that_cannot_be_written_loses_nothing(backend: Backend) {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("retention.archive_url"), "{told}");
-    // It waits, and goes once there is a place.
+    // The row waits, and is exported when there is an archive.
     assert!(archive(&database, &bucket.env()).status.success());
     assert_eq!(bucket.names().await.len(), 1);
 

@@ -133,7 +133,7 @@ async fn concurrent_appends_neither_deadlock_nor_leave_gaps(backend: Backend) {
             let store = store.clone();
             tasks.push(tokio::spawn(async move {
                 for round in 0..20 {
-                    // Each names the same streams in another order.
+                    // Each writes to the same streams in another order.
                     let mut users = ["alice", "bob", "carol"];
                     users.rotate_left((number + lane + round) % 3);
                     let events = users.map(|user| event(Some(user), "x")).to_vec();
@@ -162,7 +162,7 @@ async fn a_claimed_key_answers_again_and_other_content_is_a_mismatch(backend: Ba
     let Outcome::PublishBatch(KeyedOutcome::Done(receipts)) = &first[0].outcome else { panic!("{first:?}") };
     let again =
         store.append(&[claimed("a", "k", 1, later), claimed("a", "k", 2, later), claimed("b", "k", 2, later)]).await;
-    // The same key twice in one batch is the hub's to prevent; here it is two outcomes of one earlier claim.
+    // The hub prevents the same key twice in one batch. Here both find the claim of an earlier batch.
     let again = again.unwrap();
     let is_same = |once: &KeyedOutcome<_>| matches!(once, KeyedOutcome::Replayed(same) if same == receipts);
     assert!(matches!(&again[0].outcome, Outcome::PublishBatch(once) if is_same(once)), "{again:?}");
@@ -382,7 +382,7 @@ async fn the_tenant_role_sees_nothing_of_others() {
     assert!(forged.is_err(), "nor a row be given to another");
 }
 
-/// A table with an `app_id` or `user_id` that somebody adds without a policy is noticed here.
+/// Fails for a table with an `app_id` or `user_id` that has no policy.
 #[tokio::test]
 async fn every_table_has_row_level_security() {
     let database = Database::new(Backend::Postgres).await;

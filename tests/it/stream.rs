@@ -198,7 +198,7 @@ async fn the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place(bac
     let (app, other) = (hub.app("a").await, hub.app("b").await);
     let mut devices = Vec::new();
     for n in 0..10 {
-        // A user's connections count together, whichever app vouches for them.
+        // A user's connections are counted together, whichever app issued the tokens.
         devices.push(if n % 2 == 0 { app.connect("alice").await } else { other.connect("alice").await });
     }
     let token = app.token("alice").await;
@@ -282,7 +282,7 @@ async fn a_silent_socket_is_closed_and_a_living_one_kept(backend: Backend) {
     let hub = TestHub::start_with(backend, |config| config.stream.heartbeat_seconds = 1).await;
     let app = hub.app("a").await;
     let (mut living, mut silent) = (app.connect("alice").await, app.connect("alice").await);
-    // A client that is polled answers pings by itself; one that is not is silent.
+    // The client library answers pings while it is polled, and not otherwise.
     let poll = async { tokio::time::timeout(Duration::from_secs(4), living.next()).await };
     assert!(poll.await.is_err(), "the living one hears nothing but pings");
     assert!(living.is_quiet().await);
@@ -350,7 +350,7 @@ async fn a_stopping_hub_closes_sockets_with_1001(backend: Backend) {
     stopping.await.unwrap();
 }
 
-/// A socket over TLS, ended at the hub itself.
+/// A socket over TLS, which the hub itself terminates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_with_a_certificate_speaks_tls() {
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
@@ -426,7 +426,7 @@ async fn a_client_that_offers_compression_gets_long_events_compressed_and_may_co
     let event: Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(event["event_data"], long["event_data"]);
 
-    // A bomb: ten megabytes in ten kilobytes.
+    // A compression bomb: ten megabytes in ten kilobytes.
     let mut bomb = Vec::with_capacity(100_000);
     compress.reset();
     compress.compress_vec(&vec![b' '; 10_000_000], &mut bomb, flate2::FlushCompress::Sync).unwrap();
@@ -443,7 +443,7 @@ async fn compression_can_be_turned_off() {
     assert!(!raw.response.contains("permessage-deflate"), "{}", raw.response);
 }
 
-/// A socket down to its bytes: what tungstenite has no extension for.
+/// A socket at the level of bytes, because tungstenite has no compression.
 struct RawSocket {
     tcp: tokio::net::TcpStream,
     response: String,

@@ -1,4 +1,4 @@
-//! Traces: one request followed from its caller through two nodes to a socket and a webhook.
+//! Traces: one request is followed from its caller through two nodes to a socket and a webhook.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ async fn a_webhook_is_part_of_the_trace_of_what_caused_it(backend: Backend) {
 
     publish_traced(&app, "traced").await;
     let first = &receiver.wait_for("/ok", 1).await[0];
-    // Nothing is exported: what came is passed on as it came.
+    // This node exports nothing, but passes the caller's trace on.
     assert_eq!(first.header("traceparent"), PARENT);
 
     app.publish("alice", "untraced").await;
@@ -85,18 +85,18 @@ async fn one_trace_leads_from_the_request_over_the_bus_to_socket_and_webhook() {
 
     let passed_on = TraceParent::parse(delivery.header("traceparent")).expect("a traceparent");
     assert_eq!((passed_on.trace_id, passed_on.span_id.to_vec()), (parent.trace_id, attempt.span_id.clone()));
-    // Paths and queries of a webhook's URL hold secrets; payloads are nobody's business.
+    // A webhook's URL may hold secrets in its path and query, and payloads are private.
     let told = format!("{all:?}");
     assert!(!told.contains("secret") && !told.contains("traced"), "{told}");
 
     near.signal("-TERM");
     far.signal("-TERM");
     assert_eq!((near.exit_code().await, far.exit_code().await), (Some(0), Some(0)));
-    // Whoever is asked about their health is no trace.
+    // Health probes have no trace.
     assert!(spans(&collector).iter().all(|span| !span.name.contains("healthz") && !span.name.contains("readyz")));
 }
 
-/// A collector that is not there costs nobody anything.
+/// A hub whose collector is down works as usual.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_collector_a_hub_serves_all_the_same() {
     let database = Database::new(Backend::Sqlite).await;

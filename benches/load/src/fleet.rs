@@ -1,4 +1,4 @@
-//! Many sockets: opened as fast as wanted, and followed until the run ends.
+//! Many sockets, opened at a given speed and read until the run ends.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -15,26 +15,26 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{Failure, measure::Counters, socket::Socket, target::Target};
 
-/// Who connects: the credential, and what it has seen.
+/// A credential to connect with, and the last offset that it has seen.
 pub type ReservedConnection = (String, Option<u64>);
 
 /// How sockets are opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Opening {
-    /// Handshakes under way at once.
+    /// Greatest number of concurrent handshakes.
     pub at_once: usize,
-    /// Loopback addresses to come from: one has ports for some 28 000 connections to one server.
+    /// Source addresses on loopback: one address has ports for some 28 000 connections to one server.
     pub sources: u8,
 }
 
-/// Sockets that are open and followed.
+/// Open sockets that are being read.
 pub struct Fleet {
     sockets: Vec<(usize, JoinHandle<Option<Socket>>)>,
     stop: watch::Sender<bool>,
 }
 
 impl Fleet {
-    /// Opens a socket for each reserved connection; how long each took goes to `opened`.
+    /// Opens a socket for each reserved connection, and passes each duration to `opened`.
     pub async fn open(
         target: &Target,
         reserved: Vec<ReservedConnection>,
@@ -74,7 +74,7 @@ impl Fleet {
         Ok(Self { sockets, stop })
     }
 
-    /// Stops following; the last offset that each reserved connection's socket has seen. Sockets close.
+    /// Stops reading and closes all sockets. Returns the last offset of each.
     pub async fn close(self) -> Vec<u64> {
         let _ = self.stop.send(true);
         let mut seen = vec![0; self.sockets.len()];

@@ -1,6 +1,6 @@
-//! The floor: a bare loop over epoll that does nothing but what nobody can do without. It takes the same requests as the hub,
+//! The floor: an epoll loop that does only what every server must do. It takes the same requests as the hub,
 //! trusts every token to be a user's name, keeps nothing, and writes the frames of one wake-up to a socket in one `writev`.
-//! What the hub costs beside it in the same run is what authentication, durability, order and resume cost.
+//! The difference to the hub in the same run is the cost of authentication, durability, order and resume.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,9 +15,9 @@ use mio::{
 };
 
 const LISTENER: Token = Token(usize::MAX);
-/// Frames that one `writev` takes.
+/// Greatest number of frames in one `writev`.
 const SLICES: usize = 64;
-/// Somebody who takes nothing for so long is let go.
+/// A client that takes nothing for this long is disconnected.
 const BACKLOG: usize = 4 * 1024 * 1024;
 
 #[derive(Default)]
@@ -34,11 +34,11 @@ struct Connection {
     stream: TcpStream,
     read: Vec<u8>,
     waiting: VecDeque<Arc<[u8]>>,
-    /// Of the first one that waits.
+    /// Bytes of the first waiting frame that are written already.
     written: usize,
     backlog: usize,
     is_dirty: bool,
-    /// Whose socket it is, once it is one.
+    /// The user, once the connection is a socket.
     user: Option<String>,
 }
 
@@ -120,7 +120,7 @@ impl Floor {
                 Ok(0) => return self.end(key),
                 Ok(count) => {
                     if connection.user.is_some() {
-                        // What clients say on a socket is taken as said: they subscribe to everything.
+                        // Frames of clients are not parsed: every client subscribes to everything.
                         if memchr::memmem::find(&buffer[..count], b"subscribe").is_some() {
                             let answer = text_frame(br#"{"type":"subscribed","event_types":["**"]}"#);
                             self.push(key, &answer);

@@ -25,7 +25,7 @@ pub struct Publishing {
     pub publishers: usize,
     /// Events a second over all of them; `None`: as fast as answers come.
     pub rate: Option<f64>,
-    /// Users to publish to in turn; 0: broadcast.
+    /// Number of users, who get events in turn. 0: events are broadcasts.
     pub users: usize,
     /// Bytes of an event's data, roughly.
     pub payload: usize,
@@ -54,7 +54,7 @@ impl Publishers {
                             tokio::time::sleep_until(begun + Duration::from_secs_f64(n as f64 / rate)).await;
                         }
                         let due = match publishing.rate {
-                            // When it should have been, not when its turn came.
+                            // The moment when it was due, not when it was sent.
                             Some(rate) => {
                                 let late = begun.elapsed().as_micros() as f64 - n as f64 / rate * 1e6;
                                 counters.now_us().saturating_sub(late.max(0.0) as u64)
@@ -79,7 +79,7 @@ impl Publishers {
         Self { stop, lanes }
     }
 
-    /// Ends when every request is answered.
+    /// Returns when every request has its response.
     pub async fn stop(self) -> Result<(), Failure> {
         self.stop.store(true, Relaxed);
         for lane in self.lanes {

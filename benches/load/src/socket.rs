@@ -1,5 +1,5 @@
-//! A WebSocket of the stream's, as lean as can be: frames from a server are not masked and come whole, so a look at their
-//! first bytes and their last is enough to count them, to follow offsets and to take latencies.
+//! A small WebSocket client: a server's frames are not masked and not fragmented, so their
+//! first and last bytes are enough to count them, to check offsets and to measure latencies.
 
 use std::{cell::RefCell, net::SocketAddr, sync::Arc};
 
@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{Failure, measure::Counters};
 
-/// What is read at once; one buffer a thread, none a socket.
+/// Size of the read buffer. There is one for each thread, and none for a socket.
 const READ: usize = 256 * 1024;
 
 thread_local! {
@@ -21,7 +21,7 @@ thread_local! {
 /// A socket that is open.
 pub struct Socket {
     stream: TcpStream,
-    /// A frame that came in part.
+    /// The part of a frame that has arrived.
     rest: Vec<u8>,
     /// The last offset of its own stream, and of the broadcasts'.
     pub last: u64,
@@ -29,7 +29,7 @@ pub struct Socket {
     finder: Arc<Finder<'static>>,
 }
 
-/// Where events say when they were due, in µs on the tool's own clock.
+/// Precedes the moment when an event was due, in µs on the tool's own clock.
 pub fn due_finder() -> Arc<Finder<'static>> {
     Arc::new(Finder::new(br#""due":"#))
 }
@@ -92,7 +92,7 @@ impl Socket {
         Ok(self.stream.write_all(&frame).await?)
     }
 
-    /// Reads until something is there as a whole, and takes it.
+    /// Reads until there is a whole frame, and handles it.
     async fn until(&mut self, mut end: impl FnMut(&[u8]) -> Option<usize>) -> Result<Vec<u8>, Failure> {
         loop {
             if let Some(end) = end(&self.rest) {
@@ -110,7 +110,7 @@ impl Socket {
         }
     }
 
-    /// Takes what comes until the socket ends, or `enough` says so. Offsets must follow each other; what does not is counted.
+    /// Handles frames until the socket ends or `enough` returns true. Counts offsets that do not follow each other.
     pub async fn follow(&mut self, counters: &Counters, mut enough: impl FnMut(&Self) -> bool) -> Result<(), Failure> {
         let rest = std::mem::take(&mut self.rest);
         self.take(&rest, counters)?;
@@ -176,7 +176,7 @@ impl Socket {
     }
 }
 
-/// Where the first frame's payload begins and ends, once all of it is there.
+/// Begin and end of the first frame's payload, if all of it has arrived.
 fn frame_end(seen: &[u8]) -> Option<(usize, usize)> {
     let (begin, length) = match seen.get(1)? & 0x7f {
         126 => (4, usize::from(u16::from_be_bytes([*seen.get(2)?, *seen.get(3)?]))),

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-/// A browser with a profile of its own, which ends with it.
+/// A browser with a profile of its own. Both are removed at the end of the test.
 pub struct Browser {
     child: Child,
     _profile: tempfile::TempDir,
@@ -17,7 +17,7 @@ impl Browser {
         Self { child, _profile: profile }
     }
 
-    /// What a page looks like to a script once it has loaded all it wants. Blocks.
+    /// The page's DOM after everything has loaded. Blocks.
     pub fn rendered(url: &str) -> String {
         let profile = tempfile::TempDir::new().expect("a folder");
         let mut command = command(&profile);
@@ -27,12 +27,12 @@ impl Browser {
     }
 }
 
-/// The browser, which knows no host but this one.
+/// The browser, which can reach this host alone.
 fn command(profile: &tempfile::TempDir) -> Command {
     let browser = std::env::var("ORIVA_TEST_BROWSER").expect("ORIVA_TEST_BROWSER: run the tests with ./scripts/test");
     let mut command = Command::new(browser);
     command
-        // Its sandbox wants a user who is not root; the pages are our own.
+        // Its sandbox does not run as root; the pages are our own.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
         .args(["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])
         .arg(format!("--user-data-dir={}", profile.path().display()));
@@ -41,7 +41,7 @@ fn command(profile: &tempfile::TempDir) -> Command {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its other processes end with it.
+        // Its child processes end with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Callers with names: `work_buddy.publish(…)`.
+//! Clients of the HTTP API: `work_buddy.publish(…)`.
 
 use std::{net::SocketAddr, sync::OnceLock};
 
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::{Refused, Socket};
 
-/// An HTTP answer, its body read.
+/// An HTTP response with its body.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
-    /// `Null` where it is no JSON.
+    /// `Null` if it is not JSON.
     pub body: Value,
 }
 
@@ -35,9 +35,9 @@ impl Answer {
 }
 
 pub fn client() -> reqwest::Client {
-    // As the hub does; in a test that starts none in this process nobody did.
+    // The hub installs it too, but a test may start no hub in this process.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // One for a test's runtime: a client's connections belong to the runtime that made them.
+    // One client for each runtime: its connections belong to the runtime that opened them.
     reqwest::Client::builder().no_proxy().build().expect("a client")
 }
 
@@ -83,7 +83,7 @@ impl App {
         Self { addr, id: id.to_owned(), key: key.to_owned(), client: OnceLock::new() }
     }
 
-    /// The same app at another hub.
+    /// The same app as a client of another hub.
     pub fn at(&self, addr: SocketAddr) -> Self {
         Self::new(addr, &self.id, &self.key)
     }
@@ -97,7 +97,7 @@ impl App {
         self.client().request(method.parse().expect("a method"), url).bearer_auth(&self.key)
     }
 
-    /// An event that differs only in its entity's id.
+    /// Events that differ in their entity's id alone.
     pub fn event(user: &str, entity_id: impl ToString) -> Value {
         json!({
             "user_id": user,
@@ -117,7 +117,7 @@ impl App {
         read(self.request("POST", "/events").header("Idempotency-Key", idempotency_key).json(event)).await
     }
 
-    /// Publishes an event that must be accepted; the app stream's offset.
+    /// Publishes an event, which must be accepted. Returns its offset in the app's stream.
     pub async fn publish(&self, user: &str, entity_id: impl ToString) -> u64 {
         let answer = self.post(&Self::event(user, entity_id)).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -137,7 +137,7 @@ impl App {
         read(self.request("GET", &format!("/events{query}"))).await
     }
 
-    /// A notification with nothing but what is required.
+    /// A notification with the required fields alone.
     pub fn notification(user: &str, title: impl ToString) -> Value {
         json!({"user_id": user, "title": title.to_string(), "body": "body"})
     }
@@ -146,24 +146,24 @@ impl App {
         read(self.request("POST", "/notifications").json(notification)).await
     }
 
-    /// Creates a notification that must be accepted; its id.
+    /// Creates a notification, which must be accepted. Returns its id.
     pub async fn notify(&self, notification: &Value) -> String {
         let answer = self.create(notification).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.body["notification_id"].as_str().expect("an id").to_owned()
     }
 
-    /// One of its users on a device, or another caller of the inbox.
+    /// The inbox of one of its users, with a token of that user.
     pub async fn user(&self, user: &str) -> Inbox {
         Inbox { addr: self.addr, user: user.to_owned(), credential: self.token(user).await }
     }
 
-    /// Its own look at a user's inbox.
+    /// The inbox of a user, with the app's own key.
     pub fn inbox(&self, user: &str) -> Inbox {
         Inbox { addr: self.addr, user: user.to_owned(), credential: self.key.clone() }
     }
 
-    /// A webhook that must be registered; the answer.
+    /// Registers a webhook, which must be accepted. Returns the response.
     pub async fn webhook(&self, url: &str, events: &[&str]) -> Value {
         self.webhook_with(&json!({"webhook_url": url, "subscribed_events": events})).await
     }
@@ -203,12 +203,12 @@ impl App {
         answer.body["token"].as_str().expect("a token").to_owned()
     }
 
-    /// One of its users' devices, welcomed.
+    /// Opens a socket for one of its users, and takes the `welcome`.
     pub async fn connect(&self, user: &str) -> Socket {
         Socket::open(self.addr, &self.token(user).await).await.expect("welcomed")
     }
 
-    /// Its own server's socket, welcomed.
+    /// Opens a socket with the app's key, and takes the `welcome`.
     pub async fn connect_app(&self) -> Socket {
         self.try_connect_app().await.expect("welcomed")
     }
@@ -218,7 +218,7 @@ impl App {
     }
 }
 
-/// A user's inbox as some credential sees it.
+/// A user's inbox, opened with one credential.
 #[derive(Clone)]
 pub struct Inbox {
     pub addr: SocketAddr,
@@ -264,7 +264,7 @@ impl Inbox {
         self.ask("PATCH", &format!("/notifications/{id}"), Some(body)).await
     }
 
-    /// Moves a notification to `status`, which must go.
+    /// Changes a notification's status, which must succeed.
     pub async fn set(&self, id: &str, status: &str) -> Value {
         let answer = self.patch(id, json!({"status": status})).await;
         assert_eq!(answer.status, 200, "{}", answer.body);

@@ -38,7 +38,7 @@ async fn template() {
     READY
         .get_or_init(|| async {
             let mut admin = PgConnection::connect(&format!("{}/postgres", server())).await.expect("PostgreSQL answers");
-            // A run before this one, on the same server, may have left it.
+            // An earlier run on the same server may have left it.
             admin
                 .execute(sqlx::AssertSqlSafe(format!("drop database if exists {TEMPLATE} with (force)")))
                 .await
@@ -87,7 +87,7 @@ impl Database {
         Self { backend: Backend::Postgres, url: as_hub(&url), owner_url: url, folder }
     }
 
-    /// A connection of its own, beside a hub's.
+    /// A store of the test's own, beside a hub's.
     pub async fn store(&self) -> Arc<dyn Store> {
         match self.backend {
             Backend::Sqlite => {

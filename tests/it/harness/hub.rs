@@ -1,4 +1,4 @@
-//! A hub in this process, on a free port, in a system of its own.
+//! A hub in this process, on a free port, in an actix system of its own.
 
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle};
 
@@ -27,7 +27,7 @@ impl TestHub {
         Self::start_with(backend, |_| {}).await
     }
 
-    /// Starts with settings changed. Rate limits are off unless the change turns them on.
+    /// Starts with changed settings. Rate limits are off unless `change` turns them on.
     pub async fn start_with(backend: Backend, change: impl FnOnce(&mut Config)) -> Self {
         let database = Database::new(backend).await;
         let config = config(&database, change);
@@ -64,7 +64,7 @@ impl TestHub {
         send(self.addr, method, path, Some(ADMIN_KEY), &[], body).await
     }
 
-    /// Stops as on SIGTERM, and returns when it has ended.
+    /// Stops it as SIGTERM does, and returns when it has ended.
     pub async fn stop(mut self) -> Database {
         self.stop.take();
         let thread = self.thread.take().expect("running");

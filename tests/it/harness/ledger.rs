@@ -1,4 +1,5 @@
-//! Load, and a ledger of it: what was acknowledged, and what each socket was sent. At the end both must be the same.
+//! Publishes under load, and keeps a ledger: events acknowledged, and events received on each socket. Both must be
+//! equal at the end.
 
 use std::{
     net::SocketAddr,
@@ -17,26 +18,26 @@ use super::{App, Socket};
 /// Where nodes listen now.
 pub type Addresses = Arc<Mutex<Vec<SocketAddr>>>;
 
-/// The n-th address of those that there are now.
+/// The n-th of the present addresses.
 fn pick(addresses: &Addresses, n: usize) -> Option<SocketAddr> {
     let addresses = addresses.lock().expect("no thread panicked");
     (!addresses.is_empty()).then(|| addresses[n % addresses.len()])
 }
 
-/// Publishers that do not stop at failures.
+/// Publishers that go on after a failed request.
 pub struct Load {
     stop: Arc<AtomicBool>,
     lanes: Vec<JoinHandle<()>>,
     ledger: Arc<Ledger>,
 }
 
-/// What publishers were answered.
+/// The responses that publishers got.
 #[derive(Default)]
 pub struct Ledger {
     acknowledged: Mutex<Vec<(u64, String)>>,
-    /// Status of every answer that was no 200.
+    /// The status of every response other than 200.
     refused: Mutex<Vec<u16>>,
-    /// Requests without any answer: their node was gone.
+    /// Requests without a response: their node was killed.
     unanswered: AtomicUsize,
 }
 
@@ -55,7 +56,7 @@ impl Ledger {
 }
 
 impl Load {
-    /// `lanes` publishers, round robin over the nodes, each with a pause between two events.
+    /// Starts `lanes` publishers, which go round the nodes and pause between two events.
     pub fn start(app: &App, addresses: &Addresses, user: &str, lanes: usize, pause: Duration) -> Self {
         let (stop, ledger) = (Arc::new(AtomicBool::new(false)), Arc::new(Ledger::default()));
         let lanes = (0..lanes)
@@ -105,7 +106,7 @@ impl Load {
         &self.ledger
     }
 
-    /// Ends, when every request that is under way is answered.
+    /// Stops the publishers when all open requests have their response.
     pub async fn stop(self) -> Arc<Ledger> {
         self.stop.store(true, Ordering::SeqCst);
         for lane in self.lanes {
@@ -115,7 +116,7 @@ impl Load {
     }
 }
 
-/// A client as ours should be: one socket, which comes back elsewhere with `after` when it is closed.
+/// A well-behaved client: one socket, which reconnects to another node with `after` when it is closed.
 pub struct Watcher {
     received: Arc<Mutex<Vec<(u64, String)>>>,
     connections: Arc<AtomicUsize>,
@@ -186,8 +187,10 @@ async fn watch(addr: SocketAddr, credential: &str, received: &Mutex<Vec<(u64, St
     }
 }
 
-/// Has all watchers come to the end of their stream, and holds what they received against what was acknowledged: every
-/// offset once and in order, everywhere the same, and nothing acknowledged missing. How many there are.
+/// Waits until all watchers are at the end of their stream, and compares what they received with what was acknowledged:
+/// every
+/// offset once and in order, the same events everywhere, and nothing acknowledged missing. Returns the number of
+/// events.
 pub async fn settle(ledger: &Ledger, watchers: &[Watcher]) -> u64 {
     let acknowledged = ledger.acknowledged();
     let highest = acknowledged.iter().map(|(offset, _)| *offset).max().unwrap_or(0);
@@ -195,7 +198,7 @@ pub async fn settle(ledger: &Ledger, watchers: &[Watcher]) -> u64 {
         watchers.iter().all(|watcher| watcher.last() >= highest)
     })
     .await;
-    // What was written and not acknowledged comes too.
+    // Events that were written but not acknowledged come too.
     super::eventually("all sockets end at the same offset", async || {
         let ends: Vec<u64> = watchers.iter().map(Watcher::last).collect();
         tokio::time::sleep(Duration::from_secs(2)).await;

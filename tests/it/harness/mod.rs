@@ -1,4 +1,4 @@
-//! What every test stands on: a database of its own, a hub of its own, callers with names.
+//! What every test uses: a database, a hub and clients of its own.
 
 mod browser;
 pub mod callers;
@@ -40,7 +40,7 @@ macro_rules! on_both_stores {
     };
 }
 
-/// Waits until something holds; fails after a generous while, so that a slow machine is not a red test.
+/// Waits until a condition holds. Fails only after a long time, so that a slow machine does not fail the test.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {
         if holds().await {

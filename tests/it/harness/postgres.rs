@@ -1,4 +1,4 @@
-//! A PostgreSQL of a test's own, to be stopped in the middle of everything.
+//! A PostgreSQL that a test may stop at any moment and start again.
 
 use std::{
     path::{Path, PathBuf},
@@ -49,7 +49,7 @@ impl PostgresServer {
         format!("postgres://owner@127.0.0.1:{}", self.port)
     }
 
-    /// Without a word to anybody, as in a crash.
+    /// Stops it at once and without a shutdown, as a crash does.
     pub fn stop(&self) {
         self.run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "stop"]);
     }

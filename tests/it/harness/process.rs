@@ -1,4 +1,4 @@
-//! The real program in a process of its own, to be killed.
+//! The real program in a process of its own, which tests may kill.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -48,7 +48,7 @@ impl HubProcess {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        // Its log must be read, or the pipe fills and it stops.
+        // Its log must be read: a full pipe would block the process.
         let lines = BufReader::new(child.stderr.take().expect("piped"));
         let log = Arc::new(Mutex::new(String::new()));
         let kept = log.clone();
@@ -79,7 +79,7 @@ impl HubProcess {
         panic!("the hub never got ready");
     }
 
-    /// SIGKILL, as the kernel's own out-of-memory killer sends.
+    /// Sends SIGKILL, as the kernel does when memory runs out.
     pub fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("ended");
@@ -90,7 +90,7 @@ impl HubProcess {
         assert!(status.success());
     }
 
-    /// Its exit status, once it ends by itself.
+    /// Waits until it ends by itself. Returns its exit status.
     pub async fn exit_code(mut self) -> Option<i32> {
         for _ in 0..1200 {
             if let Some(status) = self.child.try_wait().expect("a child") {
@@ -129,7 +129,7 @@ pub fn run(database: &Database, args: &[&str]) -> Output {
     command(database, args).output().expect("the program runs")
 }
 
-/// Makes an app by the command line.
+/// Creates an app with the command line.
 pub fn create_app(database: &Database, addr: SocketAddr, id: &str, is_platform: bool) -> App {
     let mut args = vec!["app", "create", id, "--name", id, "--json"];
     if is_platform {

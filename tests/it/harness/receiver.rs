@@ -1,4 +1,4 @@
-//! An app's endpoint: a real HTTP server that keeps what it gets and answers as it is told.
+//! An app's endpoint: a real HTTP server that keeps all requests, and answers as its path says.
 
 use std::{
     net::SocketAddr,
@@ -27,7 +27,8 @@ impl Received {
     }
 }
 
-/// What it answers, by path: `/ok`, `/status/500`, `/hang`, `/retry-after/2`, `/redirect`, `/large`, and `/switch`, which
+/// The path decides about the answer: `/ok`, `/status/500`, `/hang`, `/retry-after/2`, `/redirect`, `/large`, and
+/// `/switch`, which
 /// is 500 until [`Receiver::heal`].
 pub struct Receiver {
     pub addr: SocketAddr,
@@ -94,7 +95,7 @@ impl Receiver {
         self.received().into_iter().filter(|one| one.path == path).collect()
     }
 
-    /// Waits for so many requests at a path.
+    /// Waits for this number of requests at a path.
     pub async fn wait_for(&self, path: &str, count: usize) -> Vec<Received> {
         super::eventually(&format!("{count} requests at {path}"), async || self.received_at(path).len() >= count).await;
         self.received_at(path)

@@ -1,4 +1,4 @@
-//! A Redis of a test's own, to be killed, stopped and started empty; and a proxy that cuts the way to it.
+//! A Redis that a test may kill, freeze and start empty, and a proxy that cuts the connection to it.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -38,7 +38,7 @@ impl RedisServer {
         server
     }
 
-    /// With TLS beside the plain port; `ca.pem` in its folder is the authority that made its certificate.
+    /// With TLS beside the plain port. Its certificate is signed by `ca.pem` in its folder.
     pub async fn start_tls() -> Self {
         let folder = tempfile::TempDir::new().expect("a folder");
         let authority = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
@@ -78,7 +78,7 @@ impl RedisServer {
         self.folder.path()
     }
 
-    /// SIGKILL. What it knew is gone.
+    /// Kills it with SIGKILL. Its data is lost.
     pub fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("ended");
@@ -132,7 +132,7 @@ fn spawn(port: u16, args: &[String], folder: &tempfile::TempDir) -> Child {
         .expect("redis-server: run the tests with ./scripts/test")
 }
 
-/// Three servers that share the slots.
+/// A cluster of three servers.
 pub struct RedisCluster {
     servers: Vec<RedisServer>,
 }
@@ -172,7 +172,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
-/// Passes bytes on to another address, until it is cut: then nothing comes through any more and nobody is told, as when a
+/// Passes bytes on to another address until it is cut. Then nothing comes through any more, without an error, as when a
 /// cable is pulled.
 pub struct Proxy {
     pub addr: SocketAddr,

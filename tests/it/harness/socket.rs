@@ -1,4 +1,4 @@
-//! A client of the stream, of another make than the hub's own code.
+//! A client of the stream, built on another library than the hub.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio_tungstenite::{
 /// Why no socket was opened.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Before the upgrade: HTTP status and problem code.
+    /// Rejected before the upgrade: HTTP status and problem code.
     Http(u16, String),
     /// After it.
     Closed(u16, String),
@@ -69,7 +69,7 @@ impl Socket {
         }
     }
 
-    /// The next frame, or the close code and reason (1006 where there was no close frame).
+    /// The next frame, or the close code and reason (1006 if there was no close frame).
     pub async fn next(&mut self) -> Result<Value, (u16, String)> {
         loop {
             let message = tokio::time::timeout(TIMEOUT, self.inner.next()).await.expect("a frame in time");
@@ -87,7 +87,7 @@ impl Socket {
         self.next().await.expect("a frame and not a close")
     }
 
-    /// The close that must come, events before it passed over.
+    /// Skips events until the socket is closed, which must happen.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             if let Err(closed) = self.next().await {
@@ -96,7 +96,7 @@ impl Socket {
         }
     }
 
-    /// The next frame, which must be an event; its offset.
+    /// Takes the next frame, which must be an event. Returns its offset.
     pub async fn offset(&mut self) -> u64 {
         let frame = self.frame().await;
         assert_eq!(frame["type"], "event", "{frame}");
@@ -107,12 +107,12 @@ impl Socket {
         self.inner.send(Message::text(frame.to_string())).await.expect("sent");
     }
 
-    /// Whether the frame could be sent.
+    /// Sends a frame. Returns false if that failed.
     pub async fn try_send(&mut self, frame: Value) -> bool {
         self.inner.send(Message::text(frame.to_string())).await.is_ok()
     }
 
-    /// Sends a frame and takes the answer.
+    /// Sends a frame and returns the answer.
     pub async fn ask(&mut self, frame: Value) -> Value {
         self.send(frame).await;
         self.frame().await
@@ -123,7 +123,7 @@ impl Socket {
         assert_eq!(answer["type"], "subscribed", "{answer}");
     }
 
-    /// Subscribes to everything after `after`; the events replayed and the `resumed` frame.
+    /// Subscribes to everything after `after`. Returns the events replayed, and the `resumed` frame.
     pub async fn resume(&mut self, after: u64) -> (Vec<Value>, Value) {
         let answer = self.ask(json!({"action": "subscribe", "event_types": ["**"], "after": after})).await;
         assert_eq!(answer["type"], "subscribed", "{answer}");
@@ -143,7 +143,7 @@ impl Socket {
         }
     }
 
-    /// Whether nothing comes: a `ping` is answered before anything else.
+    /// Whether nothing is on its way: the answer to a `ping` is the next frame.
     pub async fn is_quiet(&mut self) -> bool {
         self.ask(json!({"action": "ping"})).await["type"] == "pong"
     }

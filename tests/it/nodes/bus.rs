@@ -1,4 +1,4 @@
-//! What one node commits, the others hear over Redis.
+//! Nodes hear of each other's commits over Redis.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ async fn an_event_comes_over_the_bus_and_not_by_looking() {
     let token = hub.app.token("alice").await;
     let mut there = Socket::open(hub.nodes[1].addr, &token).await.unwrap();
     there.subscribe(&["**"]).await;
-    // A young bus is not relied upon: sessions look for a while.
+    // Registries still resync for a while after the bus has connected.
     tokio::time::sleep(Duration::from_millis(4500)).await;
     let mut took: Vec<Duration> = Vec::new();
     for n in 0..40 {
@@ -56,7 +56,7 @@ async fn an_event_comes_over_the_bus_and_not_by_looking() {
         took.push(begun.elapsed());
     }
     took.sort();
-    // Looking happens every 0.9 s: forty of them in a row below that is no luck.
+    // A resync takes up to 0.9 s, so forty events in a row below that came over the bus.
     assert!(took[20] < Duration::from_millis(400), "{took:?}");
 }
 
@@ -73,7 +73,7 @@ async fn broadcasts_and_odd_names_cross_the_bus() {
         assert_eq!((frame["user_id"].as_str(), frame["stream"].as_str()), (Some(user), Some("user")));
         hub.app.broadcast("all").await;
         assert_eq!(there.frame().await["stream"], "broadcast");
-        // At its own address, spelled as the token's, the same user is found.
+        // The user is found under the spelling in the token.
         for credential in [&token, &hub.app.key] {
             let inbox = Inbox { user: path.clone(), credential: credential.clone(), ..hub.app.inbox("") };
             let seen = inbox.ask("GET", &format!("/users/{path}/presence"), None).await.body;
@@ -167,7 +167,7 @@ async fn whatever_others_do_to_redis_no_socket_misses_anything() {
             3 => drop(hub.redis.cli(&["client", "kill", "type", "normal"])),
             4 => drop(hub.redis.cli(&["client", "pause", "2500", "all"])),
             5 => drop(hub.redis.cli(&["script", "flush"])),
-            // What places are written in, and nothing else.
+            // The keys of connection counts, and nothing else.
             _ => {
                 for key in hub.redis.cli(&["keys", "{hub:*:places:*"]).lines() {
                     hub.redis.cli(&["del", key]);

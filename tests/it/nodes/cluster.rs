@@ -1,4 +1,4 @@
-//! The same over a Redis cluster: channels live on different servers, what is counted together on one.
+//! The same over a Redis cluster: channels are on different servers, and keys that one script reads are on one server.
 
 use serde_json::json;
 
@@ -27,7 +27,7 @@ async fn events_places_and_budgets_go_over_a_cluster() {
         .await;
     }
     assert!(nodes[0].log().contains("sharded=true"));
-    // Users whose channels lie on all three servers, at the other node than the publisher's.
+    // Users whose channels are on all three servers, connected to the node that does not publish.
     let mut sockets = Vec::new();
     for user in 0..USERS {
         let token = app.token(&format!("user{user}")).await;
@@ -35,7 +35,7 @@ async fn events_places_and_budgets_go_over_a_cluster() {
         socket.subscribe(&["**"]).await;
         sockets.push(socket);
     }
-    // Past the time for which a young bus is not relied upon.
+    // Longer than nodes resync after the bus has connected.
     tokio::time::sleep(std::time::Duration::from_millis(4500)).await;
     for n in 1..=10 {
         for (user, socket) in sockets.iter_mut().enumerate() {
@@ -66,7 +66,7 @@ async fn events_places_and_budgets_go_over_a_cluster() {
     }
     assert_eq!(passed, 100, "one limit of 300");
 
-    // One of its servers dies: what lay there is looked up in the store.
+    // One of the servers dies: events of its channels come from the store.
     cluster.servers()[1].kill();
     let platform = create_app(&database, nodes[0].addr, "b", false);
     let mut sockets = Vec::new();

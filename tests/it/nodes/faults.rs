@@ -1,4 +1,4 @@
-//! What breaks under load, one thing at a time: nothing acknowledged is lost, and all of it heals by itself.
+//! One fault at a time under load: nothing acknowledged is lost, and the hub recovers by itself.
 
 use std::{
     collections::HashSet,
@@ -23,7 +23,7 @@ fn addresses(nodes: &[HubProcess]) -> Addresses {
     Arc::new(Mutex::new(nodes.iter().map(|node| node.addr).collect()))
 }
 
-/// A user's and an app's socket on every node.
+/// Sockets of a user and of an app on every node.
 async fn watchers(app: &App, addresses: &Addresses) -> Vec<Watcher> {
     let token = app.token("alice").await;
     let count = addresses.lock().unwrap().len();
@@ -63,7 +63,7 @@ async fn a_redis_that_stops_answering_is_as_good_as_away() {
     let watchers = watchers(&hub.app, &addresses).await;
     let load = Load::start(&hub.app, &addresses, "alice", 4, PAUSE);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    // Its connections stay open and look alive.
+    // Its connections stay open, although nothing answers.
     hub.redis.signal("-STOP");
     tokio::time::sleep(Duration::from_secs(6)).await;
     let head = load.ledger().acknowledged().len() as u64;
@@ -96,7 +96,7 @@ async fn a_node_is_killed_under_load() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ledger = load.stop().await;
     settle(&ledger, &watchers).await;
-    // ConnectionLimiter: three user sockets are open now, and seven more fit once the dead node's lease is over.
+    // Three of the user's sockets are open, so seven more are allowed when the dead node's lease has ended.
     let inbox = hub.app.inbox("alice");
     eventually("its places are free", async || {
         inbox.ask("GET", "/users/alice/presence", None).await.body == json!({"online": true, "connections": 3})
@@ -135,7 +135,7 @@ async fn postgresql_is_restarted_under_load() {
     eventually("writing goes on", async || load.ledger().acknowledged().len() > before + 100).await;
     let ledger = load.stop().await;
     let refused = ledger.refused();
-    // Those under way; the others may have waited until it was back.
+    // Only requests in progress fail; later ones may have waited until the database was back.
     assert!(refused.iter().all(|status| *status == 503), "{refused:?}");
     assert_eq!(ledger.unanswered(), 0);
     settle(&ledger, &watchers).await;
@@ -152,7 +152,7 @@ async fn one_node_is_cut_off_from_redis_alone() {
     let load = Load::start(&hub.app, &addresses, "alice", 6, PAUSE);
     tokio::time::sleep(Duration::from_secs(2)).await;
     proxy.cut();
-    // Nobody is told of the cut: the node hears nothing of the others, and they nothing of it.
+    // The cut gives no error: the node and the others stop hearing of each other.
     tokio::time::sleep(Duration::from_secs(8)).await;
     let head = load.ledger().acknowledged().len() as u64;
     let begun = Instant::now();
@@ -182,7 +182,7 @@ async fn nodes_are_restarted_one_after_the_other() {
         let old = hub.nodes.remove(0);
         let addr = old.addr;
         old.signal("-TERM");
-        // As a load balancer does that asks `/readyz`: no new work for who stops.
+        // As a load balancer that asks `/readyz`: a node that stops gets no new work.
         addresses.lock().unwrap().retain(|other| *other != addr);
         assert_eq!(old.exit_code().await, Some(0));
         let new = HubProcess::start(&hub.database, &[("REDIS_URL", &url), window[0]]).await;
@@ -192,14 +192,15 @@ async fn nodes_are_restarted_one_after_the_other() {
     let ledger = load.stop().await;
     assert!(ledger.refused().iter().all(|status| *status == 503), "{:?}", ledger.refused());
     settle(&ledger, &watchers).await;
-    // A node that stops gives its places back at once.
+    // A node that stops releases its connection permits at once.
     let inbox = hub.app_at(0).inbox("alice");
     let seen = inbox.ask("GET", "/users/alice/presence", None).await.body;
     assert_eq!(seen, json!({"online": true, "connections": 3}));
 }
 
-/// The others gave it up and told it nothing; its connections live on. What it missed comes soon after it wakes, not with the
-/// look that comes every 30 s.
+/// Other nodes have given up the frozen one, and its connections live on. What it missed comes soon after it wakes, not
+/// with the
+/// resync every 30 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stood_still_looks_for_what_it_missed() {
     let hub = Nodes::start(2).await;

@@ -1,4 +1,4 @@
-//! Faults at random, mixed and repeatable: whatever happens, what was acknowledged is what every socket was sent.
+//! Random faults, repeatable by their seed: every socket gets all acknowledged events whatever happens.
 
 use std::{
     sync::{Arc, Mutex},
@@ -15,7 +15,7 @@ use crate::harness::{
 
 /// How long faults go on.
 const STORM: Duration = Duration::from_secs(25);
-/// `ORIVA_TEST_SEED` repeats another storm.
+/// `ORIVA_TEST_SEED` repeats an earlier run.
 const SEED: u64 = 20_260_101;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Storm {
         HubProcess::start(&self.database, &[("REDIS_URL", &url), window]).await
     }
 
-    /// As a load balancer knows them.
+    /// Gives publishers the present addresses, as a load balancer would.
     fn announce(&self) {
         *self.addresses.lock().unwrap() = self.nodes.iter().map(|node| node.addr).collect();
     }

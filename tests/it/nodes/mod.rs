@@ -1,4 +1,4 @@
-//! Many nodes, one hub: real processes at one PostgreSQL, with and without a real Redis.
+//! A cluster: real processes with one PostgreSQL, with and without a real Redis.
 
 mod bus;
 mod cluster;
@@ -17,7 +17,7 @@ use crate::harness::{
     process::create_app,
 };
 
-/// Nodes at one PostgreSQL and one Redis, and an app.
+/// Nodes with one PostgreSQL and one Redis, and an app.
 pub struct Nodes {
     pub app: App,
     pub nodes: Vec<HubProcess>,

@@ -1,4 +1,4 @@
-//! ConnectionLimiter, presence, budgets and figures, counted over all nodes.
+//! Connection limits, presence, rate limits and statistics over all nodes.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ async fn the_eleventh_connection_is_refused_whichever_node_it_asks() {
         let eleventh = Socket::open_v1(node.addr, &token).await.err();
         assert!(matches!(eleventh, Some(Refused::Closed(4029, _))), "{eleventh:?}");
     }
-    // One goes on one node: one may come on another, and only one.
+    // When one closes on one node, one may open on another, and only one.
     sockets.swap_remove(0).close().await;
     eventually("the place is free", async || match Socket::open(hub.nodes[1].addr, &token).await {
         Ok(socket) => {
@@ -110,7 +110,7 @@ async fn presence_is_seen_from_every_node_and_within_ones_own_reach() {
     let mut sockets = vec![Socket::open(hub.nodes[0].addr, &a.token("alice").await).await.unwrap()];
     sockets.push(Socket::open(hub.nodes[1].addr, &a.token("alice").await).await.unwrap());
     sockets.push(Socket::open(hub.nodes[1].addr, &core.token("bob").await).await.unwrap());
-    // What a platform app's user sees, every app publishes to; what another app's user sees is not one's own business.
+    // An app sees the connections that get its events: its own users', and those of platform apps.
     assert_eq!(seen(&core, "alice").await, json!({"online": true, "connections": 2}));
     assert_eq!(seen(&a, "alice").await, json!({"online": true, "connections": 2}));
     assert_eq!(seen(&b, "alice").await, json!({"online": false, "connections": 0}));

@@ -1,4 +1,4 @@
-//! The load balancers of `docs/proxy`, as they stand there but for their ports.
+//! The load balancers of `docs/proxy`, with other ports alone.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -31,7 +31,7 @@ impl Balancer {
             assert!(text.contains(&was), "{example} names node {n}");
             text = text.replace(&was, &node.addr.to_string());
         }
-        // As many as a test's machine surely lets be open.
+        // As many as any test machine allows.
         text = text
             .replace("maxconn 100000", "maxconn 1000")
             .replace("worker_connections 65536", "worker_connections 512");
@@ -61,7 +61,7 @@ impl Drop for Balancer {
     }
 }
 
-/// Behind a balancer: events in order, and each node restarted in turn without a client losing anything.
+/// Behind a load balancer events come in order, and no client loses anything while each node restarts in turn.
 async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
     let window =
         [("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "2"), ("ORIVA_HUB__SERVER__TRUSTED_PROXIES", "127.0.0.1/32")];
@@ -99,7 +99,7 @@ async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
     eprintln!("{example}: {count} events, {} refused, {} unanswered", refused.len(), ledger.unanswered());
 }
 
-/// The audit log names the client that the balancer saw, not the balancer, nor whom the client says it speaks for.
+/// The audit log names the client that the balancer saw: neither the balancer, nor an address that the client claims.
 async fn origins_are_known(hub: &Nodes, balancer: &Balancer, app: &App) {
     let client = reqwest::Client::builder().local_address(Some([127, 0, 0, 2].into())).build().unwrap();
     let url = format!("http://{}/api/v1/apps/{}/notifications", balancer.addr, app.id);

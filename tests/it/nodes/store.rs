@@ -1,4 +1,4 @@
-//! Two nodes at one PostgreSQL, as real processes.
+//! Two nodes with one PostgreSQL, as real processes.
 
 use serde_json::json;
 
@@ -58,7 +58,7 @@ async fn a_dismissal_and_a_broadcast_on_one_node_are_seen_on_the_other() {
     socket.subscribe(&["notification.*"]).await;
     let id = app.notify(&App::notification("alice", "x")).await;
     assert_eq!(socket.frame().await["entity_id"], json!(id));
-    // The badge of the other node's, counted and remembered before the change.
+    // The other node has counted and cached the unread notifications before the change.
     assert_eq!((alice.unread().await, there.unread().await), (1, 1));
     alice.set(&id, "dismissed").await;
     assert_eq!((there.unread().await, there.counts().await["unread"].clone()), (0, json!(0)));

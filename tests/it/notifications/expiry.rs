@@ -1,4 +1,4 @@
-//! Notifications end at their time: once, told to everybody, and never shown after it (T038).
+//! Notifications expire at their time: once, with an event for everybody, and they are not shown afterwards (T038).
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -55,7 +55,7 @@ async fn it_ends_at_its_time_and_everybody_hears_of_it(backend: Backend) {
 }
 
 async fn what_is_over_is_not_shown_before_the_worker_came(backend: Backend) {
-    // A worker that ends none a run never gets to it.
+    // With a limit of 0 the worker never expires it.
     let hub = TestHub::start_with(backend, |config| config.expiry.batch = 0).await;
     let app = hub.app("a").await;
     let alice = app.user("alice").await;
@@ -101,7 +101,7 @@ async fn a_dismissal_beats_the_expiry(backend: Backend) {
     .await;
     eventually("none is left", async || alice.titles("?status=unread").await.is_empty()).await;
     for (id, status) in ids.iter().zip(answers) {
-        // Whoever came first, there is one end and one event of it.
+        // Whichever came first, there is one change and one event.
         let ended = alice.get(id).await.body["status"].clone();
         assert_eq!(ended, if status == 200 { "dismissed" } else { "expired" });
         assert_eq!(app.events(&format!("?entity_id={id}")).await.body["total"], 2);

@@ -23,7 +23,7 @@ async fn make(app: &App, title: &str, priority: &str) -> String {
     body["priority"] = json!(priority);
     body["notification_type"] = json!(format!("type-{priority}"));
     let id = app.notify(&body).await;
-    // The next one is later, by the clock that sorts them.
+    // The next one gets a later `created_at`.
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     id
 }
@@ -91,7 +91,7 @@ async fn a_cursor_stays_exact_while_notifications_arrive(backend: Backend) {
             page["notifications"].as_array().unwrap().iter().map(|one| one["title"].as_str().unwrap().to_owned()),
         );
         pages += 1;
-        // Newer ones, some of which sort before the cursor and some into pages to come.
+        // Newer ones: some sort before the cursor, some into later pages.
         make(&app, "newer", ["urgent", "low"][pages % 2]).await;
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
@@ -132,7 +132,7 @@ async fn everybody_sees_what_is_theirs(backend: Backend) {
 async fn counts_are_never_stale_to_the_writer(backend: Backend) {
     let hub = TestHub::start(backend).await;
     let (one, two, core) = (hub.app("one").await, hub.app("two").await, hub.platform_app("core").await);
-    // A second node at the same store, with a cache of its own.
+    // A second node with the same store, and a cache of its own.
     let alice = core.user("alice").await;
     let mut ids = Vec::new();
     for n in 0..6 {
@@ -187,7 +187,7 @@ async fn a_total_is_capped(backend: Backend) {
     assert_eq!(page["unread_count"], 10_050, "a badge is exact");
 }
 
-/// Rows straight into the tables.
+/// Inserts rows directly.
 async fn fill(hub: &TestHub, count: u32) {
     use sqlx::{Connection as _, Executor as _};
     match hub.database.backend {
@@ -213,7 +213,7 @@ async fn fill(hub: &TestHub, count: u32) {
     }
 }
 
-/// Not a timing: the plans themselves. No run of a feed is sorted, and none walks over rows of another status.
+/// Looks at the query plans instead of times: no part of a feed is sorted, and none reads rows of another status.
 async fn a_feed_and_its_expiries_are_read_by_index(backend: Backend) {
     use sqlx::{Connection as _, Executor as _, Row as _};
     let hub = TestHub::start(backend).await;

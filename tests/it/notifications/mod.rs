@@ -10,7 +10,7 @@ use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
 use crate::harness::{Backend, TestHub};
 
-/// A number straight from the database.
+/// Queries the database for a number.
 pub(crate) async fn number(hub: &TestHub, sql: &str) -> i64 {
     let sql = sqlx::AssertSqlSafe(sql.to_owned());
     match hub.database.backend {

@@ -231,7 +231,7 @@ async fn delivered_at_is_set_when_a_socket_was_handed_it(backend: Backend) {
     crate::harness::eventually("delivered_at is set", async || alice.get(&live).await.body["delivered_at"].is_string())
         .await;
     assert!(alice.get(&before).await.body["delivered_at"].is_null());
-    // Another app cannot say so of it by an event of its own.
+    // Another app cannot change it by publishing such an event.
     let mut forged = App::event("alice", &before);
     forged["event_type"] = json!("created");
     other.post(&forged).await;

@@ -119,7 +119,7 @@ async fn operations_of_one_transaction_see_each_other(backend: Backend) {
 async fn a_limit_that_is_reached_leaves_more_to_do(backend: Backend) {
     let (_database, store) = store_with(backend, &["a"]).await;
     let ids = create(&store, "a", 5).await;
-    // Whichever two it selects, it says that more may be left.
+    // It may select any two, and says that more may be left.
     let appended =
         store.append(&[submission("a", read_all(5)), submission("a", change(ids[0], Status::Dismissed))]).await;
     let outcome = appended.unwrap().remove(0).outcome;

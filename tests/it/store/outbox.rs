@@ -1,4 +1,4 @@
-//! Webhooks, and the queue of their deliveries.
+//! Webhooks and the queue of their deliveries.
 
 use std::{sync::Arc, time::Duration};
 
@@ -73,7 +73,7 @@ async fn events_are_queued_for_webhooks_that_subscribe(backend: Backend) {
     assert_eq!(publish(&store, "b", 1).await, [of_b]);
     assert_eq!(store.pending_deliveries().await.unwrap(), 3);
     assert!(store.oldest_due().await.unwrap().is_some());
-    // Another process changes what it subscribes to: the next transaction sees it.
+    // Another process changes the subscription: the next transaction uses the new one.
     let change = WebhookChange { subscribed_events: Some(vec!["user.**".to_owned()]), ..WebhookChange::default() };
     store.update_webhook(&app_id("b"), of_b, &change, &audit()).await.unwrap().unwrap();
     assert_eq!(publish(&store, "b", 1).await, []);

@@ -1,4 +1,5 @@
-//! Deliveries: what is owed, how it is sent, and what a failing endpoint does to itself alone (T018, T019, T037).
+//! Deliveries: which events are sent, how they are sent, and that a failing endpoint delays no other (T018, T019,
+//! T037).
 
 use std::collections::HashSet;
 
@@ -106,7 +107,7 @@ async fn t019_a_failing_endpoint_is_tried_again_and_disabled(backend: Backend) {
         (&frame["type"], &frame["webhook_id"], &frame["reason"]),
         (&json!("webhook.disabled"), &id, &webhook["disabled_reason"])
     );
-    // What it is owed is kept, and nothing new is.
+    // Pending deliveries are kept, and no new ones are added.
     let owed = app.deliveries(&id, "").await.len();
     app.publish("alice", "while disabled").await;
     assert_eq!(app.deliveries(&id, "").await.len(), owed);
@@ -184,7 +185,7 @@ async fn gone_disables_at_once_and_what_is_owed_is_kept(backend: Backend) {
 }
 
 async fn a_hanging_and_a_refusing_endpoint_delay_nobody(backend: Backend) {
-    // Two connections to the database: were one held during a request, eight that hang would hold both.
+    // There are two connections to the database. If a request held one, eight hanging requests would hold both.
     let (hub, app, receiver) = start_with(backend, |config| config.database.max_connections = 2).await;
     let (hangs, refuses) = (hub.app("hangs").await, hub.app("refuses").await);
     hangs.webhook(&receiver.url("/hang"), &["**"]).await;
@@ -217,7 +218,7 @@ async fn a_dead_endpoint_is_probed_and_not_hammered(backend: Backend) {
 }
 
 async fn closed_addresses_are_not_dialled(backend: Backend) {
-    // https to loopback is a name's matter: it passes the registration and is judged when it is dialled.
+    // An https URL with a host name passes the registration. Its address is checked when it is dialled.
     let (_hub, app, receiver) = start(backend).await;
     let id =
         app.webhook(&format!("https://localhost:{}/ok", receiver.addr.port()), &["**"]).await["webhook_id"].clone();
@@ -250,7 +251,7 @@ async fn a_webhook_that_keeps_failing_warns(backend: Backend) {
     assert_eq!(webhook().await["warning"], Value::Null);
 }
 
-/// No store's matter. The receiver's certificate is signed by an authority that the system is told of.
+/// Runs on one store only. The receiver's certificate is signed by an authority that `SSL_CERT_FILE` names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tls_the_certificate_must_be_good() {
     let database = Database::new(Backend::Sqlite).await;
@@ -268,7 +269,7 @@ async fn over_tls_the_certificate_must_be_good() {
     let receiver = Receiver::start_tls(tls).await;
     let url = |host: &str| format!("https://{host}:{}/ok", receiver.addr.port());
     let authorities = authorities.to_str().unwrap();
-    // `localhost` may be the IPv6 loopback too, and all of a name's addresses must be open.
+    // `localhost` may be the IPv6 loopback too, and all of a name's addresses must be allowed.
     let networks = ("ORIVA_HUB__WEBHOOKS__ALLOWED_NETWORKS", "127.0.0.0/8,::1/128");
     let process = HubProcess::start(&database, &[networks, ("SSL_CERT_FILE", authorities)]).await;
     let app = create_app(&database, process.addr, "a", false);
@@ -290,7 +291,7 @@ async fn over_tls_the_certificate_must_be_good() {
     assert_eq!(receiver.received_at("/ok").len(), 2);
 }
 
-/// Not a timing: the plans. What a dead endpoint is owed is walked past by nobody.
+/// Looks at the query plans instead of times: no query reads over the deliveries of a dead endpoint.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_outbox_is_read_by_index() {
     use sqlx::{Connection as _, Row as _};
@@ -328,7 +329,7 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
         model::{Timestamp, WebhookId},
         ports::{Attempt, Backoff, Delivery, Report, Verdict},
     };
-    // No hub: two nodes as their stores see them.
+    // Without hubs: two nodes as the store sees them.
     let (hub, app, _receiver) = start(backend).await;
     let made = app.webhook("https://hooks.example.com/", &["**"]).await;
     app.webhook_request("PATCH", &made["webhook_id"], "", Some(json!({"webhook_url": "http://127.0.0.1:1/"}))).await;
@@ -396,7 +397,7 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
 async fn the_status_counts_whatever_becomes_of_the_body(backend: Backend) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (_hub, app, _receiver) = start_with(backend, |config| config.webhooks.timeout_seconds = 1).await;
-    // Promises a body, sends a piece of it, and closes or falls silent.
+    // Announces a body, sends a part of it, and then closes or stops sending.
     let answering = async |head: &'static str, closes: bool| {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Webhooks as their apps register and see them (T009–T012, T032–T035).
+//! Apps register, list and change webhooks (T009–T012, T032–T035).
 
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
@@ -142,7 +142,7 @@ async fn both_signatures_verify_and_an_exchanged_secret_signs_beside_the_new_one
     for (header, secret) in [("x-oriva-signature", new), ("x-oriva-signature-previous", old)] {
         assert_eq!(request.header(header), format!("sha256={}", hmac_hex(secret, &request.raw)));
     }
-    // A second exchange leaves two, not three.
+    // A second rotation leaves two valid secrets, not three.
     app.webhook_request("POST", &made["webhook_id"], "/rotate-secret", None).await;
     app.publish("alice", "y").await;
     let request = receiver.wait_for("/ok", 2).await.remove(1);

@@ -6,7 +6,7 @@ mod repair;
 
 use crate::harness::{App, Backend, Receiver, TestHub};
 
-/// A hub process that may send to loopback, and gives up an attempt soon.
+/// A hub process that may send to loopback, with a short timeout for attempts.
 pub(crate) const PROCESS: [(&str, &str); 2] =
     [("ORIVA_HUB__WEBHOOKS__ALLOW_HTTP", "true"), ("ORIVA_HUB__WEBHOOKS__TIMEOUT_SECONDS", "2")];
 

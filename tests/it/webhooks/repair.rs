@@ -1,4 +1,4 @@
-//! What was missed is made up for: redelivery, recovery, killed hubs and nodes, a changed key.
+//! Deliveries after trouble: redelivery, recovery, killed hubs and nodes, a changed key.
 
 use std::collections::HashSet;
 
@@ -42,7 +42,7 @@ async fn a_recovery_queues_what_was_missed(backend: Backend) {
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let since = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     for n in 0..700 {
-        // Before there was a webhook.
+        // Published before the webhook existed.
         if n % 100 == 0 {
             let mut other = App::event("alice", "other");
             other["event_category"] = json!("user");
@@ -61,7 +61,7 @@ async fn a_recovery_queues_what_was_missed(backend: Backend) {
     .await;
     let progress = app.webhook_request("GET", &id, "/recover", None).await.body;
     assert_eq!((&progress["queued"], &progress["remaining"]), (&json!(700), &json!(0)));
-    // Again: everything arrived, nothing is queued.
+    // A second recovery queues nothing, because everything has arrived.
     app.webhook_request("POST", &id, "/recover", Some(json!({"since": since}))).await;
     eventually("it is finished again", async || {
         app.webhook_request("GET", &id, "/recover", None).await.body["status"] == "finished"
@@ -73,7 +73,7 @@ async fn a_recovery_queues_what_was_missed(backend: Backend) {
     assert_eq!(ids.len(), 700);
 }
 
-/// Publishes a batch; the ids of its events.
+/// Publishes a batch. Returns the ids of its events.
 async fn publish_batch(app: &App, name: impl std::fmt::Display, count: usize) -> HashSet<String> {
     let events: Vec<_> = (0..count).map(|n| App::event("alice", format!("{name}-{n}"))).collect();
     let answer = read(app.request("POST", "/events/batch").json(&json!({"events": events}))).await;
@@ -112,7 +112,7 @@ async fn the_encryption_key_can_be_changed(backend: Backend) {
     let app = create_app(&database, process.addr, "a", false);
     let made = app.webhook(&receiver.url("/ok"), &["**"]).await;
     process.kill();
-    // Under the new key alone, the secret cannot be opened: nothing is sent, nothing is lost.
+    // With the new key alone the secret cannot be opened: nothing is sent, and nothing is lost.
     let keys = |keys: &[(&'static str, &'static str)]| [&PROCESS[..], keys].concat();
     let process = HubProcess::start(&database, &keys(&[(KEY, NEW)])).await;
     let app = app.at(process.addr);
@@ -152,14 +152,14 @@ async fn a_recovery_goes_on_where_it_stood(backend: Backend) {
         let step = store.advance_recovery(20).await.unwrap().unwrap();
         assert_eq!((step.position, step.queued, step.finished_at), (position, queued, None));
     }
-    // The node that began it is gone; another goes on.
+    // The node that began the recovery is gone, and another one continues.
     let process = HubProcess::start(&database, &PROCESS).await;
     eventually("every event arrived", async || arrived(&receiver) == expected).await;
     let progress = app.at(process.addr).webhook_request("GET", &made["webhook_id"], "/recover", None).await.body;
     assert_eq!((&progress["status"], &progress["queued"]), (&json!("finished"), &json!(90)));
 }
 
-/// PostgreSQL alone: two nodes at one store.
+/// For PostgreSQL only: two nodes with one store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_one_of_two_nodes_is_killed_the_other_takes_over() {
     let (database, receiver) = (Database::new(Backend::Postgres).await, Receiver::start().await);

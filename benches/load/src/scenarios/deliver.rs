@@ -1,4 +1,4 @@
-//! Events to sockets: to one user's, to everybody's, to an app's own, or to nobody's.
+//! Events to sockets: of one user, of everybody, of an app, or of nobody.
 
 use crate::{
     Failure,
@@ -8,7 +8,7 @@ use crate::{
     scenarios::Scenario,
 };
 
-/// Users that are published to where nobody is connected.
+/// Number of users that get events while nobody is connected.
 const NOBODY: usize = 1000;
 
 pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
@@ -27,7 +27,7 @@ pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {
     publishers.stop().await?;
     let end = run.mark();
     if args.scenario != Scenario::Publish {
-        // What is under way arrives.
+        // Wait for events that are still on their way.
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
     let report = run.report_between(mark, end);

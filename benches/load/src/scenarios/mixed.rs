@@ -1,4 +1,4 @@
-//! A day in short: apps publish and notify, users read their feed and dismiss, and every device sees all of it.
+//! Everyday use: apps publish and notify, users read their feed and dismiss, and every device gets all events.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use crate::{
     target::Target,
 };
 
-/// What is done, and how often of ten.
+/// The requests, and how many of ten are of each kind.
 const OPERATIONS: [(&str, usize); 4] = [("publish", 4), ("notify", 2), ("feed", 2), ("dismiss", 2)];
 
 pub async fn run(mut run: Run<'_>) -> Result<Report, Failure> {

@@ -1,4 +1,4 @@
-//! Sockets that come, and sockets that rest.
+//! Sockets that connect, and sockets that are idle.
 
 use crate::{
     Failure,

@@ -1,4 +1,4 @@
-//! A deploy, or a network that was away: every socket goes, events go on, and all come back at once with `after`.
+//! A deploy or a network failure: every socket closes, events go on, and all clients reconnect at once with `after`.
 
 use std::time::{Duration, Instant};
 
