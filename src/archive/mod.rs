@@ -26,7 +26,7 @@ pub enum ArchiveError {
     /// The address has a form that no archive has.
     #[error("it must be {RULE}")]
     Address,
-    /// The directory cannot be made or written.
+    /// The directory cannot be made.
     #[error("the directory {} cannot be made", .0.display())]
     Directory(PathBuf, #[source] std::io::Error),
     /// The object's bytes could not be put together.
@@ -73,7 +73,8 @@ impl ObjectArchive {
         Ok(Self { store, prefix: Path::parse(prefix.trim_matches('/'))? })
     }
 
-    /// Stores an object. The same name replaces it. Before this returns, the object was read back completely.
+    /// Stores an object. The same name replaces it. Before this returns, the archive has said that the object has its
+    /// full size.
     ///
     /// # Errors
     /// Where that fails.

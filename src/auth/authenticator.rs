@@ -65,7 +65,7 @@ pub enum AuthError {
     /// Neither a key nor a token of this hub.
     #[error("the credential is not known")]
     Unknown,
-    /// The key was revoked, or its app deleted.
+    /// The key was revoked.
     #[error("the key was revoked")]
     Revoked,
     /// The token's time is over.

@@ -42,7 +42,7 @@ pub struct Config {
     pub expiry: Expiry,
     /// How long rows are kept.
     pub retention: Retention,
-    /// What goes to standard output.
+    /// What goes to standard error.
     pub log: Log,
     /// Where traces go.
     pub telemetry: Telemetry,
@@ -102,7 +102,7 @@ pub struct Database {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
-    /// One server or a cluster. Without it this node does not know of others.
+    /// One server or a cluster. Without it nodes hear of each other's events by resyncs alone.
     pub url: Option<SecretString>,
 }
 
@@ -129,11 +129,11 @@ pub struct RateLimits {
     pub enabled: bool,
     /// Events published, by app.
     pub publish: RateLimit,
-    /// Reads, by app or user.
+    /// Reads and changes of notifications, and other reads, by app or user.
     pub read: RateLimit,
     /// Notifications created, by app.
     pub notify: RateLimit,
-    /// Changes of webhooks, by app.
+    /// Requests about webhooks, by app.
     pub webhooks: RateLimit,
 }
 
@@ -151,7 +151,7 @@ pub struct RateLimit {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
-    /// Sockets that a user may hold at once, over all nodes.
+    /// Sockets that a user or an app may hold at once, over all nodes.
     pub max_connections: usize,
     /// Seconds between two heartbeats.
     pub heartbeat_seconds: u64,

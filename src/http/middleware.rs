@@ -1,5 +1,5 @@
 //! The outermost layer of HTTP: request id, span, log line, security and rate-limit headers, the deadline of a request, and
-//! 503 for new requests while the hub drains.
+//! 503 for new requests but probes while the hub drains.
 
 use std::time::{Duration, Instant};
 

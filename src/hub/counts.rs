@@ -1,6 +1,6 @@
-//! A cache of notification counts that is never stale.
+//! A cache of notification counts that sees every change at once.
 //!
-//! Every change of a user's notifications writes an event to that user's stream in the same transaction, on any node.
+//! Every change of a notification's status writes an event to that user's stream in the same transaction, on any node.
 //! So a count made at offset n is right for as long as the stream's head is n. Reading the head is one primary-key
 //! lookup, and no messages between nodes are needed.
 

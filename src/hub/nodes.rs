@@ -20,7 +20,7 @@ pub struct UserPresence {
     pub online: bool,
     /// Connections that get the asking app's events.
     pub connections: usize,
-    /// Other nodes' connections could not be read: these are this node's own.
+    /// Not all nodes' connections could be read: these are the ones that could.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
@@ -34,7 +34,7 @@ pub struct Stats {
     pub connections: usize,
     /// Users with a connection to any node.
     pub users_online: usize,
-    /// Deliveries that are due or wait for an attempt.
+    /// Deliveries that are due, wait for an attempt, or are being sent.
     pub deliveries_pending: u64,
     /// Whether this node hears the others.
     pub bus: BusState,

@@ -148,8 +148,9 @@ impl Hub {
         let until = Timestamp::from(Timestamp::now().as_datetime() + OVERLAP);
         let change = SecretChange { secret: sealed, previous_until: until };
         let changed = self.store.rotate_secret(&caller.app.id, id, &change, audit).await?;
+        let webhook = changed.ok_or(HubError::NotFound)?;
         tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook secret rotated");
-        Ok(WebhookWithSecret { webhook: changed.ok_or(HubError::NotFound)?, secret })
+        Ok(WebhookWithSecret { webhook, secret })
     }
 
     /// Sends a `webhook.test` once and returns the result. It appears in the log and in no counter.

@@ -25,12 +25,12 @@ const WAITING_KIB: usize = 64 * 1024;
 /// A submission takes no more of the queue's memory than this, however large it is: or it would find room only when
 /// nobody else writes.
 const SUBMISSION_KIB: usize = WAITING_KIB / 4;
-/// Greatest number of events in a transaction. A single batch request may have as many.
+/// A transaction takes no further submission that would bring it over this many events. The first may have more alone.
 const TRANSACTION_EVENTS: usize = 1000;
 /// A transaction takes no further submission once it has this many bytes.
 const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 
-/// How often a submission is tried again that conflicts with another node's transaction.
+/// How often a submission is tried again that conflicts with another node's transaction although it is alone in its own.
 const REPEATS: usize = 3;
 
 struct Job {
@@ -85,13 +85,14 @@ impl Writer {
         }
     }
 
-    /// Number of events in the queue.
+    /// Number of events in the queue, with those being written.
     #[must_use]
     pub fn waiting(&self) -> usize {
         WAITING_EVENTS - self.events.available_permits()
     }
 
-    /// Writes an operation. When it returns, the outcome is durable, and the users who are online have the events.
+    /// Writes an operation. When it returns, the outcome is durable, and the events are on their way to the users who
+    /// are online.
     ///
     /// # Errors
     /// [`HubError::Overloaded`] where too much waits already, or the database is away. If the connection broke during the
@@ -226,7 +227,13 @@ async fn one_by_one(
     submissions: &[Submission],
 ) -> Vec<Result<Appended, HubError>> {
     let mut outcomes = Vec::with_capacity(submissions.len());
+    let mut is_available = true;
     for submission in submissions {
+        // Each would wait for its own deadline.
+        if !is_available {
+            outcomes.push(Err(HubError::Overloaded));
+            continue;
+        }
         let mut outcome = append(store, std::slice::from_ref(submission)).await;
         for _ in 0..REPEATS {
             if !matches!(outcome, Err(StoreError::Contended)) {
@@ -234,6 +241,7 @@ async fn one_by_one(
             }
             outcome = append(store, std::slice::from_ref(submission)).await;
         }
+        is_available = !matches!(outcome, Err(StoreError::Unavailable(_)));
         if outcome.as_ref().is_err_and(StoreError::is_outcome_unknown) {
             realtime.resync_all_nodes();
         }

@@ -40,7 +40,7 @@ pub struct AuditFilter {
     pub app_id: Option<String>,
     /// Only from this moment on.
     pub since: Option<Timestamp>,
-    /// Only before this moment.
+    /// Only up to this moment.
     pub until: Option<Timestamp>,
     /// The last entry of the page before.
     pub before: Option<Uuid>,

@@ -51,7 +51,7 @@ pub use webhook::{
     SecretChange, Webhook, WebhookChange,
 };
 
-/// Deadline of the hub's own queries.
+/// Deadline of every query and transaction of a request or a task.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 /// A node counts as alive for this long after its last heartbeat in the store.
 pub const NODE_LIFE: Duration = Duration::from_secs(5);

@@ -94,7 +94,7 @@ pub struct NewKey {
 /// Who does something that is written down.
 #[derive(Debug, Clone)]
 pub struct Audit {
-    /// `admin`, `cli`, or an app's id.
+    /// `admin`, `cli`, `first-run`, or an app's id.
     pub actor: String,
     /// Where the request came from.
     pub ip: Option<IpAddr>,

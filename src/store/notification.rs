@@ -78,7 +78,7 @@ pub struct Content {
     pub priority: Priority,
     /// Opened when the user clicks.
     pub action_url: Option<String>,
-    /// The text of that button.
+    /// The label of the button that opens `action_url`.
     pub action_label: Option<String>,
     /// Shown beside the text.
     pub image_url: Option<String>,
@@ -114,7 +114,7 @@ pub struct NotificationState {
     pub dismissed_at: Option<Timestamp>,
     /// When it was first clicked.
     pub clicked_at: Option<Timestamp>,
-    /// When it ended.
+    /// When it expired.
     pub expired_at: Option<Timestamp>,
     /// Where it was dismissed.
     pub dismissed_from: Option<String>,

@@ -39,7 +39,7 @@ pub struct Webhook {
     pub last_success_at: Option<Timestamp>,
     /// The last attempt that failed.
     pub last_failure_at: Option<Timestamp>,
-    /// Attempts that failed since the last success.
+    /// Attempts that failed since the last success, or since the webhook was enabled.
     pub consecutive_failures: u32,
     /// Attempts that succeeded or failed.
     pub total_deliveries: u64,
@@ -112,9 +112,9 @@ pub enum DeliveryStatus {
     Delivering,
     /// It arrived.
     Succeeded,
-    /// Its last attempt failed.
+    /// It failed, and no attempt is left.
     Failed,
-    /// It is not wanted any more.
+    /// Its event is past retention, so nothing is left to send.
     Cancelled,
 }
 
@@ -152,11 +152,11 @@ pub struct DeliveryRow {
     pub event_type: String,
     /// What became of it.
     pub status: DeliveryStatus,
-    /// Attempts made.
+    /// Attempts made since it was last queued.
     pub attempts: u16,
     /// When the next attempt is due.
     pub next_attempt_at: Timestamp,
-    /// When the event was written.
+    /// When it was queued first.
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
@@ -179,7 +179,7 @@ pub struct AttemptRow {
     pub response_time_ms: Option<u32>,
     /// The first 10 KiB of the answer.
     pub response_body: Option<String>,
-    /// Why there was no answer.
+    /// Why it failed.
     pub error_message: Option<String>,
 }
 

@@ -1,6 +1,6 @@
 //! Moves, deletes and exports old rows, at the start and at every midnight UTC (data-model, 'Retention'). Repeating it,
 //! or running it on two nodes, neither loses nor doubles a row: a row moves to its archive table in one transaction,
-//! and is deleted there only after the object with it was read back.
+//! and is deleted there only after the archive has the whole object with it.
 
 use std::{sync::Arc, time::Duration};
 

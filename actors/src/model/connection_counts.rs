@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{AppId, Invalid, Scope};
 
-/// The connections of one user or app, by scope. An app's own sockets count under its own id.
+/// The connections of one user or app, by scope. An app's own sockets count as open to all apps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionCounts {
     all_apps: u32,

@@ -53,7 +53,7 @@ impl Identity {
         }
     }
 
-    /// The apps whose events it may see.
+    /// The scope that its connection is counted in: of a user's token its own, of an app's key [`Scope::AllApps`].
     #[must_use]
     pub fn scope(&self) -> Scope {
         match self {
@@ -87,7 +87,7 @@ impl Identity {
 /// Credentials that are no longer valid. Their sockets are closed with 4003.
 #[derive(Debug, Clone, Default)]
 pub struct RevokedCredentials {
-    /// Apps that were deactivated or deleted.
+    /// Apps that were deactivated; on the node that deleted one, also deleted ones.
     pub apps: HashSet<AppId>,
     /// Keys that were revoked.
     pub keys: HashSet<KeyId>,

@@ -15,7 +15,7 @@ pub enum StreamKind {
     User,
     /// What one app published.
     App,
-    /// What concerns every user.
+    /// What concerns every user in the publishing app's scope.
     Broadcast,
 }
 

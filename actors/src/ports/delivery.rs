@@ -110,7 +110,7 @@ pub struct Report {
     pub response_body: Option<String>,
     /// A JSON object of names and values.
     pub response_headers: Option<String>,
-    /// Why there was no answer.
+    /// Why it failed.
     pub error: Option<String>,
     /// The body that was sent.
     pub payload: String,

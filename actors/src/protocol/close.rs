@@ -11,7 +11,7 @@ pub enum Close {
     Protocol,
     /// A binary frame. The stream takes only text.
     Unsupported,
-    /// Text that is not UTF-8 (RFC 6455 §8.1).
+    /// Text that is not UTF-8 (RFC 6455 §8.1), or a compressed message that cannot be inflated.
     InvalidData,
     /// A message over `stream.max_frame_bytes`.
     TooBig,
@@ -93,7 +93,7 @@ impl Close {
         self.row().2
     }
 
-    /// The row with this number. A number that is not in the table is judged by its range (contract §5).
+    /// What a client does after a close with this code. A number that is not in the table is judged by its range (contract §5).
     #[must_use]
     pub fn after_code(code: u16) -> AfterClose {
         match Self::ALL.into_iter().find(|close| close.code() == code) {

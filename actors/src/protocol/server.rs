@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{client::FrameId, close::Close};
 use crate::model::{AppId, ConnectionId, Offset, Timestamp, UserId, WebhookId};
 
-/// A frame for one socket. Events are not among them: they are encoded once for all sockets (see
+/// A frame for one socket, or for all sockets of an app. Events are not among them: they are encoded once for all sockets (see
 /// `PublishedEvent::frame`).
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]

@@ -108,16 +108,18 @@ impl Entry {
 
     /// Passes on the head of the entry's own stream, as the store says, where the session may not know it.
     pub(super) fn observe_head(&mut self, kind: StreamKind, head: Offset) {
-        if let Some(running) = &mut self.session
-            && running.last_sent < head
-            && running.addr.try_send(SessionInput::ObserveHead { kind, head }).is_ok()
-        {
-            running.last_sent = head;
+        let Some(running) = &mut self.session else { return };
+        if running.last_sent >= head {
+            return;
+        }
+        match running.addr.try_send(SessionInput::ObserveHead { kind, head }) {
+            Ok(()) => running.last_sent = head,
+            Err(_) => running.needs_resync = true,
         }
     }
 
-    /// Whether the session lost messages. It is for the caller to tell it the heads, or to call
-    /// [`Entry::request_resync`]; what is lost from here on counts anew, because the heads may be older.
+    /// Whether the session lost messages. Cleared before the heads are read: a message that is lost afterwards sets it again.
+    /// Where the heads cannot be read, the caller sets it with [`Entry::request_resync`].
     pub(super) fn take_resync_request(&mut self) -> bool {
         self.session.as_mut().is_some_and(|running| std::mem::take(&mut running.needs_resync))
     }

@@ -126,4 +126,8 @@ async fn what_overflows_while_the_heads_are_asked_for_is_resynchronised_too() {
     assert!(entry.take_resync_request(), "heads that are older than the second loss made it forgotten");
     entry.resync(StreamKind::User, 20, 0);
     assert!(!entry.take_resync_request());
+    // A head that does not fit is not forgotten either.
+    entry.session.as_mut().unwrap().addr = full.address();
+    entry.observe_head(StreamKind::User, 30);
+    assert!(entry.take_resync_request());
 }

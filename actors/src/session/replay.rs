@@ -22,7 +22,8 @@
 //!    not read. A hole that retention leaves later, while pages are read, shows in the offsets alone.
 //! 2. *Pages.* What was read is pushed in bursts, each when the socket has taken the one before; then the next is read.
 //! 3. *Recent.* While any socket replays, the session keeps what it delivers in `recent`. As soon as the next missing
-//!    event is in there, the rest comes from memory. So a replay ends however fast new events arrive.
+//!    event is in there, the rest comes from memory. So a replay ends unless a stream
+//!    grows by more than a page while a page is read.
 //! 4. *Resumed.* The socket stands where the session stands: `resumed` is sent, and live delivery begins.
 //!
 //! A socket may have been served before it asked for a replay. An event is left out of the replay when it was sent then:

@@ -1,7 +1,7 @@
 //! The circuit breaker of an endpoint. Pure: the current time is an argument.
 //!
-//! Retries of a single delivery never open it, so they come when the contract's table says. A longer run of failures
-//! opens it. From then on one probe at a time tells whether the endpoint is back. Its other deliveries stay in the
+//! Retries of a single delivery do not open it with up to eight of them, so they come when the contract's table says. A
+//! longer run of failures opens it. From then on one probe at a time tells whether the endpoint is back. Its other deliveries stay in the
 //! store and cost nothing.
 
 use std::time::Duration;

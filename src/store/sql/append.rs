@@ -1,5 +1,5 @@
 //! The writing transaction: the SQL between the steps of [`crate::store::batch`]. Few statements however many rows there
-//! are, and rows locked in an order that is the same on every node.
+//! are (but for one or two for each idempotency key), and rows locked in an order that is the same on every node.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -52,6 +52,7 @@ async fn current_subscriptions<S: SqlStore>(
     revision: i64,
 ) -> Result<Arc<Subscriptions>, StoreError> {
     let known = store.subscriptions().read().unwrap_or_else(PoisonError::into_inner).clone();
+    // 0: no stream was raised, so there are no events to match.
     if known.revision == revision || revision == 0 {
         return Ok(known);
     }
@@ -114,7 +115,7 @@ async fn lock<'a, D: Dialect>(connection: &mut D::Connection, claims: Claims<'a>
         locked.add_records(records::<D>(connection, query).await?);
     }
     for (index, expire) in locked.claims().expiries() {
-        // A notification that another transaction has locked is left to it: it expires or dismisses it just now.
+        // A notification that another transaction has locked is looked at again in the next run.
         let query = Statement::new(format!(
             "{RECORD} where s.expires_at <= $1 and s.status in ('unread', 'read', 'clicked') \
              order by s.expires_at limit $2{}",
