@@ -128,6 +128,6 @@ async fn what_overflows_while_the_heads_are_asked_for_is_resynchronised_too() {
     assert!(!entry.take_resync_request());
     // A head that does not fit is not forgotten either.
     entry.session.as_mut().unwrap().addr = full.address();
-    entry.observe_head(StreamKind::User, 30);
+    (30..40).for_each(|head| entry.observe_head(StreamKind::User, head));
     assert!(entry.take_resync_request());
 }
