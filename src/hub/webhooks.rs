@@ -263,7 +263,8 @@ impl Hub {
     fn new_secret(&self, id: WebhookId) -> Result<(String, Vec<u8>), HubError> {
         let bytes: [u8; SECRET_BYTES] = rand::random();
         let secret = format!("whsec_{}", BASE64_STANDARD.encode(bytes));
-        let sealed = self.webhooks.sealer.seal(&secret, id.0.as_bytes()).map_err(|_| HubError::Overloaded)?;
+        let sealed = self.webhooks.sealer.seal(&secret, id.0.as_bytes());
+        let sealed = sealed.map_err(|_| HubError::Bug("the secret cannot be sealed"))?;
         Ok((secret, sealed))
     }
 }

@@ -46,12 +46,12 @@ pub(super) struct RunningSession {
     pub(super) needs_resync: bool,
     /// The highest offset of its own stream that this node or the store told it of. Hints from other nodes do not count:
     /// a wrong one must not hide what the store says.
-    last_sent: Offset,
+    highest_sent: Offset,
 }
 
 impl RunningSession {
     pub(super) fn new(addr: Addr<Session>, serial: u64) -> Self {
-        Self { addr, serial, needs_resync: false, last_sent: 0 }
+        Self { addr, serial, needs_resync: false, highest_sent: 0 }
     }
 }
 
@@ -80,7 +80,7 @@ impl Entry {
         if self.deliver(event, kind)
             && let Some(running) = &mut self.session
         {
-            running.last_sent = running.last_sent.max(event.offset_in(kind));
+            running.highest_sent = running.highest_sent.max(event.offset_in(kind));
         }
     }
 
@@ -109,22 +109,22 @@ impl Entry {
     /// Passes on the head of the entry's own stream, as the store says, where the session may not know it.
     pub(super) fn observe_head(&mut self, kind: StreamKind, head: Offset) {
         let Some(running) = &mut self.session else { return };
-        if running.last_sent >= head {
+        if running.highest_sent >= head {
             return;
         }
         match running.addr.try_send(SessionInput::ObserveHead { kind, head }) {
-            Ok(()) => running.last_sent = head,
+            Ok(()) => running.highest_sent = head,
             Err(_) => running.needs_resync = true,
         }
     }
 
     /// Whether the session lost messages. Cleared before the heads are read: a message that is lost afterwards sets it again.
-    /// Where the heads cannot be read, the caller sets it with [`Entry::request_resync`].
-    pub(super) fn take_resync_request(&mut self) -> bool {
+    /// Where the heads cannot be read, the caller sets it with [`Entry::set_needs_resync`].
+    pub(super) fn take_needs_resync(&mut self) -> bool {
         self.session.as_mut().is_some_and(|running| std::mem::take(&mut running.needs_resync))
     }
 
-    pub(super) fn request_resync(&mut self) {
+    pub(super) fn set_needs_resync(&mut self) {
         if let Some(running) = &mut self.session {
             running.needs_resync = true;
         }
@@ -132,7 +132,7 @@ impl Entry {
 
     /// Has a session that lost messages catch up: with its own stream and with the broadcasts. Left for the next time
     /// where its mailbox is still full.
-    pub(super) fn resync(&mut self, kind: StreamKind, head: Offset, broadcast_head: Offset) {
+    pub(super) fn send_heads(&mut self, kind: StreamKind, head: Offset, broadcast_head: Offset) {
         let Some(running) = &mut self.session else { return };
         let mut heads = vec![(kind, head)];
         if kind == StreamKind::User {

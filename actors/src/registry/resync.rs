@@ -3,7 +3,7 @@
 use actix::Context;
 use tokio::time::Instant;
 
-use super::{Registry, STREAMS_PER_QUERY, entry::Entry};
+use super::{Registry, STREAMS_PER_QUERY};
 use crate::{model::StreamKey, ports::Unavailable};
 
 impl Registry {
@@ -39,7 +39,7 @@ impl Registry {
             return;
         }
         let overflowed =
-            self.entries.iter_mut().filter_map(|(stream, entry)| entry.take_resync_request().then_some(stream));
+            self.entries.iter_mut().filter_map(|(stream, entry)| entry.take_needs_resync().then_some(stream));
         let streams: Vec<StreamKey> = overflowed.take(STREAMS_PER_QUERY).cloned().collect();
         if streams.is_empty() {
             return;
@@ -53,13 +53,15 @@ impl Registry {
                 Ok(heads) => {
                     for (stream, head) in heads {
                         if let Some(entry) = registry.entries.get_mut(&stream) {
-                            entry.resync(stream.kind(), head, broadcast_head);
+                            entry.send_heads(stream.kind(), head, broadcast_head);
                         }
                     }
                 }
                 Err(Unavailable) => {
                     for stream in &asked {
-                        registry.entries.get_mut(stream).into_iter().for_each(Entry::request_resync);
+                        if let Some(entry) = registry.entries.get_mut(stream) {
+                            entry.set_needs_resync();
+                        }
                     }
                 }
             }

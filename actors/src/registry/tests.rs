@@ -118,16 +118,16 @@ async fn what_overflows_while_the_heads_are_asked_for_is_resynchronised_too() {
         }
     };
     overflow(&mut entry);
-    assert!(entry.take_resync_request(), "the mailbox was full");
+    assert!(entry.take_needs_resync(), "the mailbox was full");
     // The heads are under way, and more is lost; then the session has room again.
     overflow(&mut entry);
     entry.session.as_mut().unwrap().addr = empty.address();
-    entry.resync(StreamKind::User, 10, 0);
-    assert!(entry.take_resync_request(), "heads that are older than the second loss made it forgotten");
-    entry.resync(StreamKind::User, 20, 0);
-    assert!(!entry.take_resync_request());
+    entry.send_heads(StreamKind::User, 10, 0);
+    assert!(entry.take_needs_resync(), "heads that are older than the second loss made it forgotten");
+    entry.send_heads(StreamKind::User, 20, 0);
+    assert!(!entry.take_needs_resync());
     // A head that does not fit is not forgotten either.
     entry.session.as_mut().unwrap().addr = full.address();
     (30..40).for_each(|head| entry.observe_head(StreamKind::User, head));
-    assert!(entry.take_resync_request());
+    assert!(entry.take_needs_resync());
 }

@@ -41,7 +41,7 @@ impl<'a> Decided<'a> {
         let mut settled = std::mem::take(&mut locked.claims.settled);
         for index in ranked(decided.submissions) {
             let draft = match settled[index].take() {
-                Some(outcome) => Draft::settled(outcome),
+                Some(outcome) => Draft::without_events(outcome),
                 None => decided.decide(index, &locked),
             };
             decided.drafts.push((index, draft));
@@ -56,7 +56,7 @@ impl<'a> Decided<'a> {
             Work::PublishBatch(PublishBatch { items }) => Draft::PublishBatch(items.clone()),
             Work::Create(Create { from_platform, notification: new }) => {
                 match locked.owner(Insertion { app_id, new }) {
-                    Some(owner) => Draft::settled(Outcome::Create(Err(DuplicateExternalId(owner)))),
+                    Some(owner) => Draft::without_events(Outcome::Create(Err(DuplicateExternalId(owner)))),
                     None => {
                         let receipt = NotificationReceipt { notification_id: new.id, created_at: now };
                         let event = created_event(new, app_id, *from_platform, now);
@@ -81,9 +81,9 @@ impl<'a> Decided<'a> {
                 Draft::Other(events, Outcome::CreateBatch(KeyedOutcome::Done(receipts)))
             }
             Work::Change(change) => match self.records.get_mut(&change.id) {
-                None => Draft::settled(Outcome::Change(Err(ChangeError::NotFound))),
+                None => Draft::without_events(Outcome::Change(Err(ChangeError::NotFound))),
                 Some(record) => match record.change(change, now) {
-                    Err(error) => Draft::settled(Outcome::Change(Err(error))),
+                    Err(error) => Draft::without_events(Outcome::Change(Err(error))),
                     Ok(event) => {
                         if event.is_some() {
                             self.changed.insert(change.id);
@@ -94,9 +94,9 @@ impl<'a> Decided<'a> {
                 },
             },
             Work::Delete(delete) => match self.records.get(&delete.id) {
-                None => Draft::settled(Outcome::Delete(Err(ChangeError::NotFound))),
+                None => Draft::without_events(Outcome::Delete(Err(ChangeError::NotFound))),
                 Some(record) if record.app_id != delete.owner => {
-                    Draft::settled(Outcome::Delete(Err(ChangeError::NotInScope)))
+                    Draft::without_events(Outcome::Delete(Err(ChangeError::NotInScope)))
                 }
                 Some(record) => {
                     let event = record.deleted_event(now);
@@ -177,7 +177,7 @@ pub(super) enum Draft {
 }
 
 impl Draft {
-    fn settled(outcome: Outcome) -> Self {
+    fn without_events(outcome: Outcome) -> Self {
         Self::Other(Vec::new(), outcome)
     }
 

@@ -25,11 +25,11 @@ pub(in crate::store) struct EventRow<'a> {
     pub origin: &'a Origin,
 }
 
-/// What becomes of a claim.
+/// A claim that this transaction took, and what becomes of it.
 pub(in crate::store) struct Answer<'a> {
     pub app_id: &'a AppId,
     pub key: &'a str,
-    /// JSON. `None`: the request came to nothing, so its claim is deleted, and the next request under the key may succeed.
+    /// JSON to keep. `None`: the request failed, so its claim is deleted, and the next request under the key may succeed.
     pub answer: Option<String>,
 }
 
@@ -84,16 +84,19 @@ impl<'a> Numbered<'a> {
         let mut answers = Vec::new();
         for (submission, outcome) in self.submissions.iter().zip(&self.outcomes) {
             let Some(claim) = &submission.claim else { continue };
-            let answer = match outcome {
-                Outcome::Publish(once) => new_answer(once)?,
-                Outcome::PublishBatch(once) => new_answer(once)?,
-                Outcome::Create(Ok(once)) => new_answer(once)?,
-                Outcome::CreateBatch(once) => new_answer(once)?,
-                _ => Some(None),
+            let end = match outcome {
+                Outcome::Publish(outcome) => ClaimEnd::of(outcome)?,
+                Outcome::PublishBatch(outcome) => ClaimEnd::of(outcome)?,
+                Outcome::Create(Ok(outcome)) => ClaimEnd::of(outcome)?,
+                Outcome::CreateBatch(outcome) => ClaimEnd::of(outcome)?,
+                _ => ClaimEnd::Release,
             };
-            if let Some(answer) = answer {
-                answers.push(Answer { app_id: &submission.app_id, key: &claim.key, answer });
-            }
+            let answer = match end {
+                ClaimEnd::Keep(answer) => Some(answer),
+                ClaimEnd::Release => None,
+                ClaimEnd::Earlier => continue,
+            };
+            answers.push(Answer { app_id: &submission.app_id, key: &claim.key, answer });
         }
         Ok(answers)
     }
@@ -113,11 +116,22 @@ impl<'a> Numbered<'a> {
     }
 }
 
-/// The answer to keep for a claim. `None` if the claim is an earlier request's.
-fn new_answer<T: Serialize>(once: &KeyedOutcome<T>) -> Result<Option<Option<String>>, serde_json::Error> {
-    match once {
-        KeyedOutcome::Done(result) => Ok(Some(Some(serde_json::to_string(result)?))),
-        KeyedOutcome::Replayed(_) | KeyedOutcome::Mismatch => Ok(None),
+/// How a claim ends.
+enum ClaimEnd {
+    /// With this answer.
+    Keep(String),
+    /// The request failed, so the claim is deleted.
+    Release,
+    /// It is an earlier request's claim.
+    Earlier,
+}
+
+impl ClaimEnd {
+    fn of<T: Serialize>(outcome: &KeyedOutcome<T>) -> Result<Self, serde_json::Error> {
+        match outcome {
+            KeyedOutcome::Done(result) => serde_json::to_string(result).map(Self::Keep),
+            KeyedOutcome::Replayed(_) | KeyedOutcome::Mismatch => Ok(Self::Earlier),
+        }
     }
 }
 
