@@ -211,9 +211,11 @@ async fn write_batch(store: &dyn Store, realtime: &Realtime, webhooks: &Webhooks
     // Published before the answers, in the order of commits, whatever the callers do next.
     realtime.publish(&committed);
     webhooks.nudge(enqueued_for);
-    for (outcome, waiting) in outcomes.into_iter().zip(waiting) {
+    for (outcome, Waiting { answer, _permits, _in_flight }) in outcomes.into_iter().zip(waiting) {
+        // Before the answer: a client that has it may send the same key again at once.
+        drop((_permits, _in_flight));
         // Fails if the client went away. What is written stays written.
-        let _ = waiting.answer.send(outcome);
+        let _ = answer.send(outcome);
     }
 }
 
