@@ -2,6 +2,7 @@
 //! `.run_until_stopped(stop)`.
 
 mod build;
+mod connection;
 mod drain;
 mod error;
 mod first_run;
@@ -78,14 +79,15 @@ impl Server {
         let credentials_changed = Arc::new(Notify::new());
         let epoch = store.epoch().await?;
         let mut nodes = nodes::start(config, epoch.clone(), &tasks)?;
+        let realtime_config = build::realtime_config(config, epoch);
         let ports = Ports {
-            history: Arc::new(StoreHistory::new(store.clone())),
+            history: Arc::new(StoreHistory::new(store.clone(), realtime_config.page_limit())),
             credentials: auth.clone(),
             receipts: receipts.clone(),
             bus: nodes.bus.clone(),
             limiter: nodes.presence.clone(),
         };
-        let realtime = Realtime::start(&build::realtime_config(config, epoch), &ports, &tasks);
+        let realtime = Realtime::start(&realtime_config, &ports, &tasks);
         nodes::connect(&mut nodes, &realtime, &credentials_changed, &tasks);
         let webhooks = build::start_webhooks(config, &secrets, &store, &realtime, &tasks).await?;
         let hub = Arc::new(Hub::new(Adapters {

@@ -2,6 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::ports::PageLimit;
+
+/// Events of one page read from the store.
+const PAGE_EVENTS: usize = 128;
+
 /// What the realtime core takes from the configuration.
 #[derive(Debug, Clone)]
 pub struct RealtimeConfig {
@@ -19,4 +24,17 @@ pub struct RealtimeConfig {
     pub max_backlog_bytes: usize,
     /// Frame size in bytes from which events are sent compressed; `None` turns permessage-deflate off.
     pub compress_from: Option<usize>,
+}
+
+impl RealtimeConfig {
+    /// Bytes of a replay that are pushed to a socket before it must have taken them.
+    pub(crate) fn replay_burst_bytes(&self) -> usize {
+        self.max_backlog_bytes / 2
+    }
+
+    /// What is read from the store at once. With the burst before it, a replay holds no more than a backlog may.
+    #[must_use]
+    pub fn page_limit(&self) -> PageLimit {
+        PageLimit { events: PAGE_EVENTS, bytes: self.replay_burst_bytes() }
+    }
 }

@@ -28,7 +28,7 @@ mod webhooks;
 pub use config::RealtimeConfig;
 pub use connection_permit::AcquireError;
 pub use context::Ports;
-pub use realtime::{Realtime, ReservedConnection};
+pub use realtime::{Opening, Realtime, ReservedConnection};
 pub use registry::messages::RegistryState;
 pub use socket::transport::Transport;
 pub use supervise::Tasks;

@@ -2,6 +2,7 @@
 //! shards by a hash of their stream.
 
 use std::{
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -13,9 +14,9 @@ use crate::{
     config::RealtimeConfig,
     connection_permit::{AcquireError, ConnectionPermit},
     context::Ports,
-    model::{AppId, ConnectionCounts, Identity, RevokedCredentials, StreamKey, WebhookId},
+    model::{AppId, ConnectionCounts, Grant, Identity, StreamKey, WebhookId},
     ports::{Bus, Expiry},
-    protocol::{Close, PublishedEvent, ServerFrame},
+    protocol::{ClientFrame, Close, PublishedEvent, ServerFrame},
     registry::messages::{
         Acquire, ConnectionSnapshot, CountsOf, Observe, Received, RegistryState, Route, SendFrame, StopAccepting,
     },
@@ -39,6 +40,18 @@ pub struct Realtime {
 pub struct ReservedConnection {
     permit: ConnectionPermit,
     socket_loop: SocketLoopHandle,
+}
+
+/// What was agreed on while a socket was opened.
+pub struct Opening {
+    /// Who the socket belongs to.
+    pub identity: Arc<Identity>,
+    /// Until when its token is valid; `None` for a key.
+    pub expiry: Option<Expiry>,
+    /// Whether permessage-deflate was negotiated.
+    pub deflate: bool,
+    /// A `subscribe` to begin with.
+    pub subscribe: Option<ClientFrame>,
 }
 
 impl Realtime {
@@ -149,10 +162,20 @@ impl Realtime {
         all
     }
 
-    /// Closes with 4003 the sockets whose credentials were revoked.
-    pub fn close_revoked(&self, revoked: &Arc<RevokedCredentials>) {
+    /// What the sockets of this node rest on.
+    pub async fn grants(&self) -> HashSet<Grant> {
+        let mut all = HashSet::new();
         for shard in self.shards.iter() {
-            shard.context().socket_loop.close_revoked(revoked.clone());
+            all.extend(shard.context().socket_loop.grants().await);
+        }
+        all
+    }
+
+    /// Closes the sockets that rest on these.
+    pub fn close_grants(&self, grants: HashMap<Grant, Close>) {
+        let grants = Arc::new(grants);
+        for shard in self.shards.iter() {
+            shard.context().socket_loop.close_grants(grants.clone());
         }
     }
 
@@ -196,7 +219,7 @@ impl Realtime {
 
     fn adopt_anywhere(&self, transport: Transport, read_ahead: BytesMut, deflate: bool, purpose: Purpose) {
         if let Some(shard) = self.shards.first() {
-            shard.context().socket_loop.adopt(NewSocket { transport, read_ahead, deflate, purpose });
+            shard.context().socket_loop.adopt(NewSocket { transport, read_ahead, deflate, subscribe: None, purpose });
         }
     }
 
@@ -215,16 +238,10 @@ impl Realtime {
 
 impl ReservedConnection {
     /// Hands over the socket that the connection was permitted for.
-    pub fn attach(
-        self,
-        transport: Transport,
-        read_ahead: BytesMut,
-        deflate: bool,
-        identity: Arc<Identity>,
-        expiry: Option<Expiry>,
-    ) {
+    pub fn attach(self, transport: Transport, read_ahead: BytesMut, opening: Opening) {
+        let Opening { identity, expiry, deflate, subscribe } = opening;
         let purpose = Purpose::Follow { identity, permit: self.permit, expiry };
-        self.socket_loop.adopt(NewSocket { transport, read_ahead, deflate, purpose });
+        self.socket_loop.adopt(NewSocket { transport, read_ahead, deflate, subscribe, purpose });
     }
 
     /// Joins a socket that exists in name only, for tests and benches.

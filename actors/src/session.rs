@@ -37,8 +37,6 @@ pub(crate) use self::filter::Positions;
 /// delivery.
 const BROADCAST_LATENCY_SAMPLES: u8 = 16;
 
-/// Events of one page read from the store.
-pub(crate) const PAGE: usize = 128;
 /// Pause before the store is asked again after it failed.
 pub(crate) const RETRY: Duration = Duration::from_millis(500);
 /// Messages that may wait in a session's mailbox. Past that the registry has the session resynchronise.
@@ -97,7 +95,7 @@ impl Session {
                 metrics::counter!(metric_names::GAP_PAGES, "stream" => kind.as_str()).increment(1);
                 let stream = stream_of(kind);
                 async move {
-                    let page = history.page(&stream, after, PAGE).await;
+                    let page = history.page(&stream, after).await;
                     if page.is_err() {
                         tokio::time::sleep(RETRY).await;
                     }
@@ -111,7 +109,7 @@ impl Session {
                 let stream = stream_of(kind);
                 async move {
                     loop {
-                        if let Ok(page) = history.page(&stream, after, PAGE).await {
+                        if let Ok(page) = history.page(&stream, after).await {
                             return page;
                         }
                         tokio::time::sleep(RETRY).await;

@@ -29,6 +29,7 @@ use self::{
 use crate::{
     config::RealtimeConfig,
     metric_names,
+    model::Identity,
     protocol::{
         ClientFrame, Close, ServerFrame, bare_close_frame, close_frame, parse_client_frame, ping_frame, pong_frame,
     },
@@ -166,13 +167,16 @@ impl SocketLoop {
                     self.close(key, close);
                 }
             }
-            Command::CloseRevoked(revoked) => {
-                let covered =
-                    |socket: &Socket| socket.identity.as_deref().is_some_and(|identity| revoked.covers(identity));
-                let keys: Vec<_> =
-                    self.sockets.iter().filter(|(_, socket)| covered(socket)).map(|(key, _)| key).collect();
-                for key in keys {
-                    self.close(key, Close::Revoked);
+            Command::Grants(answer) => {
+                let identities = self.sockets.values().filter_map(|socket| socket.identity.as_deref());
+                let _ = answer.send(identities.map(Identity::grant).collect());
+            }
+            Command::CloseGrants(grants) => {
+                let close_of = |socket: &Socket| grants.get(&socket.identity.as_deref()?.grant()).copied();
+                let found: Vec<_> =
+                    self.sockets.iter().filter_map(|(key, socket)| Some((key, close_of(socket)?))).collect();
+                for (key, close) in found {
+                    self.close(key, close);
                 }
             }
             Command::Drain { over } => {
@@ -185,10 +189,11 @@ impl SocketLoop {
         }
     }
 
-    fn adopt(&mut self, new_socket: NewSocket) {
+    fn adopt(&mut self, mut new_socket: NewSocket) {
         let now = Instant::now();
         let queue = &self.queue;
         let mut rejected = None;
+        let subscribe = new_socket.subscribe.take();
         let shown_expiry = new_socket.expiry().map(|expiry| expiry.at);
         let inserted = self.sockets.try_insert_with_key(|key| {
             let (socket, close) = Socket::new(new_socket, SocketSignal::new(queue.clone(), key), now)?;
@@ -215,7 +220,8 @@ impl SocketLoop {
         }
         let deflate = socket.deflates();
         if let (Some(identity), Some(permit)) = (&socket.identity, &mut socket.permit) {
-            permit.join(Join { socket: key, identity: identity.clone(), expires_at: shown_expiry, deflate });
+            let (identity, expires_at) = (identity.clone(), shown_expiry);
+            permit.join(Join { socket: key, identity, expires_at, deflate, subscribe });
             self.deadlines.add(now + WELCOME_TIMEOUT, key, Deadline::Welcome);
         } else {
             self.guarded(key, Self::on_open);

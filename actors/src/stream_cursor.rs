@@ -9,8 +9,10 @@ use crate::{
     protocol::PublishedEvent,
 };
 
-/// Greatest number of early events to keep. Further ones are dropped and fetched from the store later.
+/// Greatest number of early events to keep, …
 const REORDER_BUFFER: usize = 512;
+/// … and of their bytes. Further ones are dropped and fetched from the store later.
+const REORDER_BYTES: usize = 1 << 20;
 /// How long to wait for an overtaken event before asking the store.
 pub(crate) const REORDER_WINDOW: Duration = Duration::from_millis(10);
 
@@ -36,6 +38,7 @@ pub(crate) struct StreamCursor {
     head: Offset,
     /// Events that arrived early.
     buffered: BTreeMap<Offset, Arc<PublishedEvent>>,
+    buffered_bytes: usize,
     /// A page, or the timeout of the reorder window, is pending.
     is_waiting: bool,
     /// The highest offset known to exist when the pending page was requested.
@@ -45,7 +48,15 @@ pub(crate) struct StreamCursor {
 impl StreamCursor {
     /// A cursor at `position`: everything up to there was delivered.
     pub(crate) fn at(kind: StreamKind, position: Offset) -> Self {
-        Self { kind, position, head: position, buffered: BTreeMap::new(), is_waiting: false, head_when_asked: 0 }
+        Self {
+            kind,
+            position,
+            head: position,
+            buffered: BTreeMap::new(),
+            buffered_bytes: 0,
+            is_waiting: false,
+            head_when_asked: 0,
+        }
     }
 
     pub(crate) fn position(&self) -> Offset {
@@ -64,12 +75,16 @@ impl StreamCursor {
             self.position = offset;
             ready.push(event);
         } else {
-            self.buffered.insert(offset, event);
+            self.buffered_bytes += event.bytes();
+            if let Some(repeated) = self.buffered.insert(offset, event) {
+                self.buffered_bytes -= repeated.bytes();
+            }
         }
         self.release(ready);
-        if self.buffered.len() > REORDER_BUFFER {
+        while self.buffered.len() > REORDER_BUFFER || self.buffered_bytes > REORDER_BYTES {
             // Drops the event that is farthest from being deliverable.
-            self.buffered.pop_last();
+            let Some((_, event)) = self.buffered.pop_last() else { break };
+            self.buffered_bytes -= event.bytes();
         }
         if self.position == self.head || std::mem::replace(&mut self.is_waiting, true) {
             Need::Nothing
@@ -114,6 +129,7 @@ impl StreamCursor {
             }
         }
         self.buffered = self.buffered.split_off(&(self.position + 1));
+        self.buffered_bytes = self.buffered.values().map(|event| event.bytes()).sum();
         self.release(ready);
         if self.position < page.head || self.buffered.is_empty() {
             self.request_page()
@@ -137,6 +153,7 @@ impl StreamCursor {
             && *entry.key() <= self.position + 1
         {
             let (offset, event) = entry.remove_entry();
+            self.buffered_bytes -= event.bytes();
             if offset > self.position {
                 self.position = offset;
                 ready.push(event);

@@ -211,11 +211,23 @@ impl Authenticator {
     }
 }
 
+/// What the users of an app see.
+#[must_use]
+pub fn scope_of(app: &App) -> Scope {
+    if app.is_platform { Scope::AllApps } else { Scope::App(app.id.clone()) }
+}
+
 impl KeyHolder {
     /// Who the connection belongs to.
     #[must_use]
     pub fn identity(&self) -> Identity {
         Identity::App { app: self.app.id.clone(), key: self.key }
+    }
+
+    /// A user of the app, on a connection that the app opened for that user.
+    #[must_use]
+    pub fn identity_of(&self, user: UserId) -> Identity {
+        Identity::User { user, issuer: self.app.id.clone(), key: Some(self.key), scope: scope_of(&self.app) }
     }
 }
 
@@ -223,8 +235,8 @@ impl TokenHolder {
     /// Who the connection belongs to.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        let scope = if self.issuer.is_platform { Scope::AllApps } else { Scope::App(self.issuer.id.clone()) };
-        Identity::User { user: self.user.clone(), issuer: self.issuer.id.clone(), scope }
+        let scope = scope_of(&self.issuer);
+        Identity::User { user: self.user.clone(), issuer: self.issuer.id.clone(), key: None, scope }
     }
 
     /// When the token ends.
@@ -239,7 +251,7 @@ impl TokenHolder {
 impl Credentials for Authenticator {
     async fn refresh(&self, token: &str, holder: &Identity) -> Result<Expiry, RefreshError> {
         let refused = |code, message: &str| RefreshError { code, message: message.to_owned() };
-        if matches!(holder, Identity::App { .. }) {
+        if holder.grant().key.is_some() {
             return Err(refused("validation_failed", "an app's key does not run out: there is nothing to refresh"));
         }
         match self.token_holder(token).await {

@@ -7,6 +7,6 @@ mod seal;
 mod token;
 
 pub use api_key::ApiKeySecret;
-pub use authenticator::{AuthError, Authenticator, Caller, KeyHolder, TokenHolder};
+pub use authenticator::{AuthError, Authenticator, Caller, KeyHolder, TokenHolder, scope_of};
 pub use seal::{SealError, Sealer};
 pub use token::{TokenError, Tokens, UserToken};

@@ -48,6 +48,8 @@ struct Position {
 enum End {
     /// Reconnect.
     Lost(String),
+    /// Reconnect, but slowly: all connections are taken.
+    Busy(String),
     /// Do not reconnect: something must change first.
     Refused(String),
 }
@@ -59,20 +61,24 @@ pub(super) async fn run(args: WatchArgs) -> Result<(), CliError> {
     let pauses = || {
         ExponentialBuilder::default().with_jitter().with_max_delay(Duration::from_secs(20)).without_max_times().build()
     };
-    let mut backoff = pauses();
+    // For too many connections (contract §5).
+    let slow_pauses = || {
+        let (first, last) = (Duration::from_secs(15), Duration::from_secs(300));
+        ExponentialBuilder::default().with_min_delay(first).with_max_delay(last).without_max_times().build()
+    };
+    let (mut backoff, mut slow_backoff) = (pauses(), slow_pauses());
     loop {
         let (end, was_open) = watch_once(&args, request.clone(), &mut position).await;
         if was_open {
-            backoff = pauses();
+            (backoff, slow_backoff) = (pauses(), slow_pauses());
         }
-        match end {
+        let (why, pause) = match end {
             End::Refused(why) => return Err(CliError::Failed(why)),
-            End::Lost(why) => {
-                let pause = backoff.next().unwrap_or(Duration::from_secs(20));
-                print_error(format_args!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
-                tokio::time::sleep(pause).await;
-            }
-        }
+            End::Lost(why) => (why, backoff.next().unwrap_or(Duration::from_secs(20))),
+            End::Busy(why) => (why, slow_backoff.next().unwrap_or(Duration::from_secs(300))),
+        };
+        print_error(format_args!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -138,9 +144,13 @@ async fn watch_once(
                 let (code, text) =
                     reason.map_or((1005, String::new()), |reason| (reason.code.into(), reason.reason.to_string()));
                 let why = format!("closed with {code} {text}");
-                // `watch` cannot renew a token.
-                let is_final = Close::after_code(code) != AfterClose::Reconnect;
-                return (if is_final { End::Refused(why) } else { End::Lost(why) }, was_open);
+                let end = match Close::after_code(code) {
+                    AfterClose::Reconnect => End::Lost(why),
+                    AfterClose::ReconnectSlowly => End::Busy(why),
+                    // `watch` cannot renew a token.
+                    AfterClose::RefreshAndReconnect | AfterClose::Stop => End::Refused(why),
+                };
+                return (end, was_open);
             }
             _ => {}
         }

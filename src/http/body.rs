@@ -1,6 +1,10 @@
 //! Request bodies: read up to a limit, and parsed field by field, so that one answer names every fault.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map},
+    pin::Pin,
+    time::Duration,
+};
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -9,8 +13,8 @@ use actix_web::{
     web::{Bytes, BytesMut, Data},
 };
 use futures_util::StreamExt as _;
-use oriva_hub_actors::model::{Invalid, parse_json, whole_number};
-use serde_json::{Map, Value};
+use oriva_hub_actors::model::{Entry, Invalid, JsonObject, entries, parse_json, whole_number};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::problem::{Code, Problem};
 use crate::store::{FaultyField, ItemError};
@@ -23,7 +27,7 @@ pub struct MaxBodyBytes(pub usize);
 /// what is missing.
 const LONGEST_BODY: Duration = Duration::from_secs(60);
 
-/// Greatest size of `event_data`, `context_data` and `metadata`, in bytes of JSON.
+/// Greatest size of `event_data`, `context_data` and `metadata`, in bytes of JSON as it was sent.
 pub const MAX_OBJECT_BYTES: usize = 64 * 1024;
 
 /// Greatest number of faults that one answer lists for an object, so that an answer is not longer than its request.
@@ -50,28 +54,27 @@ impl FromRequest for Body {
 }
 
 impl Body {
-    /// Reads the body as a JSON object. Returns it with its bytes.
+    /// Reads a body that must be there. [`Fields::parse`] takes it.
     ///
     /// # Errors
     /// 413, 415, or 400 `malformed_json`.
-    pub async fn object(self) -> Result<(Bytes, Map<String, Value>), Problem> {
+    pub async fn json(self) -> Result<Bytes, Problem> {
         self.must_be_json()?;
-        let bytes = self.read().await?;
-        let map = parse_object(&bytes)?;
-        Ok((bytes, map))
+        self.read().await
     }
 
-    /// As [`Body::object`], but no body, or `null`, counts as an empty object.
+    /// As [`Body::json`], but no body, or `null`, counts as an empty object.
     ///
     /// # Errors
-    /// As [`Body::object`].
-    pub async fn object_or_nothing(self) -> Result<Map<String, Value>, Problem> {
+    /// As [`Body::json`].
+    pub async fn json_or_nothing(self) -> Result<Bytes, Problem> {
         let has_type = self.request.headers().contains_key(header::CONTENT_TYPE);
         if has_type {
             self.must_be_json()?;
         }
         let bytes = self.read().await?;
-        if bytes.is_empty() || bytes.trim_ascii() == b"null" { Ok(Map::new()) } else { parse_object(&bytes) }
+        let is_nothing = bytes.is_empty() || bytes.trim_ascii() == b"null";
+        Ok(if is_nothing { Bytes::from_static(b"{}") } else { bytes })
     }
 
     fn must_be_json(&self) -> Result<(), Problem> {
@@ -80,7 +83,9 @@ impl Body {
         let essence = media_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
         let is_json =
             essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
-        let is_plain = headers.get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+        let is_plain = headers
+            .get(header::CONTENT_ENCODING)
+            .is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
         if is_json && is_plain {
             Ok(())
         } else {
@@ -101,7 +106,7 @@ impl Body {
         loop {
             let Ok(chunk) = tokio::time::timeout_at(until, self.payload.next()).await else {
                 let detail = format!("the body did not come within {} s", LONGEST_BODY.as_secs());
-                return Err(Problem::new(Code::MalformedJson, detail));
+                return Err(Problem::new(Code::RequestTimeout, detail));
             };
             let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| Problem::new(Code::MalformedJson, "the body ended early"))?;
@@ -111,14 +116,6 @@ impl Body {
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes.freeze())
-    }
-}
-
-fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
-    match parse_json(bytes) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object")),
-        Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
     }
 }
 
@@ -137,17 +134,67 @@ impl BatchFaults {
     }
 }
 
+/// A field as it was sent.
+enum Sent<'a> {
+    Json(&'a RawValue),
+    /// A parameter of the address.
+    Parameter(String),
+}
+
 /// The fields of an object while it is parsed. Fields that nobody takes are unknown. Faults are collected, so that all
 /// of them are in the answer.
-pub struct Fields {
-    map: Map<String, Value>,
+pub struct Fields<'a> {
+    fields: BTreeMap<String, Sent<'a>>,
     faults: Vec<FaultyField>,
 }
 
-impl Fields {
+impl<'a> Fields<'a> {
+    /// The fields of a body. A field that is there twice is a fault.
+    ///
+    /// # Errors
+    /// 400 where it is no JSON object.
+    pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
+        match entries(body) {
+            Ok(entries) => Ok(Self::of_entries(entries)),
+            Err(error) if error.is_data() => {
+                Err(Problem::new(Code::ValidationFailed, "the body must be a JSON object"))
+            }
+            Err(_) if body.starts_with("\u{feff}".as_bytes()) => {
+                let detail = "the body begins with a byte order mark (U+FEFF): send JSON without it (RFC 8259)";
+                Err(Problem::new(Code::MalformedJson, detail))
+            }
+            Err(error) => Err(Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))),
+        }
+    }
+
+    /// The fields of a batch's item. `None` if it is no object.
     #[must_use]
-    pub fn new(map: Map<String, Value>) -> Self {
-        Self { map, faults: Vec::new() }
+    pub fn of_item(item: &'a RawValue) -> Option<Self> {
+        entries(item.get().as_bytes()).ok().map(Self::of_entries)
+    }
+
+    fn of_entries(entries: Vec<Entry<'a>>) -> Self {
+        Self::of_pairs(entries.into_iter().map(|entry| (entry.name, Sent::Json(entry.value))))
+    }
+
+    /// The parameters of an address. One that is there twice is a fault.
+    #[must_use]
+    pub fn of_parameters(parameters: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self::of_pairs(parameters.into_iter().map(|(name, value)| (name, Sent::Parameter(value))))
+    }
+
+    fn of_pairs(pairs: impl Iterator<Item = (String, Sent<'a>)>) -> Self {
+        let mut parsed = Self { fields: BTreeMap::new(), faults: Vec::new() };
+        for (name, sent) in pairs {
+            match parsed.fields.entry(name) {
+                btree_map::Entry::Vacant(place) => _ = place.insert(sent),
+                btree_map::Entry::Occupied(place) => {
+                    let name = place.key().clone();
+                    parsed.fault(&name, "must be given once");
+                }
+            }
+        }
+        parsed
     }
 
     /// Notes a fault. Those beyond [`MAX_FAULTS`] are dropped.
@@ -160,21 +207,38 @@ impl Fields {
 
     /// Takes a field that may be absent or null.
     pub fn take(&mut self, name: &str) -> Option<Value> {
-        self.map.remove(name).filter(|value| !value.is_null())
+        match self.fields.remove(name)? {
+            Sent::Parameter(text) => Some(Value::String(text)),
+            Sent::Json(json) => match parse_json(json.get().as_bytes()) {
+                Ok(value) => Some(value).filter(|value| !value.is_null()),
+                Err(error) => {
+                    self.fault(name, &format!("cannot be read: {error}"));
+                    None
+                }
+            },
+        }
+    }
+
+    /// Takes a field of a body that may be absent or null, as it was written.
+    fn take_json(&mut self, name: &str) -> Option<&'a RawValue> {
+        match self.fields.remove(name)? {
+            Sent::Json(json) if json.get() != "null" => Some(json),
+            _ => None,
+        }
     }
 
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.map.contains_key(name)
+        self.fields.contains_key(name)
     }
 
     /// Renames a field that the client sent under its alias. To send both is a fault.
     pub fn rename(&mut self, alias: &str, name: &str) {
-        if let Some(value) = self.map.remove(alias) {
+        if let Some(sent) = self.fields.remove(alias) {
             if self.has(name) {
                 self.fault(alias, &format!("is another name for {name}: send one of them"));
             } else {
-                self.map.insert(name.to_owned(), value);
+                self.fields.insert(name.to_owned(), sent);
             }
         }
     }
@@ -213,9 +277,13 @@ impl Fields {
 
     /// Removes a field that is absent or null, and says whether it was.
     pub fn is_absent(&mut self, name: &str) -> bool {
-        let lacks = self.map.get(name).is_none_or(Value::is_null);
+        let lacks = match self.fields.get(name) {
+            None => true,
+            Some(Sent::Json(json)) => json.get() == "null",
+            Some(Sent::Parameter(_)) => false,
+        };
         if lacks {
-            self.map.remove(name);
+            self.fields.remove(name);
         }
         lacks
     }
@@ -229,29 +297,35 @@ impl Fields {
     }
 
     /// Takes a required array of 1 to `max` items.
-    pub fn batch(&mut self, name: &str, max: usize) -> Option<Vec<Value>> {
-        match self.take(name) {
-            Some(Value::Array(items)) if (1..=max).contains(&items.len()) => Some(items),
-            _ => {
-                self.fault(name, &format!("must be an array of 1 to {max}"));
+    pub fn batch(&mut self, name: &str, max: usize) -> Option<Vec<&'a RawValue>> {
+        let items = self.take_json(name).and_then(|json| serde_json::from_str::<Vec<&RawValue>>(json.get()).ok());
+        let items = items.filter(|items| (1..=max).contains(&items.len()));
+        if items.is_none() {
+            self.fault(name, &format!("must be an array of 1 to {max}"));
+        }
+        items
+    }
+
+    /// Takes an optional object that is passed on as it was written.
+    pub fn object(&mut self, name: &str) -> Option<JsonObject> {
+        let json = self.take_json(name)?;
+        if json.get().len() > MAX_OBJECT_BYTES {
+            self.fault(name, &format!("must be at most {MAX_OBJECT_BYTES} bytes of JSON"));
+            return None;
+        }
+        match JsonObject::from_client(json) {
+            Ok(object) => Some(object),
+            Err(Invalid(rule)) => {
+                self.fault(name, &rule);
                 None
             }
         }
     }
 
-    /// Takes an optional object of at most `max_bytes` when encoded.
-    pub fn object(&mut self, name: &str, max_bytes: usize) -> Option<Map<String, Value>> {
+    /// Takes an optional object that the hub reads itself.
+    pub fn map(&mut self, name: &str) -> Option<Map<String, Value>> {
         match self.take(name)? {
-            Value::Object(map) => {
-                let value = Value::Object(map);
-                if value.to_string().len() > max_bytes {
-                    self.fault(name, &format!("must be at most {max_bytes} bytes of JSON"));
-                } else if has_nul(&value) {
-                    self.fault(name, "must not contain the character U+0000");
-                } else if let Value::Object(map) = value {
-                    return Some(map);
-                }
-            }
+            Value::Object(map) => return Some(map),
             _ => self.fault(name, "must be an object"),
         }
         None
@@ -280,20 +354,10 @@ impl Fields {
     /// # Errors
     /// All faulty fields.
     pub fn finish(mut self) -> Result<(), Vec<FaultyField>> {
-        for name in std::mem::take(&mut self.map).keys() {
+        for name in std::mem::take(&mut self.fields).keys() {
             self.fault(name, "is not a field of this request");
         }
         if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
-    }
-}
-
-/// PostgreSQL can store U+0000 in neither text nor jsonb.
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(map) => map.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
-        _ => false,
     }
 }
 
@@ -316,10 +380,21 @@ mod tests {
 
     #[test]
     fn an_answer_is_not_longer_than_its_request() {
-        let map = (0..10_000).map(|n| (format!("{n}-{}", "x".repeat(100)), Value::Null)).collect();
-        let faults = Fields::new(map).finish().unwrap_err();
+        let sent: Map<_, _> = (0..10_000).map(|n| (format!("{n}-{}", "x".repeat(100)), Value::Null)).collect();
+        let sent = serde_json::to_vec(&sent).unwrap();
+        let faults = Fields::parse(&sent).unwrap().finish().unwrap_err();
         assert_eq!(faults.len(), MAX_FAULTS);
         assert!(faults.iter().all(|fault| fault.field.chars().count() <= MAX_NAME_CHARACTERS));
+    }
+
+    #[test]
+    fn a_field_that_is_there_twice_is_named() {
+        let sent = br#"{"title":"A","t\u0069tle":"B","limits":{"read":1,"read":2}}"#;
+        let mut fields = Fields::parse(sent).unwrap();
+        assert_eq!(fields.take("title"), Some("A".into()));
+        assert_eq!(fields.map("limits"), None);
+        let faults = fields.finish().unwrap_err();
+        assert_eq!(faults.iter().map(|fault| &*fault.field).collect::<Vec<_>>(), ["title", "limits"]);
     }
 
     #[test]
@@ -336,8 +411,8 @@ mod tests {
         let begun = futures_util::stream::once(async { Ok(Bytes::from_static(b"{")) });
         let payload = begun.chain(futures_util::stream::pending());
         let body = Body { request, payload: Payload::Stream { payload: Box::pin(payload) } };
-        let problem = body.object().await.unwrap_err();
-        assert_eq!(actix_web::ResponseError::status_code(&problem), StatusCode::BAD_REQUEST);
+        let problem = body.json().await.unwrap_err();
+        assert_eq!(actix_web::ResponseError::status_code(&problem), StatusCode::REQUEST_TIMEOUT);
         assert!(format!("{problem:?}").contains("within 60 s"), "{problem:?}");
     }
 }

@@ -1,7 +1,11 @@
 //! The outermost layer of HTTP: request id, span, log line, security and rate-limit headers, the deadline of a request, and
 //! 503 for new requests but probes while the hub drains.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     Error, HttpMessage, ResponseError as _,
@@ -9,7 +13,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     error::InternalError,
     http::{
-        Method, StatusCode,
+        ConnectionType, Method, StatusCode,
         header::{self, HeaderMap, HeaderValue},
     },
     middleware::Next,
@@ -25,6 +29,24 @@ use crate::{hub::Hub, limits::RateLimitStatus, metrics};
 
 /// Deadline of a request, its body included. Longer than the slowest webhook test may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(75);
+
+/// Whether an answer on this connection said that it is the last. Requests behind it are neither read nor worked on: the
+/// client may send them again elsewhere (RFC 9112 §9.6).
+#[derive(Debug, Default)]
+pub struct ClosingAnswer(Cell<bool>);
+
+impl ClosingAnswer {
+    /// Whether there was such an answer.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.get()
+    }
+
+    /// There was one.
+    pub fn set(&self) {
+        self.0.set(true);
+    }
+}
 
 /// Runs around every handler.
 ///
@@ -45,9 +67,18 @@ pub async fn request_context(
     }
     let _tracked = request.app_data::<Data<Hub>>().map(|hub| hub.track_request());
     let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
+    // actix-http ends a connection after a request that asked for any upgrade, h2c for example. The client has to know,
+    // or it sends its next request into the closing connection.
+    let is_last = matches!(request.head().connection_type(), ConnectionType::Upgrade | ConnectionType::Close);
+    let closing = request.conn_data::<Rc<ClosingAnswer>>().cloned();
+    let is_behind_last = closing.as_ref().is_some_and(|closing| closing.is_set());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
     let hub = request.app_data::<Data<Hub>>().cloned();
     let work = async {
+        if is_behind_last {
+            let answer = Problem::overloaded("the connection was to end with an earlier request").error_response();
+            return Ok(request.into_response(answer).map_into_right_body());
+        }
         if is_draining && !is_probe {
             let answer = Problem::overloaded("the hub is stopping; ask again").error_response();
             return Ok(request.into_response(answer).map_into_right_body());
@@ -70,10 +101,15 @@ pub async fn request_context(
         // The request is gone with its handler.
         Err(answer) => (answer.status(), None, None),
     };
-    let headers = match &mut answer {
-        Ok(answer) => answer.headers_mut(),
-        Err(answer) => answer.headers_mut(),
+    let head = match &mut answer {
+        Ok(answer) => answer.response_mut().head_mut(),
+        Err(answer) => answer.head_mut(),
     };
+    if is_last || is_behind_last {
+        head.set_connection_type(ConnectionType::Close);
+        closing.iter().for_each(|closing| closing.set());
+    }
+    let headers = head.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(request_id::HEADER, value);
     }

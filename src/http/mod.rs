@@ -26,7 +26,7 @@ use actix_web::{
 
 pub use body::MaxBodyBytes;
 pub use client_address::TrustedProxies;
-pub use middleware::request_context;
+pub use middleware::{ClosingAnswer, request_context};
 pub use problem::{Code, Problem};
 
 /// Every route but the stream's, whose requests never come here: they leave HTTP before (see `stream`).

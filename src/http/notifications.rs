@@ -4,15 +4,14 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path},
 };
-use oriva_hub_actors::model::{AppId, NotificationId, UserId};
+use oriva_hub_actors::model::{AppId, JsonObject, NotificationId, UserId};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{
     Problem,
     auth::{AppKey, InboxAccess},
-    body::{Body, Fields, MAX_OBJECT_BYTES, text},
+    body::{Body, Fields, text},
     openapi::{
         answers::{Limited, WithBody},
         parameters::OfNotification,
@@ -157,21 +156,20 @@ struct Asked {
     status: Status,
     dismissed_from: Option<String>,
     click_action: Option<String>,
-    metadata: Map<String, Value>,
+    metadata: JsonObject,
 }
 
 impl Asked {
     async fn read(body: Body) -> Result<Self, Problem> {
-        let (_, map) = body.object().await?;
-        Self::parse(map).map_err(Problem::invalid)
+        let bytes = body.json().await?;
+        Self::parse(Fields::parse(&bytes)?).map_err(Problem::invalid)
     }
 
-    fn parse(map: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
-        let mut fields = Fields::new(map);
+    fn parse(mut fields: Fields<'_>) -> Result<Self, Vec<FaultyField>> {
         let status = fields.required("status", Status::parse);
         let dismissed_from = fields.optional("dismissed_from", text(1..=255));
         let click_action = fields.optional("click_action", text(1..=255));
-        let metadata = fields.object("metadata", MAX_OBJECT_BYTES).unwrap_or_default();
+        let metadata = fields.object("metadata").unwrap_or_else(JsonObject::empty);
         fields.finish()?;
         // A fault was noted if it is missing.
         let status = status.ok_or_else(Vec::new)?;

@@ -20,6 +20,8 @@ use crate::{
 const TYPE_BASE: &str = "https://oriva-hub.example/errors/";
 /// `Retry-After` of 503, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
+/// After a refusal for the connection limit (contract §5).
+const CONNECTION_RETRY_AFTER_SECONDS: u64 = 15;
 
 /// An error code: slug, status, title.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -50,6 +52,8 @@ pub enum Code {
     IdempotencyMismatch,
     /// The body is too large.
     PayloadTooLarge,
+    /// The body did not come in time.
+    RequestTimeout,
     /// The body is not declared as JSON.
     UnsupportedMediaType,
     /// The caller has used its requests of this window.
@@ -77,6 +81,7 @@ impl Code {
             Self::InvalidTransition => ("invalid_transition", 400, "Invalid transition"),
             Self::IdempotencyMismatch => ("idempotency_mismatch", 422, "Idempotency key reused"),
             Self::PayloadTooLarge => ("payload_too_large", 413, "Payload too large"),
+            Self::RequestTimeout => ("request_timeout", 408, "Request timeout"),
             Self::UnsupportedMediaType => ("unsupported_media_type", 415, "Unsupported media type"),
             Self::RateLimited => ("rate_limited", 429, "Too many requests"),
             Self::ConnectionLimit => ("connection_limit", 429, "Too many connections"),
@@ -161,6 +166,13 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(Code::Overloaded, detail) }
     }
 
+    /// 429: the user or app holds as many connections as it may.
+    #[must_use]
+    pub fn connection_limit(limit: usize) -> Self {
+        let detail = format!("{limit} connections are open already; come back slowly");
+        Self { retry_after: Some(CONNECTION_RETRY_AFTER_SECONDS), ..Self::new(Code::ConnectionLimit, detail) }
+    }
+
     /// 500. The cause goes to the log only.
     #[must_use]
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
@@ -217,6 +229,10 @@ impl ResponseError for Problem {
         response.content_type("application/problem+json");
         if let Some(seconds) = self.retry_after {
             response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if self.code == Code::UnsupportedMediaType {
+            // RFC 9110 §15.5.16: compression may have been the reason.
+            response.insert_header((header::ACCEPT_ENCODING, "identity"));
         }
         if let Some(methods) = &self.allow {
             response.insert_header((header::ALLOW, methods.as_str()));

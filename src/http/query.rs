@@ -3,7 +3,6 @@
 use actix_web::web::Query;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use oriva_hub_actors::model::Invalid;
-use serde_json::{Map, Value};
 
 use super::body::Fields;
 
@@ -11,20 +10,10 @@ use super::body::Fields;
 pub type Parameters = Query<Vec<(String, String)>>;
 
 /// Splits the parameters. A repeated one is a fault, except `repeatable`, whose values are returned.
-pub fn fields(parameters: Parameters, repeatable: Option<&str>) -> (Fields, Vec<String>) {
-    let (mut map, mut repeated, mut values) = (Map::new(), Vec::new(), Vec::new());
-    for (name, value) in parameters.into_inner() {
-        if Some(&*name) == repeatable {
-            values.push(value);
-        } else if map.insert(name.clone(), Value::String(value)).is_some() {
-            repeated.push(name);
-        }
-    }
-    let mut fields = Fields::new(map);
-    for name in repeated {
-        fields.fault(&name, "must be given once");
-    }
-    (fields, values)
+pub fn fields(parameters: Parameters, repeatable: Option<&str>) -> (Fields<'static>, Vec<String>) {
+    let (values, once): (Vec<_>, Vec<_>) =
+        parameters.into_inner().into_iter().partition(|(name, _)| Some(&**name) == repeatable);
+    (Fields::of_parameters(once), values.into_iter().map(|(_, value)| value).collect())
 }
 
 /// A rule for whole numbers.
@@ -36,7 +25,7 @@ pub fn number(range: std::ops::RangeInclusive<u64>) -> impl FnOnce(&str) -> Resu
 }
 
 /// `limit` and `offset`.
-pub fn window(fields: &mut Fields, default: u64, max: u64) -> (u32, u64) {
+pub fn window(fields: &mut Fields<'_>, default: u64, max: u64) -> (u32, u64) {
     let limit = fields.optional("limit", number(1..=max)).unwrap_or(default);
     // Half of the range, so that the sum of both still fits a `bigint`.
     let offset = fields.optional("offset", number(0..=i64::MAX.unsigned_abs() / 2)).unwrap_or(0);
@@ -44,7 +33,7 @@ pub fn window(fields: &mut Fields, default: u64, max: u64) -> (u32, u64) {
 }
 
 /// `cursor`: where the page before ended. To send it with `offset` is a fault.
-pub fn cursor<T>(fields: &mut Fields, offset: u64, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+pub fn cursor<T>(fields: &mut Fields<'_>, offset: u64, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     let place = fields.optional("cursor", |text| decode(text, parse));
     if place.is_some() && offset > 0 {
         fields.fault("offset", "does not go with cursor");

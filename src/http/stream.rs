@@ -17,13 +17,13 @@ use actix_http::{
 use actix_web::http::header::{self, HeaderValue};
 use futures_util::SinkExt as _;
 use oriva_hub_actors::{
-    AcquireError, Transport, metric_names,
-    model::{AppId, Identity, RevokedCredentials},
+    AcquireError, Opening, ReservedConnection, Transport, metric_names,
+    model::{Identity, Scope},
     ports::Expiry,
-    protocol::Close,
+    protocol::{ClientFrame, Close},
 };
 
-use self::handshake::Offer;
+use self::handshake::{Offer, StreamParameters};
 use super::{
     middleware::add_security_headers,
     openapi::answers::{Checked, Limited},
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     auth::{AuthError, Caller},
     hub::Hub,
+    store::FaultyField,
 };
 
 const PATH: &str = "/api/v1/events/stream";
@@ -123,11 +124,10 @@ async fn serve<T: IntoTransport>(
     if let Err(error) = ws::verify_handshake(request.head()) {
         return reject(&mut framed, &id, &Problem::new(Code::ValidationFailed, error.to_string())).await;
     }
-    let offer = Offer::read(&request);
+    let (offer, parameters) = Offer::read(&request);
     let generation = hub.auth().generation();
-    let admitted = admit(&hub, &offer).await;
-    match admitted {
-        Ok(Admitted { identity, expiry, reserved }) => {
+    match admit(&hub, &offer, parameters).await {
+        Ok(Admitted { identity, expiry, subscribe, reserved }) => {
             let deflate = offer.deflate.filter(|_| hub.realtime().compresses());
             accept(&mut framed, &request, &id, offer.speaks_v1, deflate).await?;
             tracing::info!(
@@ -138,10 +138,10 @@ async fn serve<T: IntoTransport>(
             );
             metrics::counter!(metric_names::STREAMS_OPENED).increment(1);
             let parts = framed.into_parts();
-            let identity = Arc::new(identity);
-            reserved.attach(parts.io.into_transport()?, parts.read_buf, deflate.is_some(), identity.clone(), expiry);
+            let opening = Opening { identity: identity.clone(), expiry, deflate: deflate.is_some(), subscribe };
+            reserved.attach(parts.io.into_transport()?, parts.read_buf, opening);
             if generation != hub.auth().generation() {
-                recheck_revocation(&hub, &offer, &identity).await;
+                recheck(&hub, &offer, &identity).await;
             }
             Ok(())
         }
@@ -160,31 +160,31 @@ async fn serve<T: IntoTransport>(
     }
 }
 
-/// Closes a race with revocation: a credential that was revoked while this socket was opening was not in the list of
-/// sockets to close. After this check the socket is in that list.
-async fn recheck_revocation(hub: &Hub, offer: &Offer, identity: &Identity) {
+/// Closes a race with a change of apps or keys: a socket that was opening meanwhile was not among those that were
+/// compared with the store. From now on it is.
+async fn recheck(hub: &Hub, offer: &Offer, identity: &Identity) {
     let Some(credential) = &offer.credential else { return };
-    if matches!(
-        hub.auth().authenticate(credential).await,
-        Err(AuthError::Revoked | AuthError::Inactive | AuthError::Unknown)
-    ) {
-        let revoked = match identity {
-            Identity::App { key, .. } => RevokedCredentials { keys: [*key].into(), ..RevokedCredentials::default() },
-            Identity::User { issuer, .. } => {
-                RevokedCredentials { apps: [issuer.clone()].into(), ..RevokedCredentials::default() }
-            }
-        };
-        hub.realtime().close_revoked(&Arc::new(revoked));
-    }
+    let close = match hub.auth().authenticate(credential).await {
+        Ok(caller) if scope_now(&caller) != identity.scope() => Close::TokenExpired,
+        Err(AuthError::Revoked | AuthError::Inactive) => Close::Revoked,
+        // A token that ended meanwhile closes its own socket; what the store does not answer, identity_watch asks again.
+        Ok(_) | Err(_) => return,
+    };
+    hub.realtime().close_grants([(identity.grant(), close)].into());
 }
 
 struct Admitted {
-    identity: Identity,
+    identity: Arc<Identity>,
     expiry: Option<Expiry>,
-    reserved: oriva_hub_actors::ReservedConnection,
+    subscribe: Option<ClientFrame>,
+    reserved: ReservedConnection,
 }
 
-async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Rejection> {
+async fn admit(
+    hub: &Hub,
+    offer: &Offer,
+    parameters: Result<StreamParameters, Vec<FaultyField>>,
+) -> Result<Admitted, Rejection> {
     if hub.is_draining() {
         return Err(Rejection {
             problem: Problem::overloaded("the hub is stopping; ask again"),
@@ -201,28 +201,42 @@ async fn admit(hub: &Hub, offer: &Offer) -> Result<Admitted, Rejection> {
         AuthError::Store(_) => Rejection { problem: error.into(), close: Close::Internal },
         AuthError::Unknown | AuthError::Expired => Rejection { problem: error.into(), close: Close::TokenExpired },
     })?;
-    let (identity, expiry) = match caller {
-        Caller::App(holder) => (holder.identity(), None),
-        Caller::User(holder) => (holder.identity(), Some(holder.expiry())),
-        Caller::Admin => {
-            return Err(Rejection::new(Code::Forbidden, "the admin key opens no stream", Close::Revoked));
-        }
+    let forbidden = |detail| Rejection::new(Code::Forbidden, detail, Close::Revoked);
+    let app = match &caller {
+        Caller::App(holder) => &holder.app.id,
+        Caller::User(holder) => &holder.issuer.id,
+        Caller::Admin => return Err(forbidden("the admin key opens no stream")),
     };
-    if let Some(asked) = &offer.app_id
-        && AppId::parse(asked).as_ref() != Ok(identity.app())
-    {
-        return Err(Rejection::new(Code::Forbidden, "app_id is not the credential's own app", Close::Revoked));
+    let parameters =
+        parameters.map_err(|faults| Rejection { problem: Problem::invalid(faults), close: Close::BadAddress })?;
+    if parameters.app_id.is_some_and(|asked| asked != *app) {
+        return Err(forbidden("app_id is not the credential's own app"));
     }
+    let (identity, expiry) = match (caller, parameters.user_id) {
+        (Caller::App(holder), Some(user)) => (holder.identity_of(user), None),
+        (Caller::App(holder), None) => (holder.identity(), None),
+        (Caller::User(holder), asked) if asked.as_ref().is_none_or(|user| *user == holder.user) => {
+            (holder.identity(), Some(holder.expiry()))
+        }
+        _ => return Err(forbidden("user_id is not the token's own user")),
+    };
     let reserved = hub.realtime().acquire(&identity).await.map_err(|error| match error {
         AcquireError::LimitReached { limit } => {
-            let detail = format!("{limit} connections are open already");
-            Rejection::new(Code::ConnectionLimit, &detail, Close::TooManyConnections)
+            Rejection { problem: Problem::connection_limit(limit), close: Close::TooManyConnections }
         }
         AcquireError::Draining => {
             Rejection { problem: Problem::overloaded("no new streams now"), close: Close::GoingAway }
         }
     })?;
-    Ok(Admitted { identity, expiry, reserved })
+    Ok(Admitted { identity: Arc::new(identity), expiry, subscribe: parameters.subscribe, reserved })
+}
+
+/// The scope that connections of this caller are counted in.
+fn scope_now(caller: &Caller) -> Scope {
+    match caller {
+        Caller::User(holder) => holder.identity().scope(),
+        Caller::App(_) | Caller::Admin => Scope::AllApps,
+    }
 }
 
 async fn accept<T: IntoTransport>(

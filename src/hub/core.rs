@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use oriva_hub_actors::{Realtime, Tasks, model::RevokedCredentials};
+use oriva_hub_actors::{Realtime, Tasks};
 use tokio::sync::Notify;
 
 use super::{
@@ -125,14 +125,6 @@ impl Hub {
     #[must_use]
     pub fn apps(&self) -> &Apps {
         &self.apps
-    }
-
-    /// Empties the cache of credentials, and closes the sockets of those that were revoked.
-    pub fn credentials_changed(&self, revoked: RevokedCredentials) {
-        self.auth.forget();
-        if !revoked.is_empty() {
-            self.realtime.close_revoked(&Arc::new(revoked));
-        }
     }
 
     /// Whether requests can be served.

@@ -1,7 +1,7 @@
 //! The body of a webhook request (contract §7).
 
 use oriva_hub_actors::{
-    model::{AppId, Category, Event, EventId, Timestamp, UserId, parse_json},
+    model::{AppId, Category, Event, EventId, JsonObject, Offset, Timestamp, UserId},
     protocol::PublishedEvent,
 };
 use serde::Serialize;
@@ -15,39 +15,41 @@ pub(super) fn body(published: &PublishedEvent) -> String {
         event_type: &'a str,
         event_category: Category,
         timestamp: Timestamp,
+        created_at: Timestamp,
         app_id: &'a AppId,
         user_id: Option<&'a UserId>,
         entity_type: &'a str,
         entity_id: &'a str,
-        event_data: &'a Map<String, Value>,
-        data: &'a Map<String, Value>,
+        offset: Offset,
+        event_data: &'a JsonObject,
+        data: JsonObject,
     }
     let event = published.event();
-    let event_data = match parse_json(event.data.as_str().as_bytes()) {
-        Ok(Value::Object(data)) => data,
-        _ => Map::new(),
-    };
     let payload = Payload {
         event_id: event.id,
         event_type: published.full_type(),
         event_category: event.category,
         timestamp: event.timestamp,
+        created_at: event.created_at,
         app_id: &event.app_id,
         user_id: event.user_id.as_ref(),
         entity_type: &event.entity_type,
         entity_id: &event.entity_id,
-        data: &data(event, event_data.clone()),
-        event_data: &event_data,
+        offset: event.offsets.app,
+        event_data: &event.data,
+        data: data(event),
     };
-    serde_json::to_string(&payload).unwrap_or_default()
+    serde_json::to_string(&payload).expect("its fields are strings, numbers and JSON text")
 }
 
 /// The event's data, with the entity's fields added. The entity's fields win.
-fn data(event: &Event, mut data: Map<String, Value>) -> Map<String, Value> {
-    if event.entity_type == "notification" {
-        data.entry("notification_id").or_insert_with(|| Value::String(event.entity_id.clone()));
+fn data(event: &Event) -> JsonObject {
+    let text = |text: &str| Value::String(text.to_owned());
+    let mut entity = Map::new();
+    entity.insert("entity_type".to_owned(), text(&event.entity_type));
+    entity.insert("entity_id".to_owned(), text(&event.entity_id));
+    if event.entity_type == "notification" && !event.data.has("notification_id") {
+        entity.insert("notification_id".to_owned(), text(&event.entity_id));
     }
-    data.insert("entity_type".to_owned(), Value::String(event.entity_type.clone()));
-    data.insert("entity_id".to_owned(), Value::String(event.entity_id.clone()));
-    data
+    event.data.with_fields(&entity)
 }

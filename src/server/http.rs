@@ -7,9 +7,13 @@ use std::{
 };
 
 use actix_cors::Cors;
-use actix_http::HttpService;
+use actix_http::{HttpService, Protocol, error::DispatchError};
+use actix_rt::net::TcpStream;
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
-use actix_tls::accept::rustls_0_23::reexports::ServerConfig;
+use actix_tls::accept::{
+    TlsError,
+    rustls_0_23::{Acceptor, TlsStream, reexports::ServerConfig},
+};
 use actix_web::{
     App, Error,
     dev::AppConfig,
@@ -17,7 +21,9 @@ use actix_web::{
     web::Data,
 };
 
-use super::error::ServeError;
+use socket2::TcpKeepalive;
+
+use super::{connection::Connection, error::ServeError};
 use crate::{
     config::Config,
     http::{MaxBodyBytes, TrustedProxies, openapi, request_context, routes, stream},
@@ -26,6 +32,10 @@ use crate::{
 
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The kernel asks the other end of a silent connection whether it is there: after this time, …
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// … and again at this interval.
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Connections to one HTTP worker. The limit of open files comes first.
 const MAX_CONNECTIONS: usize = 100_000;
 
@@ -65,7 +75,9 @@ macro_rules! http_service {
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(REQUEST_HEAD_TIMEOUT)
             .client_disconnect_timeout(Duration::from_secs(1))
-            .tcp_nodelay(true)
+            .on_connect_ext(|connection: &Connection<_>, extensions| {
+                extensions.insert(connection.closing().clone());
+            })
             .upgrade(fn_service(move |pair| {
                 let served = stream::upgrade(upgrade.clone(), pair);
                 async move { served.await.map_err(Error::from) }
@@ -90,10 +102,33 @@ pub(super) fn serve_http(
         .disable_signals();
     let config = config.clone();
     let builder = match tls {
-        None => builder.listen("http", listener, move || http_service!(config, hub).tcp())?,
-        Some(tls) => builder.listen("https", listener, move || http_service!(config, hub).rustls_0_23(tls.clone()))?,
+        None => builder.listen("http", listener, move || {
+            fn_service(async |stream: TcpStream| {
+                let peer = prepare(&stream);
+                Ok::<_, DispatchError>((Connection::new(stream), Protocol::Http1, peer))
+            })
+            .and_then(http_service!(config, hub))
+        })?,
+        Some(tls) => builder.listen("https", listener, move || {
+            Acceptor::new(tls.clone())
+                .map_err(TlsError::into_service_error)
+                .map(|stream: TlsStream<TcpStream>| {
+                    let peer = prepare(stream.get_ref().0);
+                    (Connection::new(stream), Protocol::Http1, peer)
+                })
+                .and_then(http_service!(config, hub).map_err(TlsError::Service))
+        })?,
     };
     Ok(builder.run())
+}
+
+/// Sets what every accepted connection needs. Returns who is at its other end.
+fn prepare(stream: &TcpStream) -> Option<SocketAddr> {
+    let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE_INTERVAL);
+    // A connection that is gone already fails when it is read.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    stream.peer_addr().ok()
 }
 
 fn cors(config: &Config) -> Cors {

@@ -16,15 +16,12 @@ pub mod sqlite;
 mod status;
 mod webhook;
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{
-        AppId, DeliveryId, KeyId, NodeId, NotificationId, Offset, RevokedCredentials, StreamKey, Timestamp, UserId,
-        WebhookId,
-    },
-    ports::{Attempt, Page},
+    model::{AppId, DeliveryId, KeyId, NodeId, NotificationId, Offset, StreamKey, Timestamp, UserId, WebhookId},
+    ports::{Attempt, Page, PageLimit},
 };
 
 use uuid::Uuid;
@@ -35,7 +32,7 @@ pub use append::{
 };
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use event::NewEvent;
-pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey};
+pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, PageRequest};
 pub use notification::{
     AccessScope, Change, ChangeError, Content, DeliveryReceipt, FeedFilter, FeedPage, FeedPosition, Lookup,
     NewNotification, Notification, NotificationRecord, NotificationState, Priority,
@@ -175,9 +172,9 @@ pub trait EventReader: Send + Sync {
     /// The heads of many streams, in the order of the request. Runs as the hub itself.
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, StoreError>;
 
-    /// Returns at most `limit` events of a stream after `after`, in order. Runs with the stream's user or app as its
-    /// tenant.
-    async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, StoreError>;
+    /// Reads pages of several streams at once. Returns them in the order of the requests. This is work of the hub
+    /// itself, with no tenant: a request names the one stream that its session holds.
+    async fn pages(&self, requests: &[PageRequest], limit: PageLimit) -> Result<Vec<Page>, StoreError>;
 
     /// Deletes at most `limit` expired idempotency keys. Returns their number.
     async fn purge_idempotency_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
@@ -226,8 +223,8 @@ pub trait AppStore: Send + Sync {
     /// A number that rises with every change of an app or key, on whichever node or by whichever command.
     async fn identity_revision(&self) -> Result<u64, StoreError>;
 
-    /// Apps that are not active, and keys revoked since a moment.
-    async fn revoked_credentials(&self, since: Timestamp) -> Result<RevokedCredentials, StoreError>;
+    /// Those of `keys` that exist and are not revoked.
+    async fn valid_keys(&self, keys: &[KeyId]) -> Result<HashSet<KeyId>, StoreError>;
 }
 
 /// A number of notifications of one app with one status.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::{
-    model::{AppId, Category, KeyId, Offset, Timestamp},
+    model::{AppId, Category, KeyId, Offset, StreamKey, Timestamp},
     protocol::PublishedEvent,
 };
 
@@ -130,6 +130,15 @@ impl EventFilter {
         let (category, bare) = self.event_type.as_deref()?.split_once('.')?;
         Some((Category::parse(category).ok()?, bare))
     }
+}
+
+/// The events of a stream after an offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// The stream.
+    pub stream: StreamKey,
+    /// The offset after which the page begins.
+    pub after: Offset,
 }
 
 /// A page of events, newest first.

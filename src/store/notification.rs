@@ -192,13 +192,13 @@ pub struct Change {
     /// Stored if the change is a click.
     pub click_action: Option<String>,
     /// Merged into the event's data. The event's own fields win.
-    pub metadata: Map<String, Value>,
+    pub metadata: JsonObject,
 }
 
 impl Change {
     /// About how much memory its longest part takes, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        if self.metadata.is_empty() { 0 } else { JsonObject::from_map(&self.metadata).as_str().len() }
+        self.metadata.as_str().len()
     }
 }
 
@@ -377,21 +377,22 @@ impl NotificationRecord {
         }
         let (from, action) = (change.dismissed_from.as_deref(), change.click_action.as_deref());
         let changed = self.state.transition(change.to, from, action, now).map_err(ChangeError::Invalid)?;
-        Ok(changed.then(|| self.event_for(change.to.as_str(), change.metadata.clone(), now)))
+        Ok(changed.then(|| self.event_for(change.to.as_str(), &change.metadata, now)))
     }
 
     /// As [`Self::change`] for the hub's own changes. A record that cannot get the status `to` stays as it is.
     pub(super) fn transition_unchecked(&mut self, to: Status, now: Timestamp) -> Option<NewEvent> {
         let changed = self.state.transition(to, None, None, now).unwrap_or(false);
-        changed.then(|| self.event_for(to.as_str(), Map::new(), now))
+        changed.then(|| self.event_for(to.as_str(), &JsonObject::empty(), now))
     }
 
     /// `notification.deleted`.
     pub(super) fn deleted_event(&self, now: Timestamp) -> NewEvent {
-        self.event_for("deleted", Map::new(), now)
+        self.event_for("deleted", &JsonObject::empty(), now)
     }
 
-    fn event_for(&self, event_type: &str, mut data: Map<String, Value>, now: Timestamp) -> NewEvent {
+    fn event_for(&self, event_type: &str, metadata: &JsonObject, now: Timestamp) -> NewEvent {
+        let mut data = Map::new();
         data.insert("notification_id".to_owned(), Value::String(self.id.to_string()));
         data.insert("external_id".to_owned(), self.external_id.clone().map_or(Value::Null, Value::String));
         data.insert("status".to_owned(), Value::String(self.state.status.as_str().to_owned()));
@@ -404,7 +405,7 @@ impl NotificationRecord {
             }
             _ => {}
         }
-        self.event(event_type, JsonObject::from_map(&data), now)
+        self.event(event_type, metadata.with_fields(&data), now)
     }
 
     fn event(&self, event_type: &str, data: JsonObject, now: Timestamp) -> NewEvent {
@@ -451,7 +452,7 @@ mod tests {
     }
 
     fn change(to: Status, metadata: Value) -> Change {
-        let Value::Object(metadata) = metadata else { panic!("an object") };
+        let metadata = JsonObject::encode(&metadata);
         Change {
             id: NotificationId::generate(),
             scope: AccessScope { user: None, app: None },

@@ -222,10 +222,11 @@ impl ArchiveTable {
         }
     }
 
-    /// The object of a row, in SQL: `function('column', value, …)`.
-    pub(super) fn object(self, function: &str, value: impl Fn(&str, Shape) -> String) -> String {
-        let pairs = self.columns().iter().map(|(name, shape)| format!("'{name}', {}", value(name, *shape)));
-        format!("{function}({})", pairs.collect::<Vec<_>>().join(", "))
+    /// The text of a row's object, in SQL. `value` gives the JSON text of a column. The databases' own functions for
+    /// objects would write JSON columns anew.
+    pub(super) fn object(self, value: impl Fn(&str, Shape) -> String) -> String {
+        let pairs = self.columns().iter().map(|(name, shape)| format!("'\"{name}\":' || {}", value(name, *shape)));
+        format!("'{{' || {} || '}}'", pairs.collect::<Vec<_>>().join(" || ',' || "))
     }
 }
 
@@ -247,7 +248,8 @@ impl Export {
     pub(super) fn new(id: Uuid, table: ArchiveTable, rows: &[String]) -> Self {
         let mut lines = String::with_capacity(rows.iter().map(|row| row.len() + 1).sum());
         for row in rows {
-            lines.push_str(row);
+            // A line break can only stand between the tokens of a client's object.
+            lines.extend(row.split(['\r', '\n']));
             lines.push('\n');
         }
         Self { id, table, rows: rows.len() as u64, lines }

@@ -1,19 +1,15 @@
 //! Notices that an app or key was changed by another node or a command, within a second, or at once if the bus brings
-//! the message. Then it empties this node's caches and closes the sockets of revoked credentials.
+//! the message. Then it empties this node's caches and closes the sockets whose credentials are no longer good.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::Timestamp;
 use tokio::sync::Notify;
 
 use super::{Progress, Worker, WorkerError};
 use crate::{hub::Hub, store::Store};
 
-/// A key that was revoked longer ago than this has no socket left.
-const LOOK_BACK: Duration = Duration::from_secs(10 * 60);
-
-/// Finds credentials that another node or a command revoked.
+/// Finds what another node or a command changed.
 pub struct IdentityWatch {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
@@ -46,8 +42,7 @@ impl Worker for IdentityWatch {
         let revision = self.store.identity_revision().await?;
         let changed = self.seen != Some(revision);
         if changed || self.look_again {
-            let since = Timestamp::from(Timestamp::now().as_datetime() - LOOK_BACK);
-            self.hub.credentials_changed(self.store.revoked_credentials(since).await?);
+            self.hub.check_credentials().await?;
             self.look_again = changed;
             self.seen = Some(revision);
         }

@@ -118,6 +118,7 @@ fn the_close_codes_are_those_of_the_table() {
     for close in Close::ALL {
         let then = match close.then() {
             AfterClose::Reconnect => "reconnect",
+            AfterClose::ReconnectSlowly => "reconnect slowly: after 15 s, doubling to 5 min",
             AfterClose::RefreshAndReconnect => "refresh and reconnect",
             AfterClose::Stop => "stop",
         };

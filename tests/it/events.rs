@@ -110,16 +110,16 @@ async fn a_wrong_body_is_told_what_is_wrong_with_it(backend: Backend) {
     let good = App::event("alice", "1").to_string();
     assert_eq!(post("application/json; charset=utf-8", good.clone()).await, (200, String::new()));
     assert_eq!(post("text/plain", good.clone()).await, (415, "unsupported_media_type".to_owned()));
-    for malformed in ["", "{", r#"{"a": 1e999}"#, "nul", "\u{feff}{}"] {
+    for malformed in ["", "{", r#"{"a": 01}"#, "nul", "\u{feff}{}"] {
         assert_eq!(
             post("application/json", malformed.to_owned()).await,
             (400, "malformed_json".to_owned()),
             "{malformed}"
         );
     }
-    let deep = "[".repeat(5000);
+    let deep = format!(r#"{{"a": {}"#, "[".repeat(5000));
     assert_eq!(post("application/json", deep).await, (400, "malformed_json".to_owned()));
-    for wrong in ["[]", "7", "null", "\"x\""] {
+    for wrong in ["[]", "7", "null", "\"x\"", r#"{"a": 1e999}"#] {
         assert_eq!(post("application/json", wrong.to_owned()).await, (400, "validation_failed".to_owned()), "{wrong}");
     }
     let oversize = format!(r#"{{"x": "{}"}}"#, "x".repeat(100_001));
@@ -129,7 +129,8 @@ async fn a_wrong_body_is_told_what_is_wrong_with_it(backend: Backend) {
         .header("content-type", "application/json")
         .header("content-encoding", "gzip")
         .body(good);
-    assert_eq!(read(compressed).await.status, 415);
+    let answer = read(compressed).await;
+    assert_eq!((answer.status, answer.header("accept-encoding")), (415, "identity"));
 }
 
 async fn unknown_routes_and_methods_have_the_one_error_shape(backend: Backend) {

@@ -5,6 +5,7 @@
 mod harness;
 
 mod admin;
+mod as_written;
 mod asyncapi;
 mod autobahn;
 mod cli;

@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use oriva_hub::store::{
     AppChange, Audit, EventFilter, IdempotencyClaim, KeyedOutcome, NewApp, NewEvent, NewKey, Origin, Outcome,
-    PublishBatch, Store, StoreError, Submission,
+    PageRequest, PublishBatch, Store, StoreError, Submission,
 };
-use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId};
+use oriva_hub_actors::{
+    model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId},
+    ports::{Page, PageLimit},
+};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 use crate::{
@@ -24,6 +27,7 @@ on_both_stores!(
     a_claimed_key_answers_again_and_other_content_is_a_mismatch,
     an_expired_claim_is_taken_anew,
     a_page_continues_after_an_offset,
+    pages_of_many_streams_are_read_at_once_and_bounded_in_bytes,
     events_come_back_as_they_were_written,
     filters_narrow_and_cursors_continue,
     apps_and_keys_live_and_die,
@@ -70,7 +74,7 @@ fn event(user: Option<&str>, entity_id: &str) -> NewEvent {
         event_type: EventType::from_store("created"),
         entity_type: "thing".to_owned(),
         entity_id: entity_id.to_owned(),
-        data: JsonObject::from_store(r#"{"a":[1,"zwei",null]}"#.to_owned()),
+        data: JsonObject::from_store(r#"{"a":[1,"zwei",null]}"#.to_owned()).unwrap(),
         timestamp: Timestamp::now(),
     }
 }
@@ -85,6 +89,13 @@ fn submission(app: &str, events: Vec<NewEvent>) -> Submission {
     };
     let items = events.into_iter().map(|event| Ok(NewEvent { app_id: app_id.clone(), ..event })).collect();
     Submission::new(&app_id, origin, PublishBatch { items })
+}
+
+/// A page with room for this number of events.
+async fn page(store: &Arc<dyn Store>, stream: &StreamKey, after: u64, events: usize) -> Page {
+    let limit = PageLimit { events, bytes: usize::MAX };
+    let request = PageRequest { stream: stream.clone(), after };
+    store.pages(&[request], limit).await.unwrap().remove(0)
 }
 
 fn claimed(app: &str, key: &str, hash: u8, expires_at: Timestamp) -> Submission {
@@ -149,7 +160,7 @@ async fn concurrent_appends_neither_deadlock_nor_leave_gaps(backend: Backend) {
     for user in ["alice", "bob", "carol"] {
         let stream = user_stream(user);
         assert_eq!(first.head(&stream).await.unwrap(), 160);
-        let page = first.page(&stream, 0, 1000).await.unwrap();
+        let page = page(&first, &stream, 0, 1000).await;
         let offsets: Vec<_> = page.events.iter().map(|event| event.event().offsets.user.unwrap()).collect();
         assert_eq!(offsets, (1..=160).collect::<Vec<_>>());
     }
@@ -187,22 +198,66 @@ async fn a_page_continues_after_an_offset(backend: Backend) {
     let events = (0..25).map(|n| event(Some("alice"), &n.to_string())).collect();
     store.append(&[submission("a", events), submission("a", vec![event(None, "b")])]).await.unwrap();
     for stream in [user_stream("alice"), StreamKey::App(app_id("a"))] {
-        let page = store.page(&stream, 10, 5).await.unwrap();
+        let page = page(&store, &stream, 10, 5).await;
         let offsets: Vec<_> = page.events.iter().map(|event| event.offset_in(stream.kind())).collect();
         assert_eq!(offsets, [11, 12, 13, 14, 15]);
     }
-    assert_eq!(store.page(&user_stream("alice"), 10, 5).await.unwrap().head, 25);
-    let beyond = store.page(&user_stream("alice"), 99, 5).await.unwrap();
+    assert_eq!(page(&store, &user_stream("alice"), 10, 5).await.head, 25);
+    let beyond = page(&store, &user_stream("alice"), 99, 5).await;
     assert!(beyond.events.is_empty() && beyond.head == 25);
-    assert_eq!(store.page(&StreamKey::Broadcast, 0, 5).await.unwrap().events.len(), 1);
-    assert!(store.page(&user_stream("bob"), 0, 5).await.unwrap().events.is_empty());
+    assert_eq!(page(&store, &StreamKey::Broadcast, 0, 5).await.events.len(), 1);
+    assert!(page(&store, &user_stream("bob"), 0, 5).await.events.is_empty());
+}
+
+async fn pages_of_many_streams_are_read_at_once_and_bounded_in_bytes(backend: Backend) {
+    use oriva_hub_actors::model::StreamKind::{App, Broadcast, User};
+
+    let (_database, store) = store_with(backend, &["a", "b"]).await;
+    let large = JsonObject::from_store(format!(r#"{{"a":"{}"}}"#, "é".repeat(500))).unwrap();
+    let events = |user| (0..7).map(|n| NewEvent { data: large.clone(), ..event(user, &n.to_string()) }).collect();
+    for user in [Some("alice"), None, Some("bob")] {
+        store.append(&[submission("a", events(user))]).await.unwrap();
+    }
+    store.append(&[submission("b", vec![event(Some("alice"), "of b")])]).await.unwrap();
+    let request = |stream: &StreamKey, after| PageRequest { stream: stream.clone(), after };
+    let (alice, app, nobody) = (user_stream("alice"), StreamKey::App(app_id("a")), user_stream("nobody"));
+    let requests = [
+        request(&app, 19),
+        request(&alice, 0),
+        request(&StreamKey::Broadcast, 0),
+        request(&nobody, 0),
+        request(&alice, 6),
+        request(&alice, 8),
+        request(&app, 99),
+    ];
+    let read = async |events, bytes| {
+        let pages = store.pages(&requests, PageLimit { events, bytes }).await.unwrap();
+        let kinds = [App, User, Broadcast, User, User, User, App];
+        let offsets =
+            |page: &Page, kind| page.events.iter().filter_map(|event| event.event().offset_in(kind)).collect();
+        kinds
+            .into_iter()
+            .zip(&pages)
+            .map(|(kind, page)| (offsets(page, kind), page.head))
+            .collect::<Vec<(Vec<u64>, u64)>>()
+    };
+    let expect = |offsets: [&[u64]; 4]| {
+        let [app, alice, broadcast, late] = offsets.map(<[u64]>::to_vec);
+        let none = Vec::new;
+        vec![(app, 21), (alice, 8), (broadcast, 7), (none(), 0), (late, 8), (none(), 8), (none(), 21)]
+    };
+    assert_eq!(read(3, usize::MAX).await, expect([&[20, 21], &[1, 2, 3], &[1, 2, 3], &[7, 8]]));
+    // Each event has 1008 bytes of data, the last of alice's 21.
+    assert_eq!(read(100, 2016).await, expect([&[20, 21], &[1, 2], &[1, 2], &[7, 8]]));
+    assert_eq!(read(100, 1).await, expect([&[20], &[1], &[1], &[7]]), "one at least");
+    assert!(store.pages(&[], PageLimit { events: 1, bytes: 1 }).await.unwrap().is_empty());
 }
 
 async fn events_come_back_as_they_were_written(backend: Backend) {
     let (_database, store) = store_with(backend, &["a"]).await;
     let written = event(Some("Ünïcode|user"), "e'1\"\\");
     store.append(&[submission("a", vec![written.clone()])]).await.unwrap();
-    let page = store.page(&StreamKey::App(app_id("a")), 0, 1).await.unwrap();
+    let page = page(&store, &StreamKey::App(app_id("a")), 0, 1).await;
     let read = page.events[0].event();
     assert_eq!((read.id, &read.user_id), (written.id, &written.user_id));
     assert_eq!((&read.entity_type, &read.entity_id), (&written.entity_type, &written.entity_id));
@@ -287,8 +342,10 @@ async fn apps_and_keys_live_and_die(backend: Backend) {
     assert_eq!(store.update_app(&app_id("a"), &back, &audit()).await.unwrap().unwrap().icon_url, None);
     assert!(store.update_app(&app_id("none"), &back, &audit()).await.unwrap().is_none());
 
-    let refused = store.revoked_credentials(Timestamp::parse("2020-01-01T00:00:00Z").unwrap()).await.unwrap();
-    assert!(refused.apps.contains(&app_id("a")) && refused.keys.contains(&key.id));
+    assert!(store.valid_keys(&[key.id, KeyId::generate()]).await.unwrap().is_empty());
+    let live = NewKey { id: KeyId::generate(), hash: [2; 32], ..key.clone() };
+    store.add_key(&live, &audit()).await.unwrap();
+    assert_eq!(store.valid_keys(&[key.id, live.id]).await.unwrap(), [live.id].into());
     assert!(store.identity_revision().await.unwrap() > revision, "other nodes must notice");
 }
 

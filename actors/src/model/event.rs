@@ -1,10 +1,9 @@
 //! Events: what apps publish.
 
-use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{AppId, EventId, Invalid, Offset, StreamKind, Timestamp, TraceParent, UserId};
+use super::{AppId, EventId, Invalid, JsonObject, Offset, StreamKind, Timestamp, TraceParent, UserId};
 
 /// What an event is about; the first segment of its full type (contract §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
@@ -81,58 +80,6 @@ impl EventType {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// A JSON object as text. It stays encoded, because it is sent far more often than it is read.
-#[derive(Debug, Clone, ToSchema)]
-#[schema(value_type = Object)]
-pub struct JsonObject(Box<RawValue>);
-
-impl JsonObject {
-    /// Encodes a map.
-    #[must_use]
-    pub fn from_map(map: &serde_json::Map<String, serde_json::Value>) -> Self {
-        serde_json::value::to_raw_value(map).map_or_else(|_| Self::empty(), Self)
-    }
-
-    /// Encodes a value that serialises as a map. Anything else becomes an empty object.
-    #[must_use]
-    pub fn encode(value: &impl Serialize) -> Self {
-        match serde_json::value::to_raw_value(value) {
-            Ok(raw) if raw.get().starts_with('{') => Self(raw),
-            _ => Self::empty(),
-        }
-    }
-
-    /// Text from the store. If it is not JSON, it becomes an empty object.
-    #[must_use]
-    pub fn from_store(text: String) -> Self {
-        RawValue::from_string(text).map_or_else(|_| Self::empty(), Self)
-    }
-
-    /// `{}`.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self(RawValue::from_string("{}".to_owned()).expect("{} is JSON"))
-    }
-
-    /// Text that was parsed as JSON before.
-    #[must_use]
-    pub(crate) fn from_raw(raw: &RawValue) -> Self {
-        Self(raw.to_owned())
-    }
-
-    /// The text, as the client wrote it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        self.0.get()
-    }
-}
-
-impl Serialize for JsonObject {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
     }
 }
 

@@ -1,27 +1,27 @@
 //! Who a socket belongs to, and what that user or app may see.
 
-use std::collections::HashSet;
-
 use super::{AppId, Event, KeyId, StreamKey, UserId};
 
-/// The apps whose events a user's token opens (contract §1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The apps whose events a user sees (contract §1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// The token was issued by a platform app.
+    /// The token was issued by a platform app, or the key is one's.
     AllApps,
-    /// The token was issued by this app.
+    /// The token was issued by this app, or the key is its own.
     App(AppId),
 }
 
 /// A user or app, as authentication found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// A user, by a token.
+    /// A user, by a token, or by an app's key that names the user.
     User {
         /// The user.
         user: UserId,
-        /// The app whose token it is.
+        /// The app whose token or key it is.
         issuer: AppId,
+        /// The key, if it was one.
+        key: Option<KeyId>,
         /// The apps whose events it opens.
         scope: Scope,
     },
@@ -62,6 +62,17 @@ impl Identity {
         }
     }
 
+    /// What its connections rest on.
+    #[must_use]
+    pub fn grant(&self) -> Grant {
+        match self {
+            Self::User { issuer, key, scope, .. } => {
+                Grant { app: issuer.clone(), key: *key, scope: Some(scope.clone()) }
+            }
+            Self::App { app, key } => Grant { app: app.clone(), key: Some(*key), scope: None },
+        }
+    }
+
     /// The user; `None` for an app.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
@@ -84,25 +95,13 @@ impl Identity {
     }
 }
 
-/// Credentials that are no longer valid. Their sockets are closed with 4003.
-#[derive(Debug, Clone, Default)]
-pub struct RevokedCredentials {
-    /// Apps that were deactivated; on the node that deleted one, also deleted ones.
-    pub apps: HashSet<AppId>,
-    /// Keys that were revoked.
-    pub keys: HashSet<KeyId>,
-}
-
-impl RevokedCredentials {
-    /// Whether nothing was revoked.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.apps.is_empty() && self.keys.is_empty()
-    }
-
-    /// Whether a connection with this identity rests on something that was revoked.
-    #[must_use]
-    pub fn covers(&self, identity: &Identity) -> bool {
-        self.apps.contains(identity.app()) || matches!(identity, Identity::App { key, .. } if self.keys.contains(key))
-    }
+/// What connections rest on, and what a change of apps or keys can take away. Many connections share one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Grant {
+    /// The app whose token or key opened them. It must be active.
+    pub app: AppId,
+    /// The key, if it was one. It must not be revoked.
+    pub key: Option<KeyId>,
+    /// What the app's users see, for connections of users. It depends on whether the app is a platform app.
+    pub scope: Option<Scope>,
 }

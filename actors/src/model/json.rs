@@ -7,14 +7,34 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, value::RawValue};
 
-/// Parses JSON from a client.
+/// Parses JSON from a client that the hub reads itself. What it only passes on is a [`super::JsonObject`].
 ///
 /// # Errors
-/// Where it is not JSON, or nested more than 127 levels deep.
+/// Where it is not JSON, an object has a key twice, it is nested more than 127 levels deep, or a number is beyond the
+/// range of an `f64`.
 pub fn parse_json(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice::<Plain>(text).map(|Plain(value)| value)
+}
+
+/// An entry of an object.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The key as text.
+    pub name: String,
+    /// The key as it was written: in quotes, with its escapes.
+    pub key: &'a RawValue,
+    /// The value as it was written. Its grammar was checked, but nothing else.
+    pub value: &'a RawValue,
+}
+
+/// Splits an object into its entries, in their order. Keys that are there twice are all returned.
+///
+/// # Errors
+/// Where it is not JSON. Where it is no object, the error's category is [`serde_json::error::Category::Data`].
+pub fn entries(object: &[u8]) -> Result<Vec<Entry<'_>>, serde_json::Error> {
+    serde_json::from_slice::<Entries<'_>>(object).map(|Entries(entries)| entries)
 }
 
 /// A whole number that is not negative, in whatever notation: JSON has no integers, and some languages write `60.0`.
@@ -84,9 +104,39 @@ impl<'de> Visitor<'de> for PlainVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some((key, Plain(value))) = entries.next_entry::<String, Plain>()? {
+            if out.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("{key:?} is given twice")));
+            }
             out.insert(key, value);
         }
         Ok(Value::Object(out))
+    }
+}
+
+struct Entries<'a>(Vec<Entry<'a>>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor;
+
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                    let name = serde_json::from_str(key.get()).map_err(A::Error::custom)?;
+                    entries.push(Entry { name, key, value });
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(EntriesVisitor)
     }
 }
 
@@ -99,9 +149,23 @@ mod tests {
         for text in [r#"{"a":[1,-2,3.5,true,null,"é\n"],"b":{}}"#, "[]", r#""x""#, "18446744073709551615"] {
             assert_eq!(parse_json(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
         }
-        for bad in ["", "{", "[1,]", "1e999", "{1:2}", "nul"] {
+        for bad in ["", "{", "[1,]", "1e999", "{1:2}", "nul", r#"{"a":1,"\u0061":2}"#] {
             assert!(parse_json(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_object_is_split_into_what_was_written() {
+        let text = br#" {"b":1.0, "\u0061" : [ 1e400 ],"b":{"$serde_json::private::RawValue":"{bad"}} "#;
+        let found = entries(text).unwrap();
+        let found: Vec<_> = found.iter().map(|entry| (&*entry.name, entry.key.get(), entry.value.get())).collect();
+        let last = r#"{"$serde_json::private::RawValue":"{bad"}"#;
+        assert_eq!(found, [("b", r#""b""#, "1.0"), ("a", r#""\u0061""#, "[ 1e400 ]"), ("b", r#""b""#, last)]);
+        for bad in [r#"{"a":01}"#, r#"{"a":"\x"}"#, r#"{"a":[1}"#, r#"{"a":1}x"#, r#"{"\ud800":1}"#, "{\"a\":\"\n\"}"] {
+            assert!(!entries(bad.as_bytes()).unwrap_err().is_data(), "{bad}");
+        }
+        assert!(entries(b"[]").unwrap_err().is_data());
+        assert!(entries(b"{\"a\":\"\xff\"}").is_err(), "not UTF-8");
     }
 
     #[test]

@@ -20,6 +20,15 @@ pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecre
 #[error("event history is unavailable")]
 pub struct Unavailable;
 
+/// How much a page may hold. The bound that is met first ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    /// Number of events.
+    pub events: usize,
+    /// Bytes of `event_data`. The event that passes the bound is still in the page, so that there is always one.
+    pub bytes: usize,
+}
+
 /// A page of a stream's events.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -39,8 +48,9 @@ pub trait EventHistory: Send + Sync {
     /// The store does not answer.
     async fn heads(&self, streams: &[StreamKey]) -> Result<Vec<Offset>, Unavailable>;
 
-    /// Reads at most `limit` events after an offset.
-    async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable>;
+    /// Reads the events after an offset, as many as [`RealtimeConfig::page_limit`](crate::RealtimeConfig::page_limit)
+    /// allows.
+    async fn page(&self, stream: &StreamKey, after: Offset) -> Result<Page, Unavailable>;
 }
 
 /// Messages between nodes. No call waits for the network. A resync with the store repairs what is lost.

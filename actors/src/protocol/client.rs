@@ -1,14 +1,29 @@
 //! Frames from clients. A frame that cannot be parsed is answered with an `error` frame, and the socket stays open.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
-use crate::model::{EventPattern, MAX_PATTERNS, Offset, parse_json, whole_number};
+use crate::model::{EventPattern, MAX_PATTERNS, Offset, entries, parse_json, whole_number};
 
-/// The client's own id of a frame, echoed in the answer: a string or a number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The client's own id of a frame, echoed in the answer as it was written: a string or a number.
+#[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
-pub struct FrameId(Value);
+pub struct FrameId(Box<RawValue>);
+
+impl FrameId {
+    fn of(frame: &[u8]) -> Option<Self> {
+        let entries = entries(frame).ok()?;
+        entries.iter().find(|entry| entry.name == "id").map(|entry| Self(entry.value.to_owned()))
+    }
+}
+
+impl PartialEq for FrameId {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl Eq for FrameId {}
 
 /// What a client may ask for.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,7 +95,7 @@ pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, FrameError> {
     };
     let id = match object.remove("id") {
         None | Some(Value::Null) => None,
-        Some(id) if id.is_number() || id.as_str().is_some_and(|text| text.len() <= 128) => Some(FrameId(id)),
+        Some(id) if id.is_number() || id.as_str().is_some_and(|text| text.len() <= 128) => FrameId::of(text),
         Some(_) => return Err(invalid("id must be a number or a string of at most 128 bytes".to_owned(), None)),
     };
     let action = object.remove("action");
@@ -187,7 +202,7 @@ mod tests {
         };
         assert_eq!(patterns[0].as_str(), "notification.*");
         assert_eq!((after, after_broadcast, epoch.as_deref()), (Some(41), Some(7), Some("k3v9")));
-        assert_eq!(id, Some(FrameId("1".into())));
+        assert_eq!(serde_json::to_string(&id).unwrap(), r#""1""#);
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum Close {
     NoHeartbeat,
     /// `stream.max_connections` are open already.
     TooManyConnections,
+    /// A parameter of the address is unknown or faulty.
+    BadAddress,
 }
 
 /// What a client should do after a close.
@@ -34,6 +36,8 @@ pub enum Close {
 pub enum AfterClose {
     /// Reconnect after a pause with jitter, with `after`.
     Reconnect,
+    /// As `Reconnect`, but the first pause is 15 s, and each doubles to 5 min.
+    ReconnectSlowly,
     /// Get a new token, then reconnect.
     RefreshAndReconnect,
     /// Do not reconnect until a person or the program has changed something.
@@ -42,7 +46,7 @@ pub enum AfterClose {
 
 impl Close {
     /// Every reason, for the documents and their tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Normal,
         Self::GoingAway,
         Self::Protocol,
@@ -55,10 +59,11 @@ impl Close {
         Self::TooSlow,
         Self::NoHeartbeat,
         Self::TooManyConnections,
+        Self::BadAddress,
     ];
 
     const fn row(self) -> (u16, &'static str, AfterClose) {
-        use AfterClose::{Reconnect, RefreshAndReconnect, Stop};
+        use AfterClose::{Reconnect, ReconnectSlowly, RefreshAndReconnect, Stop};
         match self {
             Self::Normal => (1000, "closed", Stop),
             Self::GoingAway => (1001, "hub is stopping; reconnect with jitter", Reconnect),
@@ -71,7 +76,8 @@ impl Close {
             Self::Revoked => (4003, "revoked, or app not active", Stop),
             Self::TooSlow => (4008, "too slow; reconnect with after", Reconnect),
             Self::NoHeartbeat => (4010, "no heartbeat answer", Reconnect),
-            Self::TooManyConnections => (4029, "too many connections", Stop),
+            Self::TooManyConnections => (4029, "too many connections; come back slowly", ReconnectSlowly),
+            Self::BadAddress => (4400, "a parameter of the address is unknown or faulty", Stop),
         }
     }
 

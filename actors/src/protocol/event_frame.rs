@@ -58,6 +58,13 @@ impl PublishedEvent {
         &self.event
     }
 
+    /// About how much memory it takes, in bytes, without its frames.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let Event { data, entity_type, entity_id, .. } = &self.event;
+        size_of::<Self>() + data.as_str().len() + entity_type.len() + entity_id.len()
+    }
+
     /// How long this node has known the event.
     #[must_use]
     pub fn age(&self) -> Duration {

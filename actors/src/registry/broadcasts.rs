@@ -11,8 +11,10 @@ use crate::{
 
 /// Broadcasts that sessions are sent before the sessions get their turn.
 const BATCH: usize = 64;
-/// Broadcasts that may wait to be sent. Past that they are left in the store and read when the sessions have caught up.
+/// Broadcasts that may wait to be sent: their number, …
 const QUEUE: usize = 256;
+/// … and their bytes. Further ones are left in the store, and read when the sessions have caught up.
+const QUEUE_BYTES: usize = 4 << 20;
 
 /// The broadcasts on their way to the sessions.
 #[derive(Default)]
@@ -47,7 +49,7 @@ impl BroadcastFeed {
             self.highest_routed = self.highest_routed.max(offset);
             return Need::Nothing;
         };
-        if self.queue.len() >= QUEUE {
+        if is_full(&self.queue) {
             return cursor.observe_head(offset);
         }
         let mut ready = Vec::new();
@@ -82,7 +84,7 @@ impl BroadcastFeed {
 
     /// What of a need is to be done now. A page waits until the queue is sent: the store keeps it meanwhile.
     pub(super) fn admit(&mut self, need: Need) -> Need {
-        if matches!(need, Need::Page { .. }) && self.queue.len() >= QUEUE {
+        if matches!(need, Need::Page { .. }) && is_full(&self.queue) {
             self.deferred = Some(need);
             return Need::Nothing;
         }
@@ -105,4 +107,8 @@ impl BroadcastFeed {
         self.is_sending = !self.queue.is_empty();
         if self.is_sending { Ok(()) } else { Err(self.deferred.take().unwrap_or(Need::Nothing)) }
     }
+}
+
+fn is_full(queue: &VecDeque<Arc<PublishedEvent>>) -> bool {
+    queue.len() >= QUEUE || queue.iter().map(|event| event.bytes()).sum::<usize>() >= QUEUE_BYTES
 }

@@ -6,7 +6,7 @@ use super::Registry;
 use crate::{
     metric_names,
     model::{Offset, StreamKey, StreamKind},
-    session::{PAGE, RETRY},
+    session::RETRY,
     stream_cursor::{Need, REORDER_WINDOW},
 };
 
@@ -36,7 +36,7 @@ impl Registry {
         metrics::counter!(metric_names::GAP_PAGES, "stream" => StreamKind::Broadcast.as_str()).increment(1);
         let history = self.context.ports.history.clone();
         async move {
-            let page = history.page(&StreamKey::Broadcast, after, PAGE).await;
+            let page = history.page(&StreamKey::Broadcast, after).await;
             if page.is_err() {
                 tokio::time::sleep(RETRY).await;
             }

@@ -29,10 +29,16 @@ impl Bench {
 
     async fn connect(&mut self, user: &str) -> ReservedConnection {
         let (user, issuer) = (UserId::parse(user).unwrap(), AppId::parse("work-buddy").unwrap());
-        let identity = Identity::User { user, issuer, scope: Scope::AllApps };
+        let identity = Identity::User { user, issuer, key: None, scope: Scope::AllApps };
         let mut connection = self.realtime.acquire(&identity).await.unwrap();
         let socket = self.keys.insert(());
-        connection.join(Join { socket, identity: Arc::new(identity), expires_at: None, deflate: false });
+        connection.join(Join {
+            socket,
+            identity: Arc::new(identity),
+            expires_at: None,
+            deflate: false,
+            subscribe: None,
+        });
         connection
     }
 

@@ -42,12 +42,18 @@ impl FanOut {
         };
         let mut state = State::new(StreamKey::User(user.clone()), Positions { own: 0, broadcast: 0 }, &config);
         let mut effects = Vec::new();
-        let identity = Arc::new(Identity::User { user, issuer: app, scope: Scope::AllApps });
+        let identity = Arc::new(Identity::User { user, issuer: app, key: None, scope: Scope::AllApps });
         let mut keys = SlotMap::<SocketKey, ()>::with_key();
         for _ in 0..sockets {
             let socket = keys.insert(());
             state.on(
-                SessionInput::Join(Join { socket, identity: identity.clone(), expires_at: None, deflate: false }),
+                SessionInput::Join(Join {
+                    socket,
+                    identity: identity.clone(),
+                    expires_at: None,
+                    deflate: false,
+                    subscribe: None,
+                }),
                 &mut effects,
             );
             let frame = br#"{"action":"subscribe","event_types":["notification.*"]}"#;

@@ -21,6 +21,8 @@ pub(crate) struct Join {
     pub expires_at: Option<Timestamp>,
     /// Whether permessage-deflate was negotiated.
     pub deflate: bool,
+    /// A `subscribe` that stood in the address of the upgrade.
+    pub subscribe: Option<ClientFrame>,
 }
 
 /// Events of one stream, in the order of their offsets.

@@ -18,8 +18,10 @@ use crate::{
     stream_cursor::{Need, StreamCursor},
 };
 
-/// Delivered events kept while a socket replays, so that it can step over to live.
+/// Delivered events kept while a socket replays, so that it can step over to live: their number, …
 const RECENT: usize = 512;
+/// … and their bytes.
+const RECENT_BYTES: usize = 1 << 20;
 
 /// A session's whole state.
 pub(super) struct State {
@@ -37,6 +39,7 @@ pub(super) struct State {
     members: Vec<Member>,
     /// The last events delivered, while any socket replays.
     recent: VecDeque<(StreamKind, Arc<PublishedEvent>)>,
+    recent_bytes: usize,
     next_replay_id: u32,
 }
 
@@ -49,10 +52,11 @@ impl State {
             stream,
             epoch: config.epoch.clone(),
             heartbeat_seconds: config.heartbeat.as_secs(),
-            replay_burst_bytes: config.max_backlog_bytes / 2,
+            replay_burst_bytes: config.replay_burst_bytes(),
             compress_from: config.compress_from.unwrap_or(usize::MAX),
             members: Vec::new(),
             recent: VecDeque::new(),
+            recent_bytes: 0,
             next_replay_id: 0,
         }
     }
@@ -157,7 +161,8 @@ impl State {
         self.drop_recent_if_unused();
     }
 
-    fn welcome(&mut self, Join { socket, identity, expires_at, deflate }: Join, effects: &mut Vec<Effect>) {
+    fn welcome(&mut self, join: Join, effects: &mut Vec<Effect>) {
+        let Join { socket, identity, expires_at, deflate, subscribe } = join;
         let positions = self.positions();
         let app_id = match &*identity {
             Identity::App { app, .. } | Identity::User { scope: Scope::App(app), .. } => Some(app),
@@ -179,6 +184,9 @@ impl State {
         // Most users have one socket; `push` alone would reserve room for four and cost each of them 200 bytes.
         self.members.reserve_exact(1);
         self.members.push(Member::new(socket, identity, positions, compress_from));
+        if let Some(frame) = subscribe {
+            self.on_frame(socket, frame, effects);
+        }
     }
 
     fn deliver(&mut self, kind: StreamKind, ready: Vec<Arc<PublishedEvent>>, effects: &mut Vec<Effect>) {
@@ -196,10 +204,12 @@ impl State {
                 record_receipt(kind, &event, effects);
             }
             if is_any_replaying {
-                if self.recent.len() == RECENT {
-                    self.recent.pop_front();
-                }
+                self.recent_bytes += event.bytes();
                 self.recent.push_back((kind, event));
+                while self.recent.len() > RECENT || self.recent_bytes > RECENT_BYTES {
+                    let Some((_, oldest)) = self.recent.pop_front() else { break };
+                    self.recent_bytes -= oldest.bytes();
+                }
             }
         }
     }
@@ -207,6 +217,7 @@ impl State {
     fn drop_recent_if_unused(&mut self) {
         if !self.recent.is_empty() && self.members.iter().all(|member| member.replay.is_none()) {
             self.recent = VecDeque::new();
+            self.recent_bytes = 0;
         }
     }
 

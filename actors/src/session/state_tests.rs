@@ -56,8 +56,14 @@ impl Bench {
         let socket = self.keys.insert(());
         let app = AppId::parse("work-buddy").unwrap();
         let user = UserId::parse("alice").unwrap();
-        let identity = Identity::User { user, issuer: app.clone(), scope: Scope::App(app) };
-        self.input(SessionInput::Join(Join { socket, identity: Arc::new(identity), expires_at: None, deflate }));
+        let identity = Identity::User { user, issuer: app.clone(), key: None, scope: Scope::App(app) };
+        self.input(SessionInput::Join(Join {
+            socket,
+            identity: Arc::new(identity),
+            expires_at: None,
+            deflate,
+            subscribe: None,
+        }));
         socket
     }
 

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::transport::Transport;
-use crate::{connection_permit::ConnectionPermit, model::Identity, ports::Expiry, protocol::Close};
+use crate::{
+    connection_permit::ConnectionPermit,
+    model::Identity,
+    ports::Expiry,
+    protocol::{ClientFrame, Close},
+};
 
 /// A socket after its upgrade: authenticated and counted, or to be closed with a reason.
 #[derive(Debug)]
@@ -15,6 +20,8 @@ pub(crate) struct NewSocket {
     pub read_ahead: BytesMut,
     /// Whether permessage-deflate was negotiated (RFC 7692), without context takeover either way.
     pub deflate: bool,
+    /// What the address subscribes to.
+    pub subscribe: Option<ClientFrame>,
     pub purpose: Purpose,
 }
 

@@ -1,6 +1,7 @@
 //! How other actors and the reactor reach a socket loop: commands and sockets ready for I/O, collected until its next turn.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,12 +13,10 @@ use std::{
 use actix::Recipient;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::key::SocketKey;
-use crate::{
-    model::RevokedCredentials, protocol::Close, session::messages::SessionInput, socket::new_socket::NewSocket,
-};
+use crate::{model::Grant, protocol::Close, session::messages::SessionInput, socket::new_socket::NewSocket};
 
 /// What a socket loop is to do.
 pub(crate) enum Command {
@@ -28,7 +27,8 @@ pub(crate) enum Command {
     Refreshed { key: SocketKey, at: Instant },
     Close { key: SocketKey, close: Close },
     CloseAll(Close),
-    CloseRevoked(Arc<RevokedCredentials>),
+    Grants(oneshot::Sender<HashSet<Grant>>),
+    CloseGrants(Arc<HashMap<Grant, Close>>),
     Drain { over: Duration },
 }
 
@@ -77,9 +77,17 @@ impl SocketLoopHandle {
         self.0.send(Command::CloseAll(close));
     }
 
-    /// Closes with 4003 every socket whose credential was revoked.
-    pub(crate) fn close_revoked(&self, revoked: Arc<RevokedCredentials>) {
-        self.0.send(Command::CloseRevoked(revoked));
+    /// What the sockets of the loop rest on.
+    pub(crate) async fn grants(&self) -> HashSet<Grant> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Command::Grants(answer));
+        // Without an answer the loop has ended, and its sockets with it.
+        answered.await.unwrap_or_default()
+    }
+
+    /// Closes the sockets that rest on these.
+    pub(crate) fn close_grants(&self, grants: Arc<HashMap<Grant, Close>>) {
+        self.0.send(Command::CloseGrants(grants));
     }
 
     /// Closes every socket with 1001, each at a random moment within `over`, and new ones at once.

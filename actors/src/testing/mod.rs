@@ -150,13 +150,13 @@ impl EventHistory for MemoryHistory {
         heads
     }
 
-    async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, Unavailable> {
+    async fn page(&self, stream: &StreamKey, after: Offset) -> Result<Page, Unavailable> {
         self.pages.fetch_add(1, Ordering::SeqCst);
         let all = self.events_of(stream);
         self.delay().await;
         let all = all?;
         let head = all.last().map_or(0, |event| event.offset_in(stream.kind()));
-        let events = all.into_iter().filter(|event| event.offset_in(stream.kind()) > after).take(limit).collect();
+        let events = all.into_iter().filter(|event| event.offset_in(stream.kind()) > after).take(128).collect();
         Ok(Page { events, head })
     }
 }

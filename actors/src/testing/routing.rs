@@ -34,10 +34,16 @@ impl Routing {
         for n in 0..users {
             let user = UserId::parse(&format!("user{n}")).expect("an id");
             let issuer = AppId::parse("work-buddy").expect("an id");
-            let identity = Identity::User { user, issuer, scope: Scope::AllApps };
+            let identity = Identity::User { user, issuer, key: None, scope: Scope::AllApps };
             let mut connection = realtime.acquire(&identity).await.expect("a permit");
             let socket = keys.insert(());
-            connection.join(Join { socket, identity: Arc::new(identity), expires_at: None, deflate: false });
+            connection.join(Join {
+                socket,
+                identity: Arc::new(identity),
+                expires_at: None,
+                deflate: false,
+                subscribe: None,
+            });
             reserved.push(connection);
         }
         Self { realtime, users, next: 0, _reserved: reserved }

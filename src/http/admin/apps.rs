@@ -6,7 +6,6 @@ use actix_web::{
 };
 use oriva_hub_actors::model::{AppId, Timestamp, whole_number};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::{
@@ -101,8 +100,8 @@ pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
     security(("admin_key" = [])),
 )]
 pub async fn create(admin: Admin, hub: Data<Hub>, body: Body) -> Result<HttpResponse, Problem> {
-    let (_, map) = body.object().await?;
-    let mut fields = Fields::new(map);
+    let bytes = body.json().await?;
+    let mut fields = Fields::parse(&bytes)?;
     let id = fields.required("app_id", AppId::parse);
     let name = fields.required("name", display_name);
     let icon_url = fields.optional("icon_url", image_url);
@@ -147,8 +146,8 @@ pub async fn get(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpRes
 )]
 pub async fn update(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body) -> Result<HttpResponse, Problem> {
     let id = app_id(&path)?;
-    let (_, map) = body.object().await?;
-    let mut fields = Fields::new(map);
+    let bytes = body.json().await?;
+    let mut fields = Fields::parse(&bytes)?;
     let takes_icon_away = fields.has("icon_url");
     let icon = fields.optional("icon_url", image_url);
     let change = AppChange {
@@ -183,8 +182,8 @@ pub(super) fn app_id(text: &str) -> Result<AppId, Problem> {
 }
 
 /// `{"publish": 5000}`: requests in one window, by rate-limit class.
-fn limits(fields: &mut Fields) -> Option<LimitOverrides> {
-    let map: Map<String, Value> = fields.object("limits", 1024)?;
+fn limits(fields: &mut Fields<'_>) -> Option<LimitOverrides> {
+    let map = fields.map("limits")?;
     let mut limits = LimitOverrides::new();
     for (class, value) in map {
         let name = format!("limits.{class}");

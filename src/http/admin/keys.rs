@@ -98,7 +98,7 @@ pub async fn list(_: Admin, hub: Data<Hub>, path: Path<String>) -> Result<HttpRe
 )]
 pub async fn create(admin: Admin, hub: Data<Hub>, path: Path<String>, body: Body) -> Result<HttpResponse, Problem> {
     let app = app_id(&path)?;
-    Fields::new(body.object_or_nothing().await?).finish().map_err(Problem::invalid)?;
+    Fields::parse(&body.json_or_nothing().await?)?.finish().map_err(Problem::invalid)?;
     let made = hub.apps().create_key(&app, &admin.audit()).await?;
     Ok(HttpResponse::Created().json(KeyWithSecret { key: KeyView::from(&made.key), api_key: made.secret.expose() }))
 }

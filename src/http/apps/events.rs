@@ -5,14 +5,14 @@ use oriva_hub_actors::model::{
     AppId, Category, Event, EventId, EventType, Invalid, JsonObject, Offset, Timestamp, UserId,
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::{
     http::{
         Problem,
         auth::AppKey,
-        body::{BatchFaults, Body, Fields, MAX_OBJECT_BYTES, text},
+        body::{BatchFaults, Body, Fields, text},
         idempotency,
         openapi::{
             answers::{Checked, Idempotent, Limited, WithBody},
@@ -55,8 +55,8 @@ pub async fn publish(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let key = idempotency::from_request(&request)?;
-    let (bytes, map) = body.object().await?;
-    let event = new_event(map, &app.holder().app).map_err(Problem::invalid)?;
+    let bytes = body.json().await?;
+    let event = new_event(Fields::parse(&bytes)?, &app.holder().app).map_err(Problem::invalid)?;
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.publish(app.holder(), event, app.origin(&request), idempotency).await?;
     Ok(idempotency::answer(StatusCode::OK, &written).json(written.result))
@@ -89,8 +89,8 @@ pub async fn publish_batch(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let key = idempotency::from_request(&request)?;
-    let (bytes, map) = body.object().await?;
-    let mut fields = Fields::new(map);
+    let bytes = body.json().await?;
+    let mut fields = Fields::parse(&bytes)?;
     let items = fields.batch("events", MAX_BATCH).unwrap_or_default();
     fields.finish().map_err(Problem::invalid)?;
     let more = u32::try_from(items.len().saturating_sub(1)).unwrap_or(u32::MAX);
@@ -181,8 +181,7 @@ impl<'a> EventView<'a> {
     }
 }
 
-fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<FaultyField>> {
-    let mut fields = Fields::new(map);
+fn new_event(mut fields: Fields<'_>, app: &App) -> Result<NewEvent, Vec<FaultyField>> {
     let audience = fields.optional("audience", |text| match text {
         "all" => Ok(()),
         _ => Err(Invalid("must be all, or absent".to_owned())),
@@ -204,7 +203,7 @@ fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<FaultyF
     let event_type = fields.required("event_type", |text| EventType::parse(text, category.unwrap_or(Category::User)));
     let entity_type = fields.required("entity_type", text(1..=100));
     let entity_id = fields.required("entity_id", text(1..=255));
-    let data = fields.object("event_data", MAX_OBJECT_BYTES);
+    let data = fields.object("event_data");
     fields.finish()?;
     let (Some(user_id), Some(category), Some(event_type), Some(entity_type), Some(entity_id)) =
         (user_id, category, event_type, entity_type, entity_id)
@@ -221,15 +220,15 @@ fn new_event(map: Map<String, Value>, app: &App) -> Result<NewEvent, Vec<FaultyF
         event_type,
         entity_type,
         entity_id,
-        data: data.map_or_else(JsonObject::empty, |data| JsonObject::from_map(&data)),
+        data: data.unwrap_or_else(JsonObject::empty),
         timestamp: Timestamp::now(),
     })
 }
 
-fn batch_item(item: Value, app: &App, faults: &mut BatchFaults) -> BatchItem<NewEvent> {
-    let event = match item {
-        Value::Object(map) => new_event(map, app),
-        _ => Err(vec![FaultyField::new("events", "must be objects")]),
+fn batch_item(item: &RawValue, app: &App, faults: &mut BatchFaults) -> BatchItem<NewEvent> {
+    let event = match Fields::of_item(item) {
+        Some(fields) => new_event(fields, app),
+        None => Err(vec![FaultyField::new("events", "must be objects")]),
     };
     event.map_err(|found| faults.reject(found))
 }
@@ -277,8 +276,8 @@ mod tests {
             "user_id": 7, "event_category": "party", "event_type": "Bad Type", "entity_id": "", "event_data": [],
             "evnt_data": {}, "entity_type": "x\u{0}"
         });
-        let Value::Object(map) = body else { unreachable!() };
-        let faults = new_event(map, &app()).unwrap_err();
+        let body = body.to_string();
+        let faults = new_event(Fields::parse(body.as_bytes()).unwrap(), &app()).unwrap_err();
         let mut names: Vec<_> = faults.iter().map(|field| field.field.as_str()).collect();
         names.sort_unstable();
         let expected =

@@ -8,13 +8,13 @@ use actix_web::{
     web::Data,
 };
 use oriva_hub_actors::model::{Invalid, JsonObject, NotificationId, Timestamp, UserId};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use crate::{
     http::{
         Problem,
         auth::AppKey,
-        body::{BatchFaults, Body, Fields, MAX_OBJECT_BYTES, text},
+        body::{BatchFaults, Body, Fields, text},
         idempotency,
         openapi::{
             answers::{Idempotent, Limited, WithBody},
@@ -63,8 +63,8 @@ pub async fn create(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let key = idempotency::from_request(&request)?;
-    let (bytes, map) = body.object().await?;
-    let new = new_notification(map).map_err(Problem::invalid)?;
+    let bytes = body.json().await?;
+    let new = new_notification(Fields::parse(&bytes)?).map_err(Problem::invalid)?;
     let idempotency = key.map(|key| key(&bytes));
     let written = hub.create_notification(app.holder(), new, app.origin(&request), idempotency).await?;
     let mut response = idempotency::answer(StatusCode::CREATED, &written);
@@ -99,8 +99,9 @@ pub async fn create_batch(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let key = idempotency::from_request(&request)?;
-    let (bytes, map) = body.object().await?;
-    let wanted = if map.contains_key("user_ids") { Wanted::for_users(map) } else { Wanted::one_by_one(map) };
+    let bytes = body.json().await?;
+    let fields = Fields::parse(&bytes)?;
+    let wanted = if fields.has("user_ids") { Wanted::for_users(fields) } else { Wanted::one_by_one(fields) };
     let wanted = wanted.map_err(Problem::invalid)?;
     let more = u32::try_from(wanted.len().saturating_sub(1)).unwrap_or(u32::MAX);
     app.consume_more(&request, &hub, more).await?;
@@ -110,25 +111,23 @@ pub async fn create_batch(
 }
 
 /// A parsed batch, before its cost is counted.
-enum Wanted {
-    Items(Vec<Value>),
+enum Wanted<'a> {
+    Items(Vec<&'a RawValue>),
     Shared(Arc<Content>, Vec<Result<UserId, Invalid>>),
 }
 
-impl Wanted {
-    fn one_by_one(map: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
-        let mut fields = Fields::new(map);
+impl<'a> Wanted<'a> {
+    fn one_by_one(mut fields: Fields<'a>) -> Result<Self, Vec<FaultyField>> {
         let items = fields.batch("notifications", MAX_BATCH);
         fields.finish()?;
         Ok(Self::Items(items.unwrap_or_default()))
     }
 
-    fn for_users(map: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
-        let mut fields = Fields::new(map);
+    fn for_users(mut fields: Fields<'a>) -> Result<Self, Vec<FaultyField>> {
         let users = fields.batch("user_ids", MAX_BATCH).unwrap_or_default();
-        let users = users.into_iter().map(|user| match user {
-            Value::String(user) => UserId::parse(&user),
-            _ => Err(Invalid("must be strings".to_owned())),
+        let users = users.into_iter().map(|user| match serde_json::from_str::<String>(user.get()) {
+            Ok(user) => UserId::parse(&user),
+            Err(_) => Err(Invalid("must be strings".to_owned())),
         });
         let users = users.collect();
         if fields.has("external_id") {
@@ -151,9 +150,9 @@ impl Wanted {
         match self {
             Self::Items(items) => items
                 .into_iter()
-                .map(|item| match item {
-                    Value::Object(map) => new_notification(map).map_err(|found| faults.reject(found)),
-                    _ => Err(faults.reject(vec![FaultyField::new("notifications", "must be objects")])),
+                .map(|item| match Fields::of_item(item) {
+                    Some(fields) => new_notification(fields).map_err(|found| faults.reject(found)),
+                    None => Err(faults.reject(vec![FaultyField::new("notifications", "must be objects")])),
                 })
                 .collect(),
             Self::Shared(content, users) => users
@@ -168,8 +167,7 @@ impl Wanted {
     }
 }
 
-fn new_notification(map: Map<String, Value>) -> Result<NewNotification, Vec<FaultyField>> {
-    let mut fields = Fields::new(map);
+fn new_notification(mut fields: Fields<'_>) -> Result<NewNotification, Vec<FaultyField>> {
     let user_id = fields.required("user_id", UserId::parse);
     let content = content(&mut fields);
     fields.finish()?;
@@ -181,7 +179,7 @@ fn new_notification(map: Map<String, Value>) -> Result<NewNotification, Vec<Faul
 }
 
 /// The content of a notification. `None` if a fault was noted.
-fn content(fields: &mut Fields) -> Option<Content> {
+fn content(fields: &mut Fields<'_>) -> Option<Content> {
     fields.rename("metadata", "context_data");
     fields.rename("category", "notification_type");
     let title = fields.required_text("title", plain(1..=200, Lines::One));
@@ -196,9 +194,7 @@ fn content(fields: &mut Fields) -> Option<Content> {
         action_label: fields.optional_text("action_label", plain(0..=50, Lines::One)).filter(|label| !label.is_empty()),
         image_url: fields.optional("image_url", image_url),
         icon_url: fields.optional("icon_url", image_url),
-        context_data: fields
-            .object("context_data", MAX_OBJECT_BYTES)
-            .map_or_else(JsonObject::empty, |data| JsonObject::from_map(&data)),
+        context_data: fields.object("context_data").unwrap_or_else(JsonObject::empty),
         expires_at: fields.optional("expires_at", in_the_future),
     };
     (!content.title.is_empty() && !content.body.is_empty()).then_some(content)
@@ -231,13 +227,13 @@ fn in_the_future(text: &str) -> Result<Timestamp, Invalid> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn parse(body: Value) -> Result<NewNotification, Vec<String>> {
-        let Value::Object(map) = body else { panic!("an object") };
-        new_notification(map).map_err(|faults| {
+        let body = body.to_string();
+        new_notification(Fields::parse(body.as_bytes()).unwrap()).map_err(|faults| {
             let mut names: Vec<_> = faults.into_iter().map(|fault| fault.field).collect();
             names.sort_unstable();
             names

@@ -50,7 +50,8 @@ pub async fn issue(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let user = UserId::parse(&path.1).map_err(|rule| Problem::malformed_id("user_id", &rule))?;
-    let mut fields = Fields::new(body.object_or_nothing().await?);
+    let bytes = body.json_or_nothing().await?;
+    let mut fields = Fields::parse(&bytes)?;
     let ttl = fields.integer("ttl_seconds", 1..=MAX_TTL_SECONDS).unwrap_or(DEFAULT_TTL_SECONDS);
     fields.finish().map_err(Problem::invalid)?;
     let (token, expires_at) = hub.issue_token(app.holder(), &user, Duration::from_secs(ttl))?;

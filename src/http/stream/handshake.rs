@@ -1,26 +1,48 @@
-//! What an upgrade request contains: a credential in one of four places, subprotocols, an app.
+//! What an upgrade request contains: a credential in one of four places, subprotocols, parameters of the address.
 
 use actix_http::{HttpMessage as _, Request};
 use actix_web::http::header;
+use oriva_hub_actors::{
+    model::{AppId, EventPattern, Invalid, MAX_PATTERNS, Offset, UserId},
+    protocol::ClientFrame,
+};
 
-use crate::http::auth::bearer;
+use crate::{
+    http::{
+        auth::bearer,
+        body::{Fields, text},
+        query::{self, Parameters},
+    },
+    store::FaultyField,
+};
 
 /// The stream's subprotocol. A client that offers it is rejected by a close code after the upgrade.
 pub(super) const V1: &str = "oriva.v1";
 const BEARER: &str = "bearer.";
 
-/// The relevant parts of an upgrade request.
+/// What the headers and the address offer, before anybody is authenticated.
 #[derive(Debug, Default)]
 pub(super) struct Offer {
     pub speaks_v1: bool,
     pub credential: Option<String>,
-    pub app_id: Option<String>,
     /// The accepted parameters of permessage-deflate. `None`: not negotiated.
     pub deflate: Option<&'static str>,
 }
 
+/// The parameters of the address, apart from the credential.
+#[derive(Debug)]
+pub(super) struct StreamParameters {
+    /// Repeats the credential's app.
+    pub app_id: Option<AppId>,
+    /// The user whose stream an app's key opens.
+    pub user_id: Option<UserId>,
+    /// What is subscribed to at once.
+    pub subscribe: Option<ClientFrame>,
+}
+
 impl Offer {
-    pub(super) fn read(request: &Request) -> Self {
+    /// Reads a request. Faults of the address are for a caller who is known.
+    pub(super) fn read(request: &Request) -> (Self, Result<StreamParameters, Vec<FaultyField>>) {
         let mut offer = Self::default();
         let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
         for protocol in offered.flat_map(|value| value.split(',')).map(str::trim) {
@@ -31,20 +53,52 @@ impl Offer {
             }
         }
         offer.deflate = deflate(request);
-        if offer.credential.is_none() {
-            offer.credential = bearer(request.headers()).map(str::to_owned);
+        let Ok(parameters) = Parameters::from_query(request.uri().query().unwrap_or("")) else {
+            return (offer, Err(vec![FaultyField::new("query", "must be UTF-8, percent-encoded")]));
+        };
+        let (mut fields, patterns) = query::fields(parameters, Some("event_types"));
+        fields.rename("auth", "token");
+        let token = fields.optional_text("token", |text| Ok(text.to_owned()));
+        let header = || bearer(request.headers()).map(str::to_owned);
+        offer.credential = offer.credential.or_else(header).or(token);
+        (offer, StreamParameters::read(fields, patterns))
+    }
+}
+
+impl StreamParameters {
+    fn read(mut fields: Fields<'_>, patterns: Vec<String>) -> Result<Self, Vec<FaultyField>> {
+        let app_id = fields.optional("app_id", AppId::parse);
+        let user_id = fields.optional("user_id", UserId::parse);
+        let after = fields.optional("after", offset);
+        let after_broadcast = fields.optional("after_broadcast", offset);
+        let epoch = fields.optional("epoch", text(1..=100));
+        if patterns.len() > MAX_PATTERNS {
+            fields.fault("event_types", &format!("must be given at most {MAX_PATTERNS} times"));
         }
-        let query = request.uri().query().unwrap_or("");
-        let Ok(parameters) = actix_web::web::Query::<Vec<(String, String)>>::from_query(query) else { return offer };
-        for (name, value) in parameters.into_inner() {
-            match name.as_str() {
-                "token" | "auth" if offer.credential.is_none() => offer.credential = Some(value),
-                "app_id" => offer.app_id = Some(value),
-                _ => {}
+        if patterns.is_empty() && (after.is_some() || after_broadcast.is_some() || epoch.is_some()) {
+            fields.fault("event_types", "is required beside after, after_broadcast or epoch");
+        }
+        let mut parsed = Vec::new();
+        for pattern in patterns {
+            match EventPattern::parse(&pattern) {
+                Ok(pattern) => parsed.push(pattern),
+                Err(Invalid(rule)) => fields.fault("event_types", &rule),
             }
         }
-        offer
+        fields.finish()?;
+        let subscribe = (!parsed.is_empty()).then_some(ClientFrame::Subscribe {
+            patterns: parsed,
+            after,
+            after_broadcast,
+            epoch,
+            id: None,
+        });
+        Ok(Self { app_id, user_id, subscribe })
     }
+}
+
+fn offset(text: &str) -> Result<Offset, Invalid> {
+    text.parse().map_err(|_| Invalid("must be a whole number from 0 on".to_owned()))
 }
 
 /// The answer to the first acceptable offer of permessage-deflate (RFC 7692 §5, §7.1). Both sides compress each message
@@ -92,6 +146,37 @@ mod tests {
     use actix_http::test::TestRequest;
 
     use super::*;
+
+    fn read(uri: &str) -> (Offer, Result<StreamParameters, Vec<FaultyField>>) {
+        Offer::read(&TestRequest::with_uri(uri).finish())
+    }
+
+    #[test]
+    fn an_address_may_subscribe_and_what_it_may_not_is_named() {
+        let (offer, parameters) =
+            read("/?token=t&app_id=a&user_id=u%20&event_types=a.*&event_types=**&after=7&epoch=e");
+        assert_eq!(offer.credential.as_deref(), Some("t"));
+        assert_eq!(parameters.unwrap_err()[0].field, "user_id");
+        let (_, parameters) = read("/?auth=t&user_id=u&event_types=a.*&event_types=**&after=7&epoch=e");
+        let parameters = parameters.unwrap();
+        assert_eq!(parameters.user_id.unwrap().as_str(), "u");
+        let Some(ClientFrame::Subscribe { patterns, after, after_broadcast, .. }) = parameters.subscribe else {
+            panic!()
+        };
+        assert_eq!((patterns.len(), after, after_broadcast), (2, Some(7), None));
+        for (uri, field) in [
+            ("/?since=1", "since"),
+            ("/?after=-1&event_types=a", "after"),
+            ("/?after=1", "event_types"),
+            ("/?event_types=A", "event_types"),
+            ("/?token=a&auth=b", "auth"),
+            ("/?token=a&token=b", "token"),
+            ("/?app_id=", "app_id"),
+            ("/?lastEventID=4", "lastEventID"),
+        ] {
+            assert_eq!(read(uri).1.unwrap_err()[0].field, field, "{uri}");
+        }
+    }
 
     #[test]
     fn the_first_offer_that_can_be_kept_is_agreed_on() {

@@ -100,7 +100,8 @@ pub async fn read_all(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let mut fields = Fields::new(body.object_or_nothing().await?);
+    let bytes = body.json_or_nothing().await?;
+    let mut fields = Fields::parse(&bytes)?;
     let asked = fields.optional("app_id", AppId::parse);
     let before = fields.optional("before", Timestamp::parse);
     fields.finish().map_err(Problem::invalid)?;

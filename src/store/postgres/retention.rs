@@ -122,9 +122,9 @@ impl RetentionStore for PostgresStore {
                 .await?;
         let Some((id, ids)) = begun else { return Ok(None) };
         // Under the lock: whoever finishes it deletes them afterwards, and an object is never written again with less.
-        let object = table.object("json_build_object", json_value);
+        let object = table.object(json_value);
         let lines: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-            "select {object}::text from {} where id = any($1) order by id",
+            "select {object} from {} where id = any($1) order by id",
             table.table()
         )))
         .bind(unpack(&ids))
@@ -151,12 +151,15 @@ impl RetentionStore for PostgresStore {
     }
 }
 
+/// The JSON text of a column.
 fn json_value(column: &str, shape: Shape) -> String {
-    match shape {
-        Shape::Plain | Shape::Id | Shape::Json | Shape::Flag => column.to_owned(),
+    let value = match shape {
+        Shape::Json => return format!("{column}::text"),
+        Shape::Plain | Shape::Id | Shape::Flag => column.to_owned(),
         Shape::Moment => format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"#),
         Shape::Address => format!("host({column})"),
-    }
+    };
+    format!("coalesce(to_json({value})::text, 'null')")
 }
 
 /// The next rows of a range, each with whether a condition holds for it. They are locked; what others hold is passed over.

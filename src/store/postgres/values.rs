@@ -31,7 +31,7 @@ impl Dialect for Postgres {
     const LOCK_FOR_UPDATE: &'static str = " for no key update";
 
     fn json(placeholder: &str) -> String {
-        format!("{placeholder}::jsonb")
+        format!("{placeholder}::json")
     }
 
     fn json_text(column: &str) -> String {

@@ -1,13 +1,16 @@
 //! Apps and their keys.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
-use oriva_hub_actors::model::{AppId, KeyId, RevokedCredentials, StreamKey, Timestamp};
+use oriva_hub_actors::model::{AppId, KeyId, StreamKey, Timestamp};
+use uuid::Uuid;
 
 use super::{
     audit::write_audit,
     dialect::{Dialect, SqlRow as _, SqlStore},
     revisions::raise_identity_revision,
-    rows::{KEY, app_columns, app_from_row, corrupt_row, key_from_row, qualified},
+    rows::{KEY, app_columns, app_from_row, key_from_row, qualified},
     statement::{Kind, Rows, Statement, Value},
 };
 use crate::store::{ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError};
@@ -142,19 +145,17 @@ impl<S: SqlStore> AppStore for S {
         self.query_one(query).await?.big(0)
     }
 
-    async fn revoked_credentials(&self, since: Timestamp) -> Result<RevokedCredentials, StoreError> {
-        let apps = Statement::new("select app_id from apps where not is_active");
-        let keys = Statement::new("select key_id from app_api_keys where revoked_at >= $1").bind(since);
-        let apps = self.query_all(&StreamKey::Broadcast, apps).await?;
-        let keys = self.query_all(&StreamKey::Broadcast, keys).await?;
-        let mut revoked = RevokedCredentials::default();
-        for row in &apps {
-            revoked.apps.insert(AppId::parse(&row.text(0)?).map_err(corrupt_row)?);
+    async fn valid_keys(&self, keys: &[KeyId]) -> Result<HashSet<KeyId>, StoreError> {
+        let ids: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
+        let mut valid = HashSet::new();
+        for run in S::Db::id_runs(&ids) {
+            let mut query = Statement::new("select key_id from app_api_keys where revoked_at is null and ");
+            S::Db::push_any(&mut query, "key_id", run);
+            for row in self.query_all(&StreamKey::Broadcast, query).await? {
+                valid.insert(KeyId(row.id(0)?));
+            }
         }
-        for row in &keys {
-            revoked.keys.insert(KeyId(row.id(0)?));
-        }
-        Ok(revoked)
+        Ok(valid)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{AppId, Offset, StreamKey, Timestamp},
-    ports::Page,
+    model::{AppId, Offset, StreamKey, StreamKind, Timestamp},
+    ports::{Page, PageLimit},
 };
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     rows::{event_columns, event_from_row},
     statement::{Kind, Rows, Statement},
 };
-use crate::store::{EventFilter, EventPage, EventReader, StoreError, TOTAL_CAP};
+use crate::store::{EventFilter, EventPage, EventReader, PageRequest, StoreError, TOTAL_CAP};
 
 #[async_trait]
 impl<S: SqlStore> EventReader for S {
@@ -57,26 +57,20 @@ impl<S: SqlStore> EventReader for S {
         Ok(heads)
     }
 
-    async fn page(&self, stream: &StreamKey, after: Offset, limit: usize) -> Result<Page, StoreError> {
-        let condition = match stream {
-            StreamKey::User(_) => "user_id = $1 and user_offset > $2 order by user_offset",
-            StreamKey::App(_) => "app_id = $1 and app_offset > $2 order by app_offset",
-            StreamKey::Broadcast => "$1 = '' and broadcast_offset > $2 order by broadcast_offset",
-        };
-        let columns = event_columns::<S::Db>();
-        let query = Statement::new(format!("select {columns} from platform_events where {condition} limit $3"))
-            .bind(stream.name())
-            .bind(after.cast_signed())
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        let mut transaction = self.begin_read(stream).await?;
-        // The head first: an event committed in between is then missing from it at most, never from the page.
-        let head = S::Db::fetch_optional(&mut transaction, head_query(stream)).await?;
-        let head = head.map_or(Ok(0), |row| row.big(0))?;
-        let rows = S::Db::fetch_all(&mut transaction, query).await?;
-        transaction.commit().await?;
-        let events: Vec<_> = rows.iter().map(|row| event_from_row(row, 0)).collect::<Result<_, _>>()?;
-        let last = events.last().map_or(0, |event| event.offset_in(stream.kind()));
-        Ok(Page { events, head: head.max(last) })
+    async fn pages(&self, requests: &[PageRequest], limit: PageLimit) -> Result<Vec<Page>, StoreError> {
+        let mut pages: Vec<Page> = requests.iter().map(|_| Page { events: Vec::new(), head: 0 }).collect();
+        for (kind, columns) in STREAMS {
+            for query in page_queries::<S::Db>(requests, limit, kind, columns) {
+                for row in self.query_all(&StreamKey::Broadcast, query).await? {
+                    let Some(page) = pages.get_mut(row.big(0)? as usize) else { continue };
+                    page.head = row.big_or_null(1)?.unwrap_or(0);
+                    if row.big_or_null(3)?.is_some() {
+                        page.events.push(event_from_row(&row, 4)?);
+                    }
+                }
+            }
+        }
+        Ok(pages)
     }
 
     async fn purge_idempotency_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -90,6 +84,51 @@ impl<S: SqlStore> EventReader for S {
         transaction.commit().await?;
         Ok(deleted)
     }
+}
+
+/// Each kind of stream, and the columns of an event that say which stream contains it and where.
+const STREAMS: [(StreamKind, [&str; 2]); 3] = [
+    (StreamKind::User, ["user_id", "user_offset"]),
+    (StreamKind::App, ["app_id", "app_offset"]),
+    // All events with such an offset are in the one broadcast stream, whose name is empty.
+    (StreamKind::Broadcast, ["''", "broadcast_offset"]),
+];
+
+/// Reads the pages of one kind of stream: rows of the request's position, the stream's head, two columns more and the
+/// event. A page without events is one row without an event. One statement, so heads and events
+/// agree.
+fn page_queries<'q, D: Dialect>(
+    requests: &'q [PageRequest],
+    limit: PageLimit,
+    kind: StreamKind,
+    [name, offset]: [&str; 2],
+) -> Vec<Statement<'q>> {
+    let mut asked = Rows::new(&[("position", Kind::Big), ("name", Kind::Text), ("start", Kind::Big)]);
+    for (position, request) in (0_i64..).zip(requests) {
+        if request.stream.kind() == kind {
+            asked.push([position.into(), request.stream.name().into(), request.after.cast_signed().into()]);
+        }
+    }
+    let columns = event_columns::<D>();
+    let length = format!("octet_length({})", D::json_text("event_data"));
+    let after = format!(
+        "), read as ( \
+           select asked.position as position, {offset} as place, {columns}, \
+             sum({length}) over (partition by asked.position order by {offset}) - {length} as bytes_before \
+           from asked join platform_events on {name} = asked.name and {offset} > asked.start \
+             and {offset} <= coalesce((select ahead.{offset} from platform_events ahead \
+               where {ahead_name} = asked.name and ahead.{offset} > asked.start \
+               order by ahead.{offset} limit 1 offset {others}), 9223372036854775807)) \
+         select asked.position, streams.last_offset, read.* from asked \
+         left join streams on streams.kind = '{kind}' and streams.key = asked.name \
+         left join read on read.position = asked.position and read.bytes_before < {bytes} \
+         order by read.place",
+        ahead_name = if kind == StreamKind::Broadcast { name.to_owned() } else { format!("ahead.{name}") },
+        others = limit.events.saturating_sub(1),
+        bytes = i64::try_from(limit.bytes).unwrap_or(i64::MAX),
+        kind = kind.as_str(),
+    );
+    D::with_rows("with asked (position, name, start) as (", asked, &after)
 }
 
 fn head_query(stream: &StreamKey) -> Statement<'_> {

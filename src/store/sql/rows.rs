@@ -118,7 +118,7 @@ pub(in crate::store) fn event_from_row(row: &impl SqlRow, first: usize) -> Resul
         event_type: EventType::from_store(&row.text(first + 4)?),
         entity_type: row.text(first + 5)?,
         entity_id: row.text(first + 6)?,
-        data: JsonObject::from_store(row.text(first + 7)?),
+        data: JsonObject::from_store(row.text(first + 7)?).map_err(corrupt_row)?,
         from_platform: row.flag(first + 8)?,
         offsets,
         timestamp: row.moment(first + 12)?,
@@ -144,7 +144,7 @@ pub(in crate::store) fn notification_from_row(row: &impl SqlRow) -> Result<Notif
             action_label: row.text_or_null(19)?,
             image_url: row.text_or_null(20)?,
             icon_url: row.text_or_null(21)?,
-            context_data: JsonObject::from_store(row.text(22)?),
+            context_data: JsonObject::from_store(row.text(22)?).map_err(corrupt_row)?,
             expires_at: row.moment_or_null(23)?,
         },
     })

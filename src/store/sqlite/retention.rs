@@ -134,7 +134,7 @@ impl RetentionStore for SqliteStore {
             }
         };
         // Read in the transaction: an export is never written with fewer rows than it deletes.
-        let object = table.object("json_object", json_value);
+        let object = table.object(json_value);
         let mut lines: Vec<String> = Vec::with_capacity(ids.len());
         for run in runs(&ids) {
             let mut query = QueryBuilder::new(format!("select {object} from {} where id in ", table.table()));
@@ -163,17 +163,19 @@ impl RetentionStore for SqliteStore {
     }
 }
 
+/// The JSON text of a column.
 fn json_value(column: &str, shape: Shape) -> String {
-    match shape {
+    let value = match shape {
+        Shape::Json => return column.to_owned(),
+        Shape::Flag => return format!("iif({column}, 'true', 'false')"),
         Shape::Plain | Shape::Address => column.to_owned(),
         Shape::Id => {
             let part = |first: u8, length: u8| format!("substr(lower(hex({column})), {first}, {length})");
             [part(1, 8), part(9, 4), part(13, 4), part(17, 4), part(21, 12)].join(" || '-' || ")
         }
-        Shape::Json => format!("json({column})"),
-        Shape::Flag => format!("json(iif({column}, 'true', 'false'))"),
         Shape::Moment => format!("strftime('%Y-%m-%dT%H:%M:%fZ', {column} / 1000.0, 'unixepoch')"),
-    }
+    };
+    format!("json_quote({value})")
 }
 
 /// The next rows of a range, each with whether a condition holds for it.

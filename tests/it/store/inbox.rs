@@ -49,7 +49,7 @@ fn anybody() -> AccessScope {
 }
 
 fn change(id: NotificationId, to: Status) -> Change {
-    let metadata = serde_json::Map::new();
+    let metadata = JsonObject::empty();
     Change { id, scope: anybody(), to, dismissed_from: Some("app".to_owned()), click_action: None, metadata }
 }
 

@@ -213,8 +213,8 @@ pub async fn recover(
 ) -> Result<HttpResponse, Problem> {
     let id = webhook_id(&path.1)?;
     hub.webhook(app.holder(), id).await?;
-    let (_, map) = body.object().await?;
-    let mut fields = Fields::new(map);
+    let bytes = body.json().await?;
+    let mut fields = Fields::parse(&bytes)?;
     let since = fields.required("since", Timestamp::parse);
     fields.finish().map_err(Problem::invalid)?;
     let since = since.ok_or_else(|| Problem::invalid(Vec::new()))?;
