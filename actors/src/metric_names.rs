@@ -56,6 +56,7 @@ metric_table! {
     OLDEST_DUE: Gauge = "oriva_webhook_oldest_due_seconds", "For how long the oldest delivery has been due; 0 where none is.";
     WORKER_RUNS: Counter = "oriva_worker_runs_total", "Runs of the hub's own workers, by worker and outcome.";
     WORKER_SUCCESS: Gauge = "oriva_worker_last_success_timestamp_seconds", "When a worker last did its run, in seconds since 1970.";
+    ANSWERS_PENDING: Gauge = "oriva_http_pending_answer_bytes", "Bytes of answers that their clients have not read yet.";
     CACHE_LOOKUPS: Counter = "oriva_cache_lookups_total", "Lookups by cache and outcome (hit, miss).";
     ROWS_RETIRED: Counter = "oriva_rows_retired_total", "Rows that retention archived or deleted, by table.";
 }

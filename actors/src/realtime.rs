@@ -18,7 +18,7 @@ use crate::{
     ports::{Bus, Expiry},
     protocol::{ClientFrame, Close, PublishedEvent, ServerFrame},
     registry::messages::{
-        Acquire, ConnectionSnapshot, CountsOf, Observe, Received, RegistryState, Route, SendFrame, StopAccepting,
+        Acquire, ConnectionSnapshot, CountsOf, Observe, Probe, Received, RegistryState, Route, SendFrame, StopAccepting,
     },
     shard::Shard,
     socket::{
@@ -127,6 +127,12 @@ impl Realtime {
     /// Sends a frame that is no event to the sockets of a stream on this node. Dropped where a mailbox is full.
     pub fn send_frame(&self, stream: StreamKey, frame: Bytes) {
         let _ = self.shard_of(&stream).registry().try_send(SendFrame { stream, frame });
+    }
+
+    /// Has the sockets of a stream on this node dropped that do not answer a ping.
+    pub fn probe(&self, stream: StreamKey) {
+        // What is dropped here is asked for again.
+        let _ = self.shard_of(&stream).registry().try_send(Probe { stream });
     }
 
     /// Tells an app's sockets, on all nodes, that one of its webhooks was disabled. The webhook itself says so too.

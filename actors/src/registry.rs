@@ -28,7 +28,7 @@ use self::{
     broadcasts::BroadcastFeed,
     entry::{Entry, RunningSession},
     messages::{
-        Acquire, ConnectionSnapshot, CountsOf, Observe, Received, RegistryState, Resync, Route, SendFrame,
+        Acquire, ConnectionSnapshot, CountsOf, Observe, Probe, Received, RegistryState, Resync, Route, SendFrame,
         StopAccepting,
     },
     resync_schedule::ResyncSchedule,
@@ -305,6 +305,16 @@ impl Handler<SendFrame> for Registry {
     fn handle(&mut self, SendFrame { stream, frame }: SendFrame, _: &mut Self::Context) {
         if let Some(running) = self.entries.get(&stream).and_then(|entry| entry.session.as_ref()) {
             let _ = running.addr.try_send(SessionInput::SendFrame { frame });
+        }
+    }
+}
+
+impl Handler<Probe> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Probe { stream }: Probe, _: &mut Self::Context) {
+        if let Some(entry) = self.entries.get(&stream) {
+            entry.probe();
         }
     }
 }

@@ -84,6 +84,7 @@ impl Session {
             Effect::Open { socket } => self.context.socket_loop.open(socket, ctx.address().recipient()),
             Effect::Push { socket, frame } => self.context.socket_loop.push(socket, frame),
             Effect::Receipt { event } => self.context.ports.receipts.pushed(&event),
+            Effect::Probe { socket } => self.context.socket_loop.probe(socket),
             Effect::NotifyWhenDrained { socket } => self.context.socket_loop.notify_when_drained(socket),
             Effect::WaitForReorder { kind } => {
                 tokio::time::sleep(REORDER_WINDOW)

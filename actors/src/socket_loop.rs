@@ -44,6 +44,8 @@ const READ_BUFFER_BYTES: usize = 32 * 1024;
 const READS_PER_TURN: usize = 4;
 /// How long a socket may wait for its `welcome`. Then it is closed and the client tries again.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to answer when somebody else wants its connection.
+pub(crate) const PROBE: Duration = Duration::from_secs(3);
 /// How long a client may take to answer a close frame before its connection is dropped.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -152,6 +154,12 @@ impl SocketLoop {
                 if let Some(socket) = self.sockets.get_mut(key) {
                     socket.notify_when_drained = true;
                     self.mark_dirty(key);
+                }
+            }
+            Command::Probe { key } => {
+                if self.sockets.contains_key(key) {
+                    self.queue(key, ping_frame());
+                    self.deadlines.add(Instant::now() + PROBE, key, Deadline::Probe);
                 }
             }
             // The deadline already set comes first, sees the later moment and sets itself anew: so a socket has one
@@ -402,13 +410,19 @@ impl SocketLoop {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        for (key, deadline) in self.deadlines.take_due(now) {
+        for (due, key, deadline) in self.deadlines.take_due(now) {
             let Some(socket) = self.sockets.get(key) else { continue };
             match deadline {
                 Deadline::Expiry if socket.expires_at.is_some_and(|at| at <= now) => {
                     self.close(key, Close::TokenExpired);
                 }
                 Deadline::Linger if socket.is_closing() => self.remove(key),
+                Deadline::Probe if socket.last_heard + PROBE < due => {
+                    self.close(key, Close::NoHeartbeat);
+                    self.guarded(key, Self::flush);
+                    // Nobody is there who could answer the close, and the connection is waited for.
+                    self.remove(key);
+                }
                 // The store does not answer, or the session ended before it heard of this socket. The client tries again.
                 Deadline::Welcome if matches!(socket.phase, Phase::Joining) => self.close(key, Close::Internal),
                 Deadline::Drain => self.close(key, Close::GoingAway),
@@ -417,7 +431,7 @@ impl SocketLoop {
                         self.deadlines.add(at, key, Deadline::Expiry);
                     }
                 }
-                Deadline::Linger | Deadline::Welcome => {}
+                Deadline::Linger | Deadline::Welcome | Deadline::Probe => {}
             }
         }
         let Some(beating) = self.heartbeats.advance() else { return };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use moka::sync::Cache;
+use moka::future::Cache;
 use oriva_hub_actors::{
     model::{AppId, Identity, KeyId, Scope, Timestamp, UserId},
     ports::{Credentials, Expiry, RefreshError},
@@ -130,21 +131,13 @@ impl Authenticator {
 
     async fn key_holder(&self, key: &ApiKeySecret) -> Result<KeyHolder, AuthError> {
         let hash = key.hash();
-        let known = match self.keys.get(&hash) {
-            Some(known) => known,
-            None => {
-                let generation = self.generation();
-                let (key, app) = self.store.key_by_hash(&hash).await?.ok_or(AuthError::Unknown)?;
-                let is_revoked = key.revoked_at.is_some();
-                let known = Arc::new(KnownKey { id: key.id, is_revoked, app: Arc::new(app) });
-                self.keys.insert(hash, known.clone());
-                if generation != self.generation() {
-                    // It was read before a change and cached after it.
-                    self.keys.invalidate(&hash);
-                }
-                known
-            }
-        };
+        let known = self.cached(&self.keys, hash, async {
+            let found = self.store.key_by_hash(&hash).await?;
+            Ok(found.map(|(key, app)| {
+                Arc::new(KnownKey { id: key.id, is_revoked: key.revoked_at.is_some(), app: Arc::new(app) })
+            }))
+        });
+        let known = known.await?.ok_or(AuthError::Unknown)?;
         let KnownKey { id, is_revoked, app } = &*known;
         if *is_revoked {
             return Err(AuthError::Revoked);
@@ -173,16 +166,36 @@ impl Authenticator {
     /// # Errors
     /// Where the store fails.
     pub async fn app(&self, id: &AppId) -> Result<Option<Arc<App>>, StoreError> {
-        if let Some(app) = self.apps.get(id) {
-            return Ok(Some(app));
-        }
+        self.cached(&self.apps, id.clone(), async { Ok(self.store.app(id).await?.map(Arc::new)) }).await
+    }
+
+    /// Returns what a cache has, or reads it: once, for however many ask at the same time. What is not there is not
+    /// cached.
+    async fn cached<K, V>(
+        &self,
+        cache: &Cache<K, V>,
+        key: K,
+        read: impl Future<Output = Result<Option<V>, StoreError>>,
+    ) -> Result<Option<V>, StoreError>
+    where
+        K: Hash + Eq + Clone + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
+    {
         let generation = self.generation();
-        let Some(app) = self.store.app(id).await?.map(Arc::new) else { return Ok(None) };
-        self.apps.insert(id.clone(), app.clone());
-        if generation != self.generation() {
-            self.apps.invalidate(id);
+        // The error of a missing entry is `None`.
+        let read = async { read.await.map_err(Some)?.ok_or(None) };
+        match cache.try_get_with_by_ref(&key, read).await {
+            Ok(value) => {
+                if generation != self.generation() {
+                    // It was read before a change and cached after it.
+                    cache.invalidate(&key).await;
+                }
+                Ok(Some(value))
+            }
+            Err(error) if error.is_none() => Ok(None),
+            // The others that waited are told no more than that.
+            Err(error) => Err(Arc::into_inner(error).flatten().unwrap_or_else(StoreError::no_answer)),
         }
-        Ok(Some(app))
     }
 
     /// What issues and verifies tokens.

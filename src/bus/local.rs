@@ -41,6 +41,8 @@ impl Bus for LocalBus {
 
     fn send_frame(&self, _: &StreamKey, _: &Bytes) {}
 
+    fn request_probe(&self, _: &StreamKey) {}
+
     fn request_resync(&self) {}
 }
 

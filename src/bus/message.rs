@@ -26,6 +26,7 @@ const RESYNC: u8 = 1;
 const CREDENTIALS: u8 = 2;
 const EVENT: u8 = 3;
 const FRAME: u8 = 4;
+const PROBE: u8 = 5;
 
 /// What a node sends to the others.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(super) enum Message {
     Event(Arc<PublishedEvent>),
     /// A frame that is no event, for the sockets of a stream.
     Frame(Bytes),
+    /// All connections of a stream are taken, and one more is wanted: drop the sockets that do not answer.
+    Probe,
 }
 
 /// Why a message is passed over.
@@ -64,6 +67,7 @@ impl Message {
             Self::Beat => head(BEAT, 0),
             Self::Resync => head(RESYNC, 0),
             Self::Credentials => head(CREDENTIALS, 0),
+            Self::Probe => head(PROBE, 0),
             Self::Event(event) => {
                 let frame = event.frame(stream);
                 let trace = event.event().trace;
@@ -107,6 +111,7 @@ impl Message {
             BEAT => Self::Beat,
             RESYNC => Self::Resync,
             CREDENTIALS => Self::Credentials,
+            PROBE => Self::Probe,
             EVENT => {
                 let head = bytes.get(HEADER..HEADER + EVENT_HEADER).ok_or(DecodeError::Form)?;
                 let offset = |index: usize| {

@@ -27,6 +27,8 @@ pub enum BusEvent {
     Events(Vec<(StreamKey, Arc<PublishedEvent>)>),
     /// A frame that is no event, for the sockets of a stream.
     Frame(StreamKey, Bytes),
+    /// Another node has no connection left for a stream.
+    Probe(StreamKey),
     /// Something may have been lost: compare all streams with the store.
     Resync,
     /// A credential changed on another node.

@@ -121,6 +121,12 @@ impl Bus for RedisBus {
         }
     }
 
+    fn request_probe(&self, stream: &StreamKey) {
+        if self.can_publish() {
+            self.send(Some(stream.clone()), Message::Probe, 0);
+        }
+    }
+
     fn request_resync(&self) {
         if self.can_publish() {
             self.send(None, Message::Resync, 0);

@@ -60,6 +60,8 @@ pub struct Server {
     pub shutdown_timeout_seconds: u64,
     /// Greatest size of a request's body in bytes.
     pub max_body_bytes: usize,
+    /// Bytes of answers that clients have not read yet, beyond which further reads are refused.
+    pub max_pending_answer_bytes: usize,
     /// Networks whose `X-Forwarded-For` counts.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<String>,

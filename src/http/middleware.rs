@@ -24,7 +24,11 @@ use oriva_hub_actors::{
     traces::{Span, SpanKind},
 };
 
-use super::{problem::Problem, rate_limit, request_id};
+use super::{
+    paced::{Paced, PendingAnswers},
+    problem::Problem,
+    rate_limit, request_id,
+};
 use crate::{hub::Hub, limits::RateLimitStatus, metrics};
 
 /// Deadline of a request, its body included. Longer than the slowest webhook test may take.
@@ -74,6 +78,8 @@ pub async fn request_context(
     let is_behind_last = closing.as_ref().is_some_and(|closing| closing.is_set());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
     let hub = request.app_data::<Data<Hub>>().cloned();
+    let is_read = matches!(method, Method::GET | Method::HEAD);
+    let pending = request.app_data::<Data<PendingAnswers>>().map(|pending| (***pending).clone()).unwrap_or_default();
     let work = async {
         if is_behind_last {
             let answer = Problem::overloaded("the connection was to end with an earlier request").error_response();
@@ -82,6 +88,10 @@ pub async fn request_context(
         if is_draining && !is_probe {
             let answer = Problem::overloaded("the hub is stopping; ask again").error_response();
             return Ok(request.into_response(answer).map_into_right_body());
+        }
+        if is_read && !is_probe && pending.is_full() {
+            let answer = Problem::overloaded("too many answers wait for clients that do not read them; ask again");
+            return Ok(request.into_response(answer.error_response()).map_into_right_body());
         }
         match tokio::time::timeout(REQUEST_DEADLINE, next.call(request)).await {
             Ok(answer) => answer.map(ServiceResponse::map_into_left_body).map_err(|error| error.error_response()),
@@ -120,6 +130,7 @@ pub async fn request_context(
     describe(&mut span, &id, &method, route.as_deref(), status);
     metrics::request(&method, route, status.as_u16(), began.elapsed());
     log(&id, &method, &path, status, began.elapsed());
+    let answer = answer.map(|answer| answer.map_into_boxed_body().map_body(|_, body| Paced::new(body, &pending)));
     answer.map_err(|answer| InternalError::from_response("", answer).into())
 }
 

@@ -10,6 +10,7 @@ mod middleware;
 mod notifications;
 pub mod openapi;
 mod ops;
+mod paced;
 mod path;
 mod problem;
 mod query;
@@ -27,6 +28,7 @@ use actix_web::{
 pub use body::MaxBodyBytes;
 pub use client_address::TrustedProxies;
 pub use middleware::{ClosingAnswer, request_context};
+pub use paced::PendingAnswers;
 pub use problem::{Code, Problem};
 
 /// Every route but the stream's, whose requests never come here: they leave HTTP before (see `stream`).

@@ -1,9 +1,11 @@
 //! Probes (contract §8).
 
 use actix_web::{HttpResponse, http::header, web::Data};
+use oriva_hub_actors::metric_names;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::PendingAnswers;
 use crate::{bus::BusState, hub::Hub};
 
 /// Returns metrics for Prometheus.
@@ -15,7 +17,8 @@ use crate::{bus::BusState, hub::Hub};
     responses((status = 200, description = "Metrics in the text format of Prometheus", body = String, content_type = "text/plain; version=0.0.4")),
     security(()),
 )]
-pub async fn metrics(hub: Data<Hub>) -> HttpResponse {
+pub async fn metrics(hub: Data<Hub>, pending: Data<PendingAnswers>) -> HttpResponse {
+    metrics::gauge!(metric_names::ANSWERS_PENDING).set(pending.bytes() as f64);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(crate::metrics::render(&hub.figures().await))
 }
 

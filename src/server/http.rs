@@ -26,7 +26,7 @@ use socket2::TcpKeepalive;
 use super::{connection::Connection, error::ServeError};
 use crate::{
     config::Config,
-    http::{MaxBodyBytes, TrustedProxies, openapi, request_context, routes, stream},
+    http::{MaxBodyBytes, PendingAnswers, TrustedProxies, openapi, request_context, routes, stream},
     hub::Hub,
 };
 
@@ -61,12 +61,13 @@ pub(super) fn bind(addr: SocketAddr) -> Result<socket2::Socket, ServeError> {
 
 /// The HTTP server, its routes for requests and the stream for upgrades, over TCP or TLS.
 macro_rules! http_service {
-    ($config:expr, $hub:expr) => {{
+    ($config:expr, $hub:expr, $pending:expr) => {{
         let (hub, config): (Arc<Hub>, Config) = ($hub.clone(), $config.clone());
         let upgrade = hub.clone();
         let app = App::new()
             .app_data(Data::from(hub))
             .app_data(Data::new(MaxBodyBytes(config.server.max_body_bytes)))
+            .app_data(Data::new($pending.clone()))
             .app_data(Data::new(TrustedProxies::new(&config.server.trusted_proxies)))
             .configure(routes)
             .wrap(Condition::new(!config.server.cors.allowed_origins.is_empty(), cors(&config)))
@@ -100,14 +101,14 @@ pub(super) fn serve_http(
         .max_concurrent_connections(MAX_CONNECTIONS)
         .shutdown_timeout(config.server.shutdown_timeout_seconds)
         .disable_signals();
-    let config = config.clone();
+    let (config, pending) = (config.clone(), PendingAnswers::new(config.server.max_pending_answer_bytes));
     let builder = match tls {
         None => builder.listen("http", listener, move || {
             fn_service(async |stream: TcpStream| {
                 let peer = prepare(&stream);
                 Ok::<_, DispatchError>((Connection::new(stream), Protocol::Http1, peer))
             })
-            .and_then(http_service!(config, hub))
+            .and_then(http_service!(config, hub, pending))
         })?,
         Some(tls) => builder.listen("https", listener, move || {
             Acceptor::new(tls.clone())
@@ -116,7 +117,7 @@ pub(super) fn serve_http(
                     let peer = prepare(stream.get_ref().0);
                     (Connection::new(stream), Protocol::Http1, peer)
                 })
-                .and_then(http_service!(config, hub).map_err(TlsError::Service))
+                .and_then(http_service!(config, hub, pending).map_err(TlsError::Service))
         })?,
     };
     Ok(builder.run())

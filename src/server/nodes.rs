@@ -61,6 +61,7 @@ pub(super) fn connect(nodes: &mut Nodes, realtime: &Realtime, credentials_change
                         event = events.recv() => match event {
                             Some(BusEvent::Events(events)) => realtime.receive(events),
                             Some(BusEvent::Frame(stream, frame)) => realtime.send_frame(stream, frame),
+                            Some(BusEvent::Probe(stream)) => realtime.probe(stream),
                             Some(BusEvent::Resync) => realtime.resync(),
                             Some(BusEvent::CredentialsChanged) => credentials_changed.notify_one(),
                             None => return,

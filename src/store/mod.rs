@@ -88,6 +88,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// No answer in time, or none that could be shared.
+    pub(crate) fn no_answer() -> Self {
+        Self::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+    }
+
     /// Whether the store was closed, because the hub has stopped.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -473,7 +478,7 @@ pub async fn within_deadline<T, E: From<StoreError>>(
     tokio::pin!(question);
     tokio::time::timeout(DEADLINE, &mut question).await.unwrap_or_else(|_| {
         store.suspect_connections();
-        Err(StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())).into())
+        Err(StoreError::no_answer().into())
     })
 }
 

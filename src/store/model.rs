@@ -148,4 +148,6 @@ pub struct EventPage {
     pub events: Vec<Arc<PublishedEvent>>,
     /// Counted up to one past the cap.
     pub total: u64,
+    /// Whether the page ends at a bound: of its limit, or of its bytes.
+    pub is_full: bool,
 }

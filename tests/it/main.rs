@@ -9,6 +9,7 @@ mod as_written;
 mod asyncapi;
 mod autobahn;
 mod cli;
+mod connections;
 mod events;
 mod guide;
 mod house;

@@ -21,6 +21,8 @@ on_both_stores!(
     mistakes_are_answered_and_survived,
     protocol_violations_close_with_their_code,
     the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place,
+    an_apps_key_opens_a_users_stream_by_the_address,
+    a_parameter_that_the_address_does_not_have_is_refused_by_name,
     scopes_and_broadcasts_reach_whom_they_are_for,
     a_token_that_runs_out_closes_its_socket_unless_refreshed,
     a_silent_socket_is_closed_and_a_living_one_kept,
@@ -199,7 +201,8 @@ async fn the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place(bac
     let mut devices = Vec::new();
     for n in 0..10 {
         // A user's connections are counted together, whichever app issued the tokens.
-        devices.push(if n % 2 == 0 { app.connect("alice").await } else { other.connect("alice").await });
+        let device = if n % 2 == 0 { app.connect("alice").await } else { other.connect("alice").await };
+        devices.push(device.attend());
     }
     let token = app.token("alice").await;
     let refused = Socket::open(hub.addr, &token).await.err().unwrap();
@@ -211,7 +214,7 @@ async fn the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place(bac
     for _ in 0..2 {
         eventually("a place is free", async || match Socket::open(hub.addr, &token).await {
             Ok(socket) => {
-                devices.push(socket);
+                devices.push(socket.attend());
                 true
             }
             Err(_) => false,
@@ -221,9 +224,72 @@ async fn the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place(bac
     assert!(Socket::open(hub.addr, &token).await.is_err());
     let mut servers = Vec::new();
     for _ in 0..10 {
-        servers.push(app.connect_app().await);
+        servers.push(app.connect_app().await.attend());
     }
     assert_eq!(app.try_connect_app().await.err(), Some(Refused::Http(429, "connection_limit".to_owned())));
+}
+
+/// An app's server opens the stream of one of its users, and subscribes in the address.
+async fn an_apps_key_opens_a_users_stream_by_the_address(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let (app, other) = (hub.app("a").await, hub.app("b").await);
+    for n in 1..=3 {
+        app.publish("alice", n).await;
+        app.publish("bob", n).await;
+        other.publish("alice", n).await;
+    }
+    // Of her stream of six, the third and fifth are this app's and later than the second.
+    let key = [("authorization", &*format!("Bearer {}", app.key))];
+    let query = "?user_id=alice&app_id=a&event_types=notification.*&event_types=user.*&after=2";
+    let mut socket = Socket::open_with(hub.addr, query, &key).await.unwrap();
+    assert_eq!((&socket.welcome["user_id"], &socket.welcome["app_id"]), (&json!("alice"), &json!("a")));
+    assert_eq!(socket.frame().await["event_types"], json!(["notification.*", "user.*"]));
+    let (events, resumed) = socket.replayed().await;
+    let offsets: Vec<_> = events.iter().map(|event| event["offset"].as_u64().unwrap()).collect();
+    assert_eq!((offsets, &resumed["recovered"]), (vec![3, 5], &json!(true)));
+    assert!(events.iter().all(|event| event["app_id"] == "a" && event["user_id"] == "alice"));
+    other.publish("alice", "not for this app").await;
+    app.publish("bob", "not of this user").await;
+    app.publish("alice", "live").await;
+    assert_eq!(socket.frame().await["entity_id"], "live");
+    let refused = socket.ask(json!({"action": "refresh", "token": app.token("alice").await})).await;
+    assert_eq!(refused["code"], "validation_failed", "a key does not run out");
+
+    // Ten of each user, as by tokens; and the app's own ten are others.
+    let mut held = vec![socket.attend()];
+    for _ in 0..9 {
+        held.push(Socket::open_with(hub.addr, "?user_id=alice", &key).await.unwrap().attend());
+    }
+    let limit = Refused::Http(429, "connection_limit".to_owned());
+    assert_eq!(Socket::open_with(hub.addr, "?user_id=alice", &key).await.err(), Some(limit));
+    drop((app.connect("bob").await, app.connect_app().await));
+
+    let keys = hub.admin("GET", "/api/v1/admin/apps/a/keys", None).await.body;
+    let path = format!("/api/v1/admin/keys/{}", keys["keys"][0]["key_id"].as_str().unwrap());
+    let mut of_bob = Socket::open_with(hub.addr, "?user_id=bob", &key).await.unwrap();
+    assert!(hub.admin("DELETE", &path, None).await.status < 300);
+    assert_eq!(of_bob.closed().await.0, 4003, "the key was revoked");
+}
+
+async fn a_parameter_that_the_address_does_not_have_is_refused_by_name(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let token = app.token("alice").await;
+    let ask = async |query: &str, credential: &str| {
+        let mut headers = vec![("upgrade", "websocket"), ("connection", "upgrade"), ("sec-websocket-version", "13")];
+        headers.push(("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="));
+        let path = format!("/api/v1/events/stream{query}");
+        crate::harness::callers::send(hub.addr, "GET", &path, Some(credential), &headers, None).await
+    };
+    for (query, field) in [("?since=4", "since"), ("?after=4", "event_types"), ("?event_types=A", "event_types")] {
+        let answer = ask(query, &token).await;
+        assert_eq!((answer.status, &answer.body["details"][0]["field"]), (400, &json!(field)), "{}", answer.body);
+    }
+    assert_eq!(ask("?since=4", "nobody").await.status, 401, "who is not known learns nothing");
+    assert_eq!(ask("?user_id=bob", &token).await.status, 403);
+    let v1 = [("sec-websocket-protocol", &*format!("oriva.v1, bearer.{token}"))];
+    let refused = Socket::open_with(hub.addr, "?bogus=1", &v1).await.err().unwrap();
+    assert!(matches!(refused, Refused::Closed(4400, _)), "{refused:?}");
 }
 
 async fn scopes_and_broadcasts_reach_whom_they_are_for(backend: Backend) {

@@ -71,6 +71,9 @@ pub trait Bus: Send + Sync {
     /// Has other nodes send a frame to all sockets of a stream.
     fn send_frame(&self, stream: &StreamKey, frame: &Bytes);
 
+    /// Has other nodes drop the sockets of a stream that do not answer a ping.
+    fn request_probe(&self, stream: &StreamKey);
+
     /// Asks other nodes to resync: an event may be committed that no message tells of.
     fn request_resync(&self);
 }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use actix::{Addr, dev::SendError};
 use futures_util::future::{BoxFuture, Shared};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     connection_permit::{AcquireError, ConnectionPermit},
@@ -36,6 +36,10 @@ pub(super) struct Entry {
     pub(super) acquiring: VecDeque<Acquiring>,
     /// What would be held with the permit that the limiter is being asked for.
     pub(super) requested: Option<ConnectionCounts>,
+    /// When the sockets were last probed because all connections were taken.
+    pub(super) probed_at: Option<Instant>,
+    /// The outcome of a probe is waited for.
+    pub(super) is_probing: bool,
 }
 
 /// A running session.
@@ -64,6 +68,14 @@ impl Entry {
     /// Whether nobody holds or asks for a connection.
     pub(super) fn is_vacant(&self) -> bool {
         self.counts.total() == 0 && self.acquiring.is_empty() && self.requested.is_none()
+    }
+
+    /// Has the sockets dropped that do not answer.
+    pub(super) fn probe(&self) {
+        if let Some(running) = &self.session {
+            // A full mailbox belongs to a session at work. The next one who wants a connection probes again.
+            let _ = running.addr.try_send(SessionInput::Probe);
+        }
     }
 
     /// Forgets a socket that is gone.

@@ -57,6 +57,13 @@ pub(crate) struct SendFrame {
     pub frame: Bytes,
 }
 
+/// Another node has no connection left for a stream: drop the sockets here that do not answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Probe {
+    pub stream: StreamKey,
+}
+
 /// Asks what one user or app holds here.
 #[derive(Message)]
 #[rtype(result = "ConnectionCounts")]

@@ -21,6 +21,8 @@ pub(super) enum Effect {
     Receipt { event: Arc<PublishedEvent> },
     /// Asks for `Drained` once everything pushed so far is with the kernel.
     NotifyWhenDrained { socket: SocketKey },
+    /// Has the socket dropped unless it answers.
+    Probe { socket: SocketKey },
     /// Asks for `ReorderTimeout` after the reorder window.
     WaitForReorder { kind: StreamKind },
     /// Reads the page that fills a gap.

@@ -59,6 +59,8 @@ pub(crate) enum SessionInput {
     ObserveHead { kind: StreamKind, head: Offset },
     /// A frame for all sockets that is no event.
     SendFrame { frame: Bytes },
+    /// All connections are taken and one more is wanted: which sockets are still there?
+    Probe,
     /// The page that fills a gap, or its failure.
     Page { kind: StreamKind, page: Result<Page, Unavailable> },
     /// The wait for events that overtook each other is over.

@@ -100,6 +100,9 @@ impl State {
                     effects.push(Effect::Push { socket: member.socket, frame: frame.clone() });
                 }
             }
+            SessionInput::Probe => {
+                effects.extend(self.members.iter().map(|member| Effect::Probe { socket: member.socket }));
+            }
             SessionInput::Page { kind, page } => {
                 let mut ready = Vec::new();
                 let need = match page {

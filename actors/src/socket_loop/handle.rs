@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Open { key: SocketKey, session: Recipient<SessionInput> },
     Push { key: SocketKey, frame: Bytes },
     NotifyWhenDrained { key: SocketKey },
+    Probe { key: SocketKey },
     Refreshed { key: SocketKey, at: Instant },
     Close { key: SocketKey, close: Close },
     CloseAll(Close),
@@ -60,6 +61,11 @@ impl SocketLoopHandle {
     /// Has the session sent `Drained` once everything pushed so far is with the kernel.
     pub(crate) fn notify_when_drained(&self, key: SocketKey) {
         self.0.send(Command::NotifyWhenDrained { key });
+    }
+
+    /// Pings a socket, and drops it if it does not answer within [`PROBE`](super::PROBE).
+    pub(crate) fn probe(&self, key: SocketKey) {
+        self.0.send(Command::Probe { key });
     }
 
     /// The holder of a socket showed a token that is valid until `at`.

@@ -47,6 +47,8 @@ pub(super) enum Deadline {
     Drain,
     /// It should have been welcomed by now.
     Welcome,
+    /// It should have answered a probe by now.
+    Probe,
 }
 
 /// Deadlines in the order of time.
@@ -58,14 +60,14 @@ impl Deadlines {
         self.0.push(Reverse((at, key, deadline)));
     }
 
-    /// Removes and returns the deadlines that have passed.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(SocketKey, Deadline)> {
+    /// Removes and returns the deadlines that have passed, and when they were.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Instant, SocketKey, Deadline)> {
         let mut out = Vec::new();
         while let Some(&Reverse((at, key, deadline))) = self.0.peek()
             && at <= now
         {
             self.0.pop();
-            out.push((key, deadline));
+            out.push((at, key, deadline));
         }
         out
     }

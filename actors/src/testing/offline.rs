@@ -52,6 +52,8 @@ impl Bus for Nobody {
 
     fn send_frame(&self, _: &StreamKey, _: &Bytes) {}
 
+    fn request_probe(&self, _: &StreamKey) {}
+
     fn request_resync(&self) {}
 }
 

@@ -194,6 +194,7 @@ impl BusConnection<'_> {
                         match (Message::decode(bytes.into(), self.node, kind), stream) {
                             (Ok((_, Message::Event(event))), Some(stream)) => events.push((stream, event)),
                             (Ok((_, Message::Frame(frame))), Some(stream)) => self.emit(BusEvent::Frame(stream, frame)),
+                            (Ok((_, Message::Probe)), Some(stream)) => self.emit(BusEvent::Probe(stream)),
                             (Ok((_, Message::Resync)), _) => self.emit(BusEvent::Resync),
                             (Ok((_, Message::Credentials)), _) => self.emit(BusEvent::CredentialsChanged),
                             (Ok((origin, Message::Beat)), _) => self.record_beat(beats, origin, &channel),

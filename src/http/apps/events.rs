@@ -103,6 +103,8 @@ pub async fn publish_batch(
 }
 
 /// Lists the app's events, newest first.
+///
+/// A page holds at most `limit` events and about 4 MiB of `event_data`. Where `next_cursor` is not null there may be more.
 #[utoipa::path(
     get,
     path = "/api/v1/apps/{app_id}/events",
@@ -118,8 +120,8 @@ pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) ->
     let listing = hub.events(app.holder(), &filter).await?;
     let events: Vec<EventView<'_>> =
         listing.page.events.iter().map(|event| EventView::from_event(event.event())).collect();
-    let is_full = events.len() == filter.limit as usize;
-    let next_cursor = events.last().filter(|_| is_full).map(|last| query::encode(&last.offset.to_string()));
+    let next_cursor =
+        events.last().filter(|_| listing.page.is_full).map(|last| query::encode(&last.offset.to_string()));
     Ok(HttpResponse::Ok().json(Events {
         events,
         total: listing.total,

@@ -5,10 +5,12 @@ use oriva_hub_actors::model::StreamKey;
 
 use crate::redis_client::RedisClient;
 
-/// Sets what a node holds for a stream, unless the sum with what other living nodes hold is above the limit.
+/// Sets what a node holds for a stream, unless the sum with what other nodes hold that were heard lately is above the
+/// limit.
 ///
 /// Keys: the nodes with the ends of their leases; this node's counts. Arguments: the prefix of the keys of counts, this
-/// node, the stream, the total it would hold, all counts it would hold, the limit (negative for none), the lease in ms.
+/// node, the stream, the total it would hold, all counts it would hold, the limit (negative for none), the lease in ms,
+/// the rest of its lease in ms at which a node no longer counts.
 /// Returns 1, or 0 where nothing was set.
 pub(super) const SET_COUNT: &str = r"
 local total = tonumber(ARGV[4])
@@ -16,7 +18,7 @@ local limit = tonumber(ARGV[6])
 if limit >= 0 then
     local time = redis.call('TIME')
     local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+    for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now + ARGV[8], '+inf')) do
         if node ~= ARGV[2] then
             local other = redis.call('HGET', ARGV[1] .. node, ARGV[3])
             if other then total = total + tonumber(string.match(other, '^%d+')) end

@@ -22,9 +22,11 @@ use crate::{
     redis_client::{Connection, RedisClient},
 };
 
-/// How long a node's connections count after its last renewal. So long a dead node's are counted too.
+/// How long a node's connections are known after its last renewal. So long a dead node's users are shown as online.
 const LEASE: Duration = Duration::from_secs(10);
-const RENEWAL: Duration = Duration::from_millis(2500);
+/// How long they count towards a limit: who comes back from a dead node must not be refused for what it held there.
+const COUNTED: Duration = Duration::from_millis(3500);
+const RENEWAL: Duration = Duration::from_secs(1);
 /// How long Redis is left alone after an error.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Commands written in one pipeline.
@@ -158,7 +160,11 @@ impl RedisLimiterTask {
         let registered = match self.name() {
             None => self.register(connection).await,
             Some(name) if is_renewal => match self.renew(connection, name).await {
-                Ok(true) => Ok(()),
+                Ok(true) => {
+                    // Its lease runs on, so it is to be struck if this node takes another name.
+                    self.previous_names = vec![(name, Instant::now())];
+                    Ok(())
+                }
                 Ok(false) => self.register(connection).await,
                 Err(error) => Err(error),
             },
@@ -253,7 +259,8 @@ impl RedisLimiterTask {
                 .arg(own.total())
                 .arg(own.to_string())
                 .arg(limit)
-                .arg(LEASE.as_millis() as u64);
+                .arg(LEASE.as_millis() as u64)
+                .arg((LEASE - COUNTED).as_millis() as u64);
             answers.push(answer);
         }
         if !answers.is_empty() {

@@ -16,13 +16,19 @@ use crate::store::{EventFilter, EventPage, EventReader, PageRequest, StoreError,
 #[async_trait]
 impl<S: SqlStore> EventReader for S {
     async fn events(&self, app: &AppId, filter: &EventFilter) -> Result<EventPage, StoreError> {
-        let mut query = Statement::new(format!("select {} from platform_events", event_columns::<S::Db>()));
+        let length = format!("octet_length({})", S::Db::json_text("event_data"));
+        let mut query = Statement::new(format!(
+            "select * from (select found.*, sum(data_bytes) over (order by app_offset desc) - data_bytes as bytes_before \
+             from (select {}, {length} as data_bytes from platform_events",
+            event_columns::<S::Db>()
+        ));
         push_conditions(&mut query, app, filter);
         if let Some(before) = filter.before {
             query.push(" and app_offset < ").push_bind(before.cast_signed());
         }
         query.push(" order by app_offset desc limit ").push_bind(i64::from(filter.limit));
         query.push(" offset ").push_bind(filter.offset.cast_signed());
+        query.push(format!(") found) sized where bytes_before < {MAX_LIST_BYTES} order by app_offset desc"));
         let mut count = Statement::new("select count(*) from (select 1 from platform_events");
         push_conditions(&mut count, app, filter);
         count.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
@@ -30,8 +36,10 @@ impl<S: SqlStore> EventReader for S {
         let rows = S::Db::fetch_all(&mut transaction, query).await?;
         let total = S::Db::fetch_one(&mut transaction, count).await?.big(0)?;
         transaction.commit().await?;
-        let events = rows.iter().map(|row| event_from_row(row, 0)).collect::<Result<_, _>>()?;
-        Ok(EventPage { events, total })
+        let events: Vec<_> = rows.iter().map(|row| event_from_row(row, 0)).collect::<Result<_, _>>()?;
+        let bytes: usize = events.iter().map(|event| event.event().data.as_str().len()).sum();
+        let is_full = events.len() == filter.limit as usize || bytes >= MAX_LIST_BYTES;
+        Ok(EventPage { events, total, is_full })
     }
 
     async fn head(&self, stream: &StreamKey) -> Result<Offset, StoreError> {
@@ -85,6 +93,9 @@ impl<S: SqlStore> EventReader for S {
         Ok(deleted)
     }
 }
+
+/// Bytes of `event_data` in one list. The rest is on the next page.
+const MAX_LIST_BYTES: usize = 4 << 20;
 
 /// Each kind of stream, and the columns of an event that say which stream contains it and where.
 const STREAMS: [(StreamKind, [&str; 2]); 3] = [

@@ -19,7 +19,7 @@ pub use postgres::PostgresServer;
 pub use process::HubProcess;
 pub use receiver::{Received, Receiver};
 pub use redis::{Proxy, RedisCluster, RedisServer};
-pub use socket::{Refused, Socket};
+pub use socket::{Attended, Refused, Socket};
 
 /// Runs each test on both stores: `on_both_stores!(name, …)` for `async fn name(backend: Backend)`.
 #[macro_export]

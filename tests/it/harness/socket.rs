@@ -153,3 +153,47 @@ impl Socket {
         while let Some(Ok(_)) = self.inner.next().await {}
     }
 }
+
+/// A socket whose client is there: it answers pings. Dropped, its connection ends.
+pub struct Attended {
+    reader: tokio::task::JoinHandle<()>,
+    leave: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Attended {
+    /// Closes as a client does.
+    pub async fn close(mut self) {
+        self.leave.take();
+        let _ = (&mut self.reader).await;
+    }
+
+    /// Whether the hub has not closed it.
+    pub fn is_open(&self) -> bool {
+        !self.reader.is_finished()
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Socket {
+    /// Reads from now on, whatever comes.
+    pub fn attend(mut self) -> Attended {
+        let (leave, mut left) = tokio::sync::oneshot::channel();
+        let reader = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = &mut left => return self.close().await,
+                    message = self.inner.next() => match message {
+                        Some(Ok(_)) => {}
+                        _ => return,
+                    },
+                }
+            }
+        });
+        Attended { reader, leave: Some(leave) }
+    }
+}

@@ -100,6 +100,26 @@ async fn a_revoked_key_and_a_disabled_app_close_sockets_of_every_node() {
     assert!(matches!(again, Err(crate::harness::Refused::Http(403, _))));
 }
 
+/// Sockets are compared with what authentication would give now, on every node, whatever the change was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_that_would_not_be_opened_so_again_are_closed_on_every_node() {
+    let hub = Nodes::start(2).await;
+    let at = hub.nodes[1].addr;
+    let (core, gone) = (hub.make_app("core", true), hub.make_app("gone", false));
+    let mut of_core = Socket::open(at, &core.token("alice").await).await.unwrap();
+    let mut of_gone = Socket::open(at, &gone.token("alice").await).await.unwrap();
+    let mut gone_itself = Socket::open(at, &gone.key).await.unwrap();
+    let mut untouched = Socket::open(at, &hub.app.token("alice").await).await.unwrap();
+
+    // Its users no longer see all apps.
+    assert_eq!(hub.admin("PATCH", "/api/v1/admin/apps/core", Some(json!({"is_platform": false}))).await.status, 200);
+    assert_eq!(of_core.closed().await.0, 4001, "the same token opens another view");
+    assert_eq!(hub.admin("DELETE", "/api/v1/admin/apps/gone", None).await.status, 204);
+    assert_eq!(of_gone.closed().await.0, 4003);
+    assert_eq!(gone_itself.closed().await.0, 4003);
+    assert!(untouched.is_quiet().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_with_a_password_and_one_with_tls_serve_as_well() {
     for (args, scheme) in [(vec!["--requirepass", "s3cret:/@"], "redis"), (Vec::new(), "rediss")] {

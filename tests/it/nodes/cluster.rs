@@ -54,7 +54,7 @@ async fn events_places_and_budgets_go_over_a_cluster() {
     let token = app.token("alice").await;
     let mut places = Vec::new();
     for n in 0..10 {
-        places.push(Socket::open(nodes[n % 2].addr, &token).await.expect("a place"));
+        places.push(Socket::open(nodes[n % 2].addr, &token).await.expect("a place").attend());
     }
     assert!(Socket::open(nodes[1].addr, &token).await.is_err(), "the eleventh");
     let seen = app.inbox("alice").ask("GET", "/users/alice/presence", None).await.body;
