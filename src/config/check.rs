@@ -1,5 +1,7 @@
 //! Rules of settings that their types do not express.
 
+use std::net::SocketAddr;
+
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, ConfigError, secrets};
@@ -105,6 +107,12 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "webhooks.concurrency_per_endpoint must be between 1 and 1000",
     )?;
     are_networks("webhooks.allowed_networks", &webhooks.allowed_networks)?;
+    for server in &webhooks.name_servers {
+        rule(
+            server.parse::<SocketAddr>().is_ok(),
+            &format!("webhooks.name_servers: {server:?} must be an address and a port, such as 10.0.0.2:53"),
+        )?;
+    }
     rule(
         (1..=86_400).contains(&config.expiry.max_interval_seconds),
         "expiry.max_interval_seconds must be between 1 and 86400",

@@ -182,6 +182,9 @@ pub struct Webhooks {
     /// Private networks that may be called over HTTPS.
     #[serde(deserialize_with = "list")]
     pub allowed_networks: Vec<String>,
+    /// Name servers for the names of endpoints; none for the system's.
+    #[serde(deserialize_with = "list")]
+    pub name_servers: Vec<String>,
 }
 
 /// Section `expiry`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use oriva_hub_actors::{
     model::{Category, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, Timestamp, WebhookId},
-    ports::{Attempt, Delivery, Report},
+    ports::{Attempt, Delivery, Report, Verdict},
     protocol::PublishedEvent,
 };
 
@@ -117,7 +117,7 @@ impl Hub {
         let webhook = changed.ok_or(HubError::NotFound)?;
         tracing::info!(app_id = %webhook.app_id, webhook_id = %id, is_active = webhook.is_active, "webhook changed");
         if webhook.is_active {
-            self.webhooks.actors.nudge(vec![id]);
+            self.webhooks.actors.repaired(id);
         }
         Ok(webhook)
     }
@@ -183,6 +183,9 @@ impl Hub {
         let report = self.webhooks.sender.send(&target, &delivery).await;
         let attempt = Attempt::judge(delivery, report, target.backoff, 0.5);
         self.store.log_attempt(&webhook, &attempt, now).await?;
+        if attempt.report.verdict == Verdict::Delivered {
+            self.webhooks.actors.repaired(id);
+        }
         Ok(attempt.report)
     }
 
@@ -212,7 +215,7 @@ impl Hub {
         audit: &Audit,
     ) -> Result<DeliveryRow, HubError> {
         let row = self.store.redeliver(&caller.app.id, id, delivery, audit).await?.ok_or(HubError::NotFound)?;
-        self.webhooks.actors.nudge(vec![id]);
+        self.webhooks.actors.repaired(id);
         Ok(row)
     }
 

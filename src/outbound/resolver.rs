@@ -1,12 +1,33 @@
 //! Resolves names for webhooks. The addresses that were checked are those that are dialled, so a name that changes in
-//! between has no effect.
+//! between has no effect. The system's own resolver would hold a thread for each name whose server does not answer.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
+    net::{NetError, runtime::TokioRuntimeProvider},
+};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Uses the system's resolver. Refuses a name if any of its addresses is closed.
+/// How long one server has for its answer.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How often a server is asked.
+const TRIES: usize = 2;
+/// Names in the cache.
+const CACHED: u64 = 4096;
+/// How long an address is believed, whatever its name says.
+const BELIEVED: Duration = Duration::from_secs(300);
+/// How long it is believed that there is none.
+const DISBELIEVED: Duration = Duration::from_secs(10);
+
+/// Resolves names, and refuses one if any of its addresses is closed.
 pub(super) struct GuardedResolver {
+    names: TokioResolver,
     permits: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
 }
 
@@ -15,21 +36,58 @@ pub(super) struct GuardedResolver {
 #[error("the address is not allowed: {0}")]
 pub(super) struct Forbidden(pub String);
 
+/// A name has no address, or its servers do not say.
+#[derive(Debug, thiserror::Error)]
+#[error("the name {0} was not resolved: {1}")]
+pub(super) struct Unresolved(String, NetError);
+
+/// A resolver with a cache, which asks `servers`, or those of `/etc/resolv.conf` if there are none here.
+///
+/// # Errors
+/// Where that file cannot be read.
+pub(super) fn names(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    let mut builder = if servers.is_empty() {
+        TokioResolver::builder_tokio()?
+    } else {
+        let servers = servers.iter().map(name_server).collect();
+        let config = ResolverConfig::from_name_servers(servers);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    let options = builder.options_mut();
+    options.timeout = ANSWER;
+    options.attempts = TRIES;
+    options.cache_size = CACHED;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.positive_max_ttl = Some(BELIEVED);
+    options.negative_max_ttl = Some(DISBELIEVED);
+    builder.build()
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    for connection in &mut connections {
+        connection.port = address.port();
+    }
+    NameServerConfig::new(address.ip(), true, connections)
+}
+
 impl GuardedResolver {
-    pub(super) fn new(permits: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
-        Self { permits: Arc::new(permits) }
+    pub(super) fn new(names: TokioResolver, permits: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
+        Self { names, permits: Arc::new(permits) }
     }
 }
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let permits = self.permits.clone();
+        let (names, permits) = (self.names.clone(), self.permits.clone());
         Box::pin(async move {
-            let addresses: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if let Some(closed) = addresses.iter().find(|address| !permits(address.ip())) {
-                return Err(Forbidden(format!("{} is {}", name.as_str(), closed.ip())).into());
+            let name = name.as_str();
+            let found = names.lookup_ip(name).await.map_err(|error| Unresolved(name.to_owned(), error))?;
+            let addresses: Vec<IpAddr> = found.iter().collect();
+            if let Some(closed) = addresses.iter().find(|address| !permits(**address)) {
+                return Err(Forbidden(format!("{name} is {closed}")).into());
             }
-            let addresses: Addrs = Box::new(addresses.into_iter());
+            let addresses: Addrs = Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(addresses)
         })
     }

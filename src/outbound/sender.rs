@@ -1,9 +1,11 @@
 //! Sends one webhook request: dials only what the guard allows, signs twice, and has one deadline from name resolution
 //! to the last byte of the response (contract §7).
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use hickory_resolver::TokioResolver;
+use moka::sync::Cache;
 use oriva_hub_actors::{
     model::TraceParent,
     ports::{Delivery, Report, Target, Verdict, WebhookSender},
@@ -11,17 +13,21 @@ use oriva_hub_actors::{
 };
 use reqwest::{
     Client, Response,
-    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT},
+    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect::Policy,
 };
 use serde_json::{Map, Value};
-use tokio::time::Instant;
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::{
     guard::{Guard, literal_address},
     payload,
-    resolver::{Forbidden, GuardedResolver},
+    resolver::{self, Forbidden, GuardedResolver, Unresolved},
     signature,
 };
 
@@ -35,42 +41,113 @@ const IDLE_PER_HOST: usize = 8;
 const IDLE_FOR: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("oriva-hub/", env!("CARGO_PKG_VERSION"));
 
-/// Sends deliveries over HTTP.
+/// How long connecting may take: TCP, over all addresses in turn, and TLS.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a body may take whose status has decided already.
+const BODY: Duration = Duration::from_secs(1);
+/// Threads that send.
+const THREADS: usize = 2;
+/// Origins that answered lately.
+const ORIGINS: u64 = 10_000;
+
+/// Sends deliveries over HTTP, on threads of its own: an endpoint that floods them holds up nobody who claims and records.
 pub struct HttpSender {
-    guard: Guard,
-    deadline: Duration,
-    over_tls: Client,
-    /// For loopback only. It has connections of its own, so that none is used for the other kind.
-    plain: Client,
+    requests: Arc<Requests>,
+    /// `None` while it is dropped.
+    runtime: Option<Runtime>,
 }
 
 impl HttpSender {
     /// # Errors
-    /// Where the TLS library cannot be set up.
-    pub fn new(guard: Guard, deadline: Duration) -> Result<Self, reqwest::Error> {
+    /// Where the TLS library, the resolver or the threads cannot be set up.
+    pub fn new(guard: Guard, deadline: Duration, name_servers: &[SocketAddr]) -> io::Result<Self> {
         crate::crypto::install();
-        let client = |resolver| {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(THREADS).thread_name("webhook-sender").enable_all().build()?;
+        let names = resolver::names(name_servers).map_err(io::Error::other)?;
+        let requests = Requests::new(guard, deadline, &names).map_err(io::Error::other)?;
+        Ok(Self { requests: Arc::new(requests), runtime: Some(runtime) })
+    }
+}
+
+#[async_trait]
+impl WebhookSender for HttpSender {
+    async fn send(&self, target: &Target, delivery: &Delivery) -> Report {
+        let (requests, target, delivery) = (self.requests.clone(), target.clone(), delivery.clone());
+        let Some(runtime) = &self.runtime else { return Report::failed("the hub is stopping") };
+        // Aborted with whoever waits for it.
+        let task = AbortOnDropHandle::new(runtime.spawn(async move { requests.send(&target, &delivery).await }));
+        task.await.unwrap_or_else(|_| Report::failed("the request failed inside the hub"))
+    }
+}
+
+impl Drop for HttpSender {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Dropped within an async context, where waiting for its threads is not allowed.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Connections of one scheme: kept ones, and a new one for each request.
+struct Clients {
+    kept: Client,
+    new: Client,
+}
+
+impl Clients {
+    /// HTTP/1.1 alone: a request has a connection to itself, so one that hangs harms no other.
+    fn new(guarded: impl Fn() -> GuardedResolver, https_only: bool, deadline: Duration) -> reqwest::Result<Self> {
+        let client = |kept: usize| {
             Client::builder()
-                .dns_resolver(resolver)
+                .dns_resolver(guarded())
                 .redirect(Policy::none())
                 .no_proxy()
+                .http1_only()
+                .https_only(https_only)
+                .connect_timeout(CONNECT.min(deadline))
                 .timeout(deadline)
-                .pool_max_idle_per_host(IDLE_PER_HOST)
+                .pool_max_idle_per_host(kept)
                 .pool_idle_timeout(IDLE_FOR)
+                .build()
         };
+        Ok(Self { kept: client(IDLE_PER_HOST)?, new: client(0)? })
+    }
+}
+
+struct Requests {
+    guard: Guard,
+    deadline: Duration,
+    over_tls: Clients,
+    /// For loopback only. It has connections of its own, so that none is used for the other kind.
+    plain: Clients,
+    /// Origins with a kept connection perhaps.
+    answered: Cache<String, ()>,
+}
+
+impl Requests {
+    fn new(guard: Guard, deadline: Duration, names: &TokioResolver) -> reqwest::Result<Self> {
         let (tls_guard, plain_guard) = (guard.clone(), guard.clone());
-        let over_tls = GuardedResolver::new(move |address| tls_guard.permits(address));
-        let plain = GuardedResolver::new(move |address| plain_guard.permits_plain(address));
+        let over_tls = || {
+            let guard = tls_guard.clone();
+            GuardedResolver::new(names.clone(), move |address| guard.permits(address))
+        };
+        let plain = || {
+            let guard = plain_guard.clone();
+            GuardedResolver::new(names.clone(), move |address| guard.permits_plain(address))
+        };
         Ok(Self {
             guard,
             deadline,
-            over_tls: client(over_tls).https_only(true).build()?,
-            plain: client(plain).build()?,
+            over_tls: Clients::new(over_tls, true, deadline)?,
+            plain: Clients::new(plain, false, deadline)?,
+            answered: Cache::builder().max_capacity(ORIGINS).time_to_live(IDLE_FOR).build(),
         })
     }
 
-    /// The client for a URL. An address in the URL is checked here, because no resolver is called for it.
-    fn client(&self, url: &Url) -> Result<&Client, String> {
+    /// The clients for a URL. An address in the URL is checked here, because no resolver is called for it.
+    fn clients(&self, url: &Url) -> Result<&Clients, String> {
         let is_plain = url.scheme() == "http";
         if let Some(address) = literal_address(url) {
             let permitted = if is_plain { self.guard.permits_plain(address) } else { self.guard.permits(address) };
@@ -85,6 +162,28 @@ impl HttpSender {
         format!("no answer within {} s", self.deadline.as_secs())
     }
 
+    /// The error message for the app: the phase, and the innermost cause, which says most, without the URL.
+    fn cause(&self, error: &reqwest::Error) -> String {
+        if error.is_timeout() && !error.is_connect() {
+            return self.too_late();
+        }
+        let mut last: &dyn std::error::Error = error;
+        while let Some(source) = last.source() {
+            if source.is::<Unresolved>() || source.is::<Forbidden>() {
+                return source.to_string();
+            }
+            last = source;
+        }
+        if error.is_timeout() {
+            return format!("no connection (TCP and TLS) within {} s", CONNECT.min(self.deadline).as_secs());
+        }
+        let kind = if error.is_connect() { "no connection: " } else { "" };
+        match error.source() {
+            Some(_) => format!("{kind}{last}"),
+            None => "the request failed".to_owned(),
+        }
+    }
+
     async fn attempt(
         &self,
         target: &Target,
@@ -94,34 +193,25 @@ impl HttpSender {
         end: Instant,
     ) -> Result<Answer, String> {
         let url = Url::parse(&target.url).map_err(|_| "the URL is not valid".to_owned())?;
-        let client = self.client(&url)?;
-        let id = delivery.event.event().id.to_string();
-        let timestamp = chrono::Utc::now().timestamp();
-        let mut request = client
-            .post(url)
-            .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, AGENT)
-            .header("x-oriva-event-id", &id)
-            .header("x-oriva-event-type", delivery.event.full_type())
-            .header("x-oriva-delivery-id", delivery.id.to_string())
-            .header("x-oriva-delivery-attempt", delivery.attempt)
-            .header("webhook-id", &id)
-            .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", signature::standard(&target.secrets, &id, timestamp, body.as_bytes()));
-        for (name, secret) in ["x-oriva-signature", "x-oriva-signature-previous"].into_iter().zip(&target.secrets) {
-            request = request.header(name, signature::oriva(secret, body.as_bytes()));
+        let clients = self.clients(&url)?;
+        let origin = url.origin().ascii_serialization();
+        let headers = headers_of(target, delivery, body, trace);
+        let send = async |client: &Client| {
+            let request = client.post(url.clone()).headers(headers.clone()).body(body.to_owned()).send();
+            tokio::time::timeout_at(end, request).await
+        };
+        // A retry dials anew: the connection that failed may have been a kept one, and the others are as old.
+        let may_be_kept = delivery.attempt == 1 && self.answered.contains_key(&origin);
+        let mut response = send(if may_be_kept { &clients.kept } else { &clients.new }).await;
+        if may_be_kept && matches!(&response, Ok(Err(error)) if !error.is_timeout() && !error.is_connect()) {
+            // The receiver closed the kept connection as it was used. It answered nothing, so this is no attempt yet.
+            response = send(&clients.new).await;
         }
-        if let Some(trace) = trace {
-            request = request.header("traceparent", trace.to_string());
-        }
-        let response = tokio::time::timeout_at(end, request.body(body.to_owned()).send()).await;
-        let response = response.map_err(|_| self.too_late())?.map_err(|error| cause(&error))?;
-        Ok(Answer::read(response, end).await)
+        let response = response.map_err(|_| self.too_late())?.map_err(|error| self.cause(&error))?;
+        self.answered.insert(origin, ());
+        Ok(Answer::read(response, end.min(Instant::now() + BODY)).await)
     }
-}
 
-#[async_trait]
-impl WebhookSender for HttpSender {
     async fn send(&self, target: &Target, delivery: &Delivery) -> Report {
         let parent = delivery.event.event().trace;
         let mut span = parent.map(|parent| Span::begin("webhook attempt", SpanKind::Client, Some(parent)));
@@ -140,15 +230,7 @@ impl WebhookSender for HttpSender {
                 error: answer.error,
                 payload,
             },
-            Err(error) => Report {
-                verdict: Verdict::Failed { retry_after: None },
-                status_code: None,
-                response_time,
-                response_body: None,
-                response_headers: None,
-                error: Some(error),
-                payload,
-            },
+            Err(error) => Report { response_time, payload, ..Report::failed(error) },
         };
         if let Some(span) = span.as_mut().filter(|span| span.is_recorded()) {
             describe(span, target, delivery, &report);
@@ -199,7 +281,7 @@ impl Answer {
         }
         bytes.truncate(MAX_ANSWER_BYTES);
         let error = (!(200..300).contains(&status)).then(|| match status {
-            300..400 => format!("answered {status}; redirects are not followed"),
+            301 | 302 | 303 | 307 | 308 => format!("answered {status}; redirects are not followed"),
             410 => "answered 410: it wants no more".to_owned(),
             _ => format!("answered {status}"),
         });
@@ -244,18 +326,27 @@ fn headers(headers: &HeaderMap) -> String {
     Value::Object(map).to_string()
 }
 
-/// The error message for the app: the innermost cause, which says most, without the URL.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "timed out".to_owned();
+/// The headers of a request. Signatures are over its body and the time now.
+fn headers_of(target: &Target, delivery: &Delivery, body: &str, trace: Option<TraceParent>) -> HeaderMap {
+    let id = delivery.event.event().id.to_string();
+    let timestamp = chrono::Utc::now().timestamp();
+    let standard = signature::standard(&target.secrets, &id, timestamp, body.as_bytes());
+    let mut pairs = vec![
+        ("content-type", "application/json".to_owned()),
+        ("user-agent", AGENT.to_owned()),
+        ("x-oriva-event-id", id.clone()),
+        ("x-oriva-event-type", delivery.event.full_type().to_owned()),
+        ("x-oriva-delivery-id", delivery.id.to_string()),
+        ("x-oriva-delivery-attempt", delivery.attempt.to_string()),
+        ("webhook-id", id),
+        ("webhook-timestamp", timestamp.to_string()),
+        ("webhook-signature", standard),
+    ];
+    for (name, secret) in ["x-oriva-signature", "x-oriva-signature-previous"].into_iter().zip(&target.secrets) {
+        pairs.push((name, signature::oriva(secret, body.as_bytes())));
     }
-    let mut last: &dyn std::error::Error = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    let kind = if error.is_connect() { "no connection: " } else { "" };
-    match error.source() {
-        Some(_) => format!("{kind}{last}"),
-        None => "the request failed".to_owned(),
-    }
+    pairs.extend(trace.map(|trace| ("traceparent", trace.to_string())));
+    // All of these are visible ASCII.
+    let values = pairs.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
+    values.map(|(name, value)| (HeaderName::from_static(name), value)).collect()
 }

@@ -104,7 +104,8 @@ pub(super) async fn start_webhooks(
     }
     let deadline = Duration::from_secs(settings.timeout_seconds);
     let guard = Guard::new(settings.allow_http, &settings.allowed_networks);
-    let sender = HttpSender::new(guard.clone(), deadline).map_err(|error| std::io::Error::other(error.to_string()))?;
+    let name_servers: Vec<_> = settings.name_servers.iter().filter_map(|server| server.parse().ok()).collect();
+    let sender = HttpSender::new(guard.clone(), deadline, &name_servers)?;
     let sender: Arc<dyn WebhookSender> = Arc::new(sender);
     let outbox = OutboxConfig { lease: deadline + LEASE_MARGIN, disable_after: settings.disable_after_failures };
     let deliveries: Arc<dyn Deliveries> =

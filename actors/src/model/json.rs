@@ -34,7 +34,8 @@ pub struct Entry<'a> {
 /// # Errors
 /// Where it is not JSON. Where it is no object, the error's category is [`serde_json::error::Category::Data`].
 pub fn entries(object: &[u8]) -> Result<Vec<Entry<'_>>, serde_json::Error> {
-    serde_json::from_slice::<Entries<'_>>(object).map(|Entries(entries)| entries)
+    let Entries(pairs) = serde_json::from_slice(object)?;
+    pairs.into_iter().map(|(key, value)| Ok(Entry { name: serde_json::from_str(key.get())?, key, value })).collect()
 }
 
 /// A whole number that is not negative, in whatever notation: JSON has no integers, and some languages write `60.0`.
@@ -113,7 +114,7 @@ impl<'de> Visitor<'de> for PlainVisitor {
     }
 }
 
-struct Entries<'a>(Vec<Entry<'a>>);
+struct Entries<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -128,9 +129,8 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-                    let name = serde_json::from_str(key.get()).map_err(A::Error::custom)?;
-                    entries.push(Entry { name, key, value });
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
                 }
                 Ok(Entries(entries))
             }

@@ -116,6 +116,21 @@ pub struct Report {
     pub payload: String,
 }
 
+impl Report {
+    /// A request to which no answer came.
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Failed { retry_after: None },
+            status_code: None,
+            response_time: Duration::ZERO,
+            response_body: None,
+            response_headers: None,
+            error: Some(error.into()),
+            payload: String::new(),
+        }
+    }
+}
+
 /// What comes after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {

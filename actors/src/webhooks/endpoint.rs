@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     breaker::{Breaker, BreakerState},
     context::WebhookContext,
-    messages::{Drain, EndpointEvent, Nudge, Observe},
+    messages::{CloseBreaker, Drain, EndpointEvent, Nudge, Observe},
     prefetch::Prefetch,
 };
 use crate::{
@@ -298,6 +298,15 @@ impl Handler<Nudge> for Endpoint {
 
     fn handle(&mut self, _: Nudge, ctx: &mut Self::Context) {
         self.nudges += 1;
+        self.claim(ctx);
+    }
+}
+
+impl Handler<CloseBreaker> for Endpoint {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseBreaker, ctx: &mut Self::Context) {
+        self.breaker.succeeded();
         self.claim(ctx);
     }
 }

@@ -9,7 +9,7 @@ use actix::{Actor as _, Arbiter};
 
 use super::{
     context::{WebhookConfig, WebhookContext},
-    messages::{Drain, NudgeAll, ObserveAll, WebhooksState},
+    messages::{Drain, NudgeAll, ObserveAll, Repaired, WebhooksState},
     supervisor::Supervisor,
 };
 use crate::{
@@ -65,6 +65,11 @@ impl Webhooks {
         if !webhooks.is_empty() {
             let _ = self.supervisor.addr().try_send(NudgeAll { webhooks });
         }
+    }
+
+    /// Somebody repaired a webhook, or saw it work: what is due is sent now, whatever failed before.
+    pub fn repaired(&self, webhook: WebhookId) {
+        let _ = self.supervisor.addr().try_send(Repaired { webhook });
     }
 
     /// Claims nothing more. Requests in flight go on.

@@ -20,6 +20,13 @@ pub(super) struct NudgeAll {
     pub webhooks: Vec<WebhookId>,
 }
 
+/// To the supervisor: somebody says that an endpoint works again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Repaired {
+    pub webhook: WebhookId,
+}
+
 /// To the supervisor: what an endpoint became. `serial` tells it from a later endpoint of the same webhook.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -39,6 +46,11 @@ pub(super) struct ObserveAll;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Nudge;
+
+/// To an endpoint: its breaker is to forget the failures.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct CloseBreaker;
 
 /// To an endpoint: how many deliveries it has in flight.
 #[derive(Message)]

@@ -9,7 +9,7 @@ use actix::{
 use super::{
     context::WebhookContext,
     endpoint::Endpoint,
-    messages::{Drain, EndpointEvent, Nudge, NudgeAll, Observe, ObserveAll, WebhooksState},
+    messages::{CloseBreaker, Drain, EndpointEvent, Nudge, NudgeAll, Observe, ObserveAll, Repaired, WebhooksState},
 };
 use crate::{model::WebhookId, ports::Unavailable};
 
@@ -103,6 +103,19 @@ impl Handler<NudgeAll> for Supervisor {
         for webhook in webhooks {
             self.nudge(webhook, ctx);
         }
+    }
+}
+
+impl Handler<Repaired> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Repaired { webhook }: Repaired, ctx: &mut Self::Context) {
+        if let Some(child) = self.endpoints.get(&webhook) {
+            // If it does not fit, the next probe closes the breaker.
+            let _ = child.addr.try_send(CloseBreaker);
+        }
+        // An endpoint that is not there has forgotten already.
+        self.nudge(webhook, ctx);
     }
 }
 

@@ -169,6 +169,31 @@ fn a_dead_endpoint_costs_probes_and_a_living_one_is_served_at_once_again() {
 }
 
 #[test]
+fn a_repair_by_hand_closes_the_breaker() {
+    paused(async {
+        let is_back = Arc::new(AtomicBool::new(false));
+        let back = is_back.clone();
+        let bench =
+            Bench::start(Duration::ZERO, move |_, _| if back.load(Ordering::SeqCst) { DELIVERED } else { FAILED });
+        let webhook = WebhookId::generate();
+        bench.owe(webhook, 100);
+        sleep(Duration::from_secs(600)).await;
+        is_back.store(true, Ordering::SeqCst);
+        // A probe has just failed, so the next is a minute away.
+        let tried = bench.sender.sent().len();
+        while bench.sender.sent().len() == tried {
+            is_back.store(false, Ordering::SeqCst);
+            sleep(Duration::from_secs(1)).await;
+        }
+        is_back.store(true, Ordering::SeqCst);
+        bench.webhooks.repaired(webhook);
+        sleep(Duration::from_secs(5)).await;
+        let delivered = bench.outbox.ended().iter().filter(|(_, next)| *next == Next::Succeeded).count();
+        assert!(delivered > 80, "{delivered}");
+    });
+}
+
+#[test]
 fn an_endpoint_that_panics_is_built_anew() {
     paused(async {
         let panicked = Arc::new(AtomicBool::new(false));

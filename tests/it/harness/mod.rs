@@ -7,7 +7,7 @@ pub mod hub;
 pub mod ledger;
 mod postgres;
 pub mod process;
-mod receiver;
+pub mod receiver;
 pub mod redis;
 mod socket;
 

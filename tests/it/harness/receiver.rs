@@ -149,3 +149,16 @@ async fn answer(state: Arc<Mutex<State>>, request: HttpRequest, body: web::Bytes
         _ => HttpResponse::Ok().body("thank you"),
     }
 }
+
+/// A TLS configuration for these names, signed by itself, and its certificate in PEM.
+pub fn tls_of(names: &[&str]) -> (rustls::ServerConfig, String) {
+    let made = rcgen::generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    let made = made.expect("good names");
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key))
+        .expect("a configuration");
+    (config, made.cert.pem())
+}

@@ -8,7 +8,9 @@ use standardwebhooks::Webhook;
 
 use super::{start, start_with};
 use crate::{
-    harness::{App, Backend, Database, HubProcess, Receiver, callers::read, eventually, process::create_app},
+    harness::{
+        App, Backend, Database, HubProcess, Receiver, callers::read, eventually, process::create_app, receiver::tls_of,
+    },
     notifications::number,
     on_both_stores,
 };
@@ -255,17 +257,9 @@ async fn a_webhook_that_keeps_failing_warns(backend: Backend) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tls_the_certificate_must_be_good() {
     let database = Database::new(Backend::Sqlite).await;
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (tls, certificate) = tls_of(&["localhost"]);
     let authorities = database.folder.path().join("authorities.pem");
-    std::fs::write(&authorities, made.cert.pem()).unwrap();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
+    std::fs::write(&authorities, certificate).unwrap();
     let receiver = Receiver::start_tls(tls).await;
     let url = |host: &str| format!("https://{host}:{}/ok", receiver.addr.port());
     let authorities = authorities.to_str().unwrap();

@@ -2,6 +2,7 @@
 
 mod deliver;
 mod manage;
+mod network;
 mod repair;
 
 use crate::harness::{App, Backend, Receiver, TestHub};
