@@ -14,8 +14,10 @@ use hickory_resolver::{
 };
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// How long one server has for its answer.
-const ANSWER: Duration = Duration::from_secs(2);
+/// How long one server has for its answer, …
+const ANSWER: Duration = Duration::from_millis(1500);
+/// … and all of them together.
+const RESOLVED: Duration = Duration::from_secs(4);
 /// How often a server is asked.
 const TRIES: usize = 2;
 /// Names in the cache.
@@ -39,7 +41,7 @@ pub(super) struct Forbidden(pub String);
 /// A name has no address, or its servers do not say.
 #[derive(Debug, thiserror::Error)]
 #[error("the name {0} was not resolved: {1}")]
-pub(super) struct Unresolved(String, NetError);
+pub(super) struct Unresolved(String, String);
 
 /// A resolver with a cache, which asks `servers`, or those of `/etc/resolv.conf` if there are none here.
 ///
@@ -82,7 +84,10 @@ impl Resolve for GuardedResolver {
         let (names, permits) = (self.names.clone(), self.permits.clone());
         Box::pin(async move {
             let name = name.as_str();
-            let found = names.lookup_ip(name).await.map_err(|error| Unresolved(name.to_owned(), error))?;
+            let unresolved = |why: String| Unresolved(name.to_owned(), why);
+            let found = tokio::time::timeout(RESOLVED, names.lookup_ip(name)).await;
+            let found = found.map_err(|_| unresolved("its servers do not answer".to_owned()))?;
+            let found = found.map_err(|error| unresolved(error.to_string()))?;
             let addresses: Vec<IpAddr> = found.iter().collect();
             if let Some(closed) = addresses.iter().find(|address| !permits(**address)) {
                 return Err(Forbidden(format!("{name} is {closed}")).into());
