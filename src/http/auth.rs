@@ -44,12 +44,12 @@ impl<C: RouteClass> AppKey<C> {
         &self.holder
     }
 
-    /// Counts `cost` more requests: a batch costs its length, and its first request was counted already.
+    /// Counts `more` requests beyond the first: a batch costs its length.
     ///
     /// # Errors
-    /// 429. Nothing more is counted then.
-    pub async fn consume_more(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
-        Charge::of_app(&self.holder).consume::<C>(request, hub, cost).await
+    /// 413 where the batch could never pass, and 429. Nothing more is counted then.
+    pub async fn consume_more(&self, request: &HttpRequest, hub: &Hub, more: u32) -> Result<(), Problem> {
+        Charge::of_app(&self.holder).consume_more::<C>(request, hub, more).await
     }
 
     /// The request's origin, for the audit log.

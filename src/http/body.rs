@@ -361,6 +361,16 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// As [`text`], and not all blank.
+pub fn visible_text(characters: std::ops::RangeInclusive<usize>) -> impl FnOnce(&str) -> Result<String, Invalid> {
+    move |sent| {
+        if sent.chars().all(char::is_whitespace) {
+            return Err(Invalid("must not be blank".to_owned()));
+        }
+        text(characters)(sent)
+    }
+}
+
 /// A rule for text with this many characters.
 pub fn text(characters: std::ops::RangeInclusive<usize>) -> impl FnOnce(&str) -> Result<String, Invalid> {
     move |text| {

@@ -7,7 +7,7 @@ use actix_web::{
     http::header::{HeaderMap, HeaderName, HeaderValue},
 };
 
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use crate::{
     auth::KeyHolder,
     hub::Hub,
@@ -63,13 +63,39 @@ impl Charge {
         Self { key, limits_of: None }
     }
 
+    /// Takes `more` requests beyond the first, which was taken before the length of a batch was known.
+    ///
+    /// # Errors
+    /// 413 where the batch could never pass, and 429.
+    pub async fn consume_more<C: RouteClass>(
+        &self,
+        request: &HttpRequest,
+        hub: &Hub,
+        more: u32,
+    ) -> Result<(), Problem> {
+        let cost = u64::from(more) + 1;
+        if let Some(budget) = C::CLASS.and_then(|class| hub.limits().budget(class, self.own::<C>()))
+            && cost > u64::from(budget)
+        {
+            let detail =
+                format!("a batch costs its length: {cost} is more than the budget of a whole window, {budget}");
+            return Err(Problem::new(Code::PayloadTooLarge, detail));
+        }
+        self.consume::<C>(request, hub, more).await
+    }
+
+    /// The app's own limit of the class.
+    fn own<C: RouteClass>(&self) -> Option<u32> {
+        self.limits_of.as_ref()?.limits.get(C::CLASS?.as_str()).copied()
+    }
+
     /// Takes `cost` requests from the limit, and notes what is left for the response's headers.
     ///
     /// # Errors
     /// 429 if fewer are left. Nothing is taken then.
     pub async fn consume<C: RouteClass>(&self, request: &HttpRequest, hub: &Hub, cost: u32) -> Result<(), Problem> {
         let Some(class) = C::CLASS else { return Ok(()) };
-        let own = self.limits_of.as_ref().and_then(|app| app.limits.get(class.as_str()).copied());
+        let own = self.own::<C>();
         let set_status = |status: RateLimitStatus| request.extensions_mut().insert(status);
         match hub.limits().consume(&self.key, class, own, cost).await {
             Ok(status) => {

@@ -118,7 +118,7 @@ mod tests {
         StreamKey::User(UserId::parse(&format!("u{n}")).expect("a user id"))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn many_pages_are_read_by_few_queries_and_those_nobody_waits_for_by_none() {
         let store = crate::store::sqlite::SqliteStore::open("sqlite::memory:", 1).await.expect("a store");
         store.migrate().await.expect("migrate");

@@ -20,14 +20,169 @@ pub enum Lines {
 const ROUNDS: usize = 4;
 /// Elements whose content is not text for a reader.
 const WITHOUT_CONTENT: [&[u8]; 2] = [b"script", b"style"];
+/// The elements of HTML, obsolete ones that browsers still know, and the roots of SVG and MathML.
+const ELEMENTS: [&str; 150] = [
+    "a",
+    "abbr",
+    "acronym",
+    "address",
+    "applet",
+    "area",
+    "article",
+    "aside",
+    "audio",
+    "b",
+    "base",
+    "basefont",
+    "bdi",
+    "bdo",
+    "bgsound",
+    "big",
+    "blink",
+    "blockquote",
+    "body",
+    "br",
+    "button",
+    "canvas",
+    "caption",
+    "center",
+    "cite",
+    "code",
+    "col",
+    "colgroup",
+    "command",
+    "content",
+    "data",
+    "datalist",
+    "dd",
+    "del",
+    "details",
+    "dfn",
+    "dialog",
+    "dir",
+    "div",
+    "dl",
+    "dt",
+    "element",
+    "em",
+    "embed",
+    "fieldset",
+    "figcaption",
+    "figure",
+    "font",
+    "footer",
+    "form",
+    "frame",
+    "frameset",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "head",
+    "header",
+    "hgroup",
+    "hr",
+    "html",
+    "i",
+    "iframe",
+    "image",
+    "img",
+    "input",
+    "ins",
+    "isindex",
+    "kbd",
+    "keygen",
+    "label",
+    "layer",
+    "legend",
+    "li",
+    "link",
+    "listing",
+    "main",
+    "map",
+    "mark",
+    "marquee",
+    "math",
+    "menu",
+    "menuitem",
+    "meta",
+    "meter",
+    "multicol",
+    "nav",
+    "nextid",
+    "nobr",
+    "noembed",
+    "noframes",
+    "noscript",
+    "object",
+    "ol",
+    "optgroup",
+    "option",
+    "output",
+    "p",
+    "param",
+    "picture",
+    "plaintext",
+    "portal",
+    "pre",
+    "progress",
+    "q",
+    "rb",
+    "rp",
+    "rt",
+    "rtc",
+    "ruby",
+    "s",
+    "samp",
+    "script",
+    "search",
+    "section",
+    "select",
+    "shadow",
+    "slot",
+    "small",
+    "source",
+    "spacer",
+    "span",
+    "strike",
+    "strong",
+    "style",
+    "sub",
+    "summary",
+    "sup",
+    "svg",
+    "table",
+    "tbody",
+    "td",
+    "template",
+    "textarea",
+    "tfoot",
+    "th",
+    "thead",
+    "time",
+    "title",
+    "tr",
+    "track",
+    "tt",
+    "u",
+    "ul",
+    "var",
+    "video",
+    "wbr",
+    "xmp",
+];
 /// Stands for a `<` that begins no tag while the tokenizer looks; it is not in the text, being a control character.
 const NO_TAG: char = '\u{1}';
 
 /// The text without tags, scripts and control characters. Line breaks and tabs stay where many lines may be.
 #[must_use]
 pub fn plain_text(text: &str, lines: Lines) -> String {
-    let stays = |c: &char| !c.is_control() || (lines == Lines::Many && matches!(c, '\n' | '\t'));
-    let mut text: String = text.chars().filter(stays).collect();
+    let one_line = |c: char| if lines == Lines::One && matches!(c, '\n' | '\t') { ' ' } else { c };
+    let stays = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut text: String = text.chars().map(one_line).filter(stays).collect();
     for _ in 0..ROUNDS {
         match without_tags(&text) {
             Some(shorter) => text = shorter,
@@ -103,7 +258,16 @@ fn tokenizer(text: &str) -> Tokenizer<StringReader<'_>, DefaultEmitter<usize>> {
     Tokenizer::new_with_emitter(text, DefaultEmitter::new_with_span())
 }
 
-/// The tokenizer takes `</3`, `<?` and `<!` for comments. A reader does not, unless it is one.
+/// Whether a browser would make something of what stands behind a `<`: an element of HTML, or any name with an attribute,
+/// which may be a script. `<bob@example.com>`, `<String>` and `x<y and y>z` are neither.
+fn is_tag(text: &str) -> bool {
+    let name = text.split(|c: char| c.is_whitespace() || matches!(c, '/' | '>')).next().unwrap_or_default();
+    let has_attribute = || text.split('>').next().is_some_and(|tag| tag.contains('='));
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && (ELEMENTS.iter().any(|element| element.eq_ignore_ascii_case(name)) || has_attribute())
+}
+
+/// The tokenizer takes `</3`, `<?` and `<!` for comments, and any name for a tag. A reader does not, unless it is one.
 fn mark(text: &str) -> String {
     let mut marked = String::with_capacity(text.len());
     let mut rest = text;
@@ -111,12 +275,11 @@ fn mark(text: &str) -> String {
         let (before, from) = rest.split_at(at);
         marked.push_str(before);
         let after = &from[1..];
-        let is_name = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic());
         let is_declaration = |text: &str| {
             text.starts_with("--") || text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("doctype"))
         };
-        let begins_one = is_name(after)
-            || after.strip_prefix('/').is_some_and(is_name)
+        let begins_one = is_tag(after)
+            || after.strip_prefix('/').is_some_and(is_tag)
             || after.strip_prefix('!').is_some_and(is_declaration);
         marked.push(if begins_one { '<' } else { NO_TAG });
         rest = after;
@@ -152,6 +315,11 @@ mod tests {
             "a <",
             "if a <b then",
             "two\nlines\tand a tab",
+            "Bob <bob@example.com> wrote",
+            "List<String> items",
+            "if x<y and y>z",
+            "see <https://example.com/a>",
+            "Map<K, List<V>> </end>",
         ] {
             assert_eq!(plain(text), text);
         }
@@ -167,9 +335,11 @@ mod tests {
             ("a<!-- comment -->b", "ab"),
             ("<!DOCTYPE html>Hi", "Hi"),
             ("<img src=x onerror=alert(1)>Hi", "Hi"),
+            ("<unheard-of onclick=alert(1)>Hi</unheard-of>", "Hi</unheard-of>"),
+            ("<x/onclick=\"a>b\">Hi", "Hi"),
             ("<a href=\"x>y\">Hi</a>", "Hi"),
             ("<<b>script>alert(1)<</b>/script>", ""),
-            ("<scr<script></script>ipt>x</script>", "ipt>x"),
+            ("<scr<script></script>ipt>x</script>", ""),
             ("<title><b>Hi</b></title>", "Hi"),
             ("<script>if (a<b) \"<!--\"</script>Hi", "Hi"),
             ("<style>a<b</style>Hi", "Hi"),
@@ -192,13 +362,18 @@ mod tests {
     #[test]
     fn control_characters_go() {
         assert_eq!(plain("a\u{0}b\u{7}c\u{1b}[31m\r\nd"), "abc[31m\nd");
-        assert_eq!(plain_text("a\nb\tc", Lines::One), "abc");
+        assert_eq!(plain_text("a\r\nb\tc\rd\u{7}", Lines::One), "a b c d");
         assert_eq!(plain("\u{1}b>x"), "b>x");
         assert_eq!(plain("<\u{1}b>x</b>"), "x", "a control character hides no tag");
     }
 
     fn has_tag(text: &str) -> bool {
-        tokenizer(text).flatten().any(|token| matches!(token, Token::StartTag(_) | Token::EndTag(_)))
+        let is_element = |name: &[u8]| ELEMENTS.iter().any(|element| element.as_bytes().eq_ignore_ascii_case(name));
+        tokenizer(text).flatten().any(|token| match token {
+            Token::StartTag(tag) => is_element(&tag.name) || tag.attributes.values().any(|value| !value.is_empty()),
+            Token::EndTag(tag) => is_element(&tag.name),
+            _ => false,
+        })
     }
 
     proptest! {

@@ -48,6 +48,12 @@ impl Limits {
         RateLimit { requests: own.unwrap_or(limit.limit), window: Duration::from_secs(limit.window_seconds) }
     }
 
+    /// How many requests a window has. `None` if limits are off.
+    #[must_use]
+    pub fn budget(&self, class: Class, own: Option<u32>) -> Option<u32> {
+        self.config.enabled.then(|| self.limit(class, own).requests)
+    }
+
     /// Counts `cost` requests, or none if fewer are left. `None` if limits are off.
     ///
     /// # Errors

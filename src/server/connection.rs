@@ -202,6 +202,7 @@ mod tests {
             read(&mut connection, 18).await.unwrap();
             tokio::time::sleep(Duration::from_secs(60)).await;
             connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            client.read_exact(&mut [0; 27]).await.unwrap();
         }
         client.write_all(b"G").await.unwrap();
         read(&mut connection, 1).await.unwrap();

@@ -39,6 +39,22 @@ const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Connections to one HTTP worker. The limit of open files comes first.
 const MAX_CONNECTIONS: usize = 100_000;
 
+/// Headers of answers that a page of another origin may read.
+const EXPOSED: [&str; 12] = [
+    "x-request-id",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "location",
+    "idempotency-replayed",
+    "allow",
+    "accept-encoding",
+    "www-authenticate",
+];
+
 /// The OpenAPI document of what a node serves, in JSON or in YAML.
 ///
 /// # Errors
@@ -133,7 +149,7 @@ fn prepare(stream: &TcpStream) -> Option<SocketAddr> {
 }
 
 fn cors(config: &Config) -> Cors {
-    let cors = Cors::default().allow_any_method().allow_any_header().expose_any_header().max_age(3600);
+    let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(EXPOSED).max_age(3600);
     config.server.cors.allowed_origins.iter().fold(cors, |cors, origin| match origin.as_str() {
         "*" => cors.allow_any_origin(),
         origin => cors.allowed_origin(origin),

@@ -67,6 +67,9 @@ impl EventType {
             ));
         }
         let bare = text.strip_prefix(category.as_str()).and_then(|rest| rest.strip_prefix('.')).unwrap_or(text);
+        if !bare.starts_with(|c: char| c.is_ascii_lowercase()) {
+            return Err(Invalid::new("must begin with a letter behind the category's own name too"));
+        }
         Ok(Self(bare.into()))
     }
 
@@ -161,7 +164,7 @@ mod tests {
         assert_eq!(parse("created").unwrap(), "created");
         assert_eq!(parse("user.created").unwrap(), "user.created");
         assert_eq!(parse("notification").unwrap(), "notification");
-        for bad in ["", "Created", "1st", "_x", "a..b", "a.", ".a", "a-b", "a b", &"a".repeat(101)] {
+        for bad in ["", "Created", "1st", "_x", "a..b", "a.", ".a", "a-b", "a b", "notification.1x", &"a".repeat(101)] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -52,10 +52,13 @@ impl UserId {
     /// Parses a user id.
     ///
     /// # Errors
-    /// [`Invalid`] with the rule, when `text` is empty, too long or holds a blank or control character.
+    /// [`Invalid`] with the rule, when `text` is empty, too long, holds a blank or control character, or is `.` or
+    /// `..`, which no browser sends within a path.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let visible = |c: char| !c.is_control() && !c.is_whitespace();
-        if !text.is_empty() && text.chars().count() <= 128 && text.chars().all(visible) {
+        if matches!(text, "." | "..") {
+            Err(Invalid::new("must not be . or .., which cannot stand in a URL's path"))
+        } else if !text.is_empty() && text.chars().count() <= 128 && text.chars().all(visible) {
             Ok(Self(text.into()))
         } else {
             Err(Invalid::new("must be 1 to 128 visible characters"))

@@ -12,7 +12,7 @@ use crate::{
     http::{
         Problem,
         auth::AppKey,
-        body::{BatchFaults, Body, Fields, text},
+        body::{BatchFaults, Body, Fields, text, visible_text},
         idempotency,
         openapi::{
             answers::{Checked, Idempotent, Limited, WithBody},
@@ -203,8 +203,8 @@ fn new_event(mut fields: Fields<'_>, app: &App) -> Result<NewEvent, Vec<FaultyFi
     };
     let category = fields.required("event_category", Category::parse);
     let event_type = fields.required("event_type", |text| EventType::parse(text, category.unwrap_or(Category::User)));
-    let entity_type = fields.required("entity_type", text(1..=100));
-    let entity_id = fields.required("entity_id", text(1..=255));
+    let entity_type = fields.required("entity_type", visible_text(1..=100));
+    let entity_id = fields.required("entity_id", visible_text(1..=255));
     let data = fields.object("event_data");
     fields.finish()?;
     let (Some(user_id), Some(category), Some(event_type), Some(entity_type), Some(entity_id)) =

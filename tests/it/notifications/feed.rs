@@ -11,6 +11,7 @@ on_both_stores!(
     a_feed_goes_from_urgent_to_low_and_from_new_to_old,
     filters_narrow_a_feed,
     a_cursor_stays_exact_while_notifications_arrive,
+    a_cursor_that_the_hub_did_not_make_is_refused,
     everybody_sees_what_is_theirs,
     counts_are_never_stale_to_the_writer,
     bad_parameters_are_named,
@@ -68,6 +69,19 @@ async fn filters_narrow_a_feed(backend: Backend) {
     assert_eq!(alice.titles(&format!("?since={since}")).await, ["two", "new"]);
     let narrow = alice.feed(&format!("?since={since}&status=unread&app_id=two&limit=1")).await.body;
     assert_eq!((&narrow["total"], &narrow["unread_count"]), (&json!(1), &json!(2)), "the badge knows no filter");
+}
+
+async fn a_cursor_that_the_hub_did_not_make_is_refused(backend: Backend) {
+    use base64::Engine as _;
+    let hub = TestHub::start(backend).await;
+    let alice = hub.app("a").await.user("alice").await;
+    for made_up in
+        ["1:1:-210866889600000:00000000-0000-0000-0000-000000000000", "1:9:0:00000000-0000-0000-0000-000000000000"]
+    {
+        let cursor = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(made_up);
+        let answer = alice.ask("GET", &format!("/users/alice/notifications?cursor={cursor}"), None).await;
+        assert_eq!((answer.status, &answer.body["details"][0]["field"]), (400, &json!("cursor")), "{made_up}");
+    }
 }
 
 async fn a_cursor_stays_exact_while_notifications_arrive(backend: Backend) {
