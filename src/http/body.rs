@@ -364,10 +364,8 @@ impl<'a> Fields<'a> {
 /// As [`text`], and not all blank.
 pub fn visible_text(characters: std::ops::RangeInclusive<usize>) -> impl FnOnce(&str) -> Result<String, Invalid> {
     move |sent| {
-        if sent.chars().all(char::is_whitespace) {
-            return Err(Invalid("must not be blank".to_owned()));
-        }
-        text(characters)(sent)
+        let sent = text(characters)(sent)?;
+        if sent.chars().all(char::is_whitespace) { Err(Invalid("must not be blank".to_owned())) } else { Ok(sent) }
     }
 }
 

@@ -97,15 +97,27 @@ impl Hub {
     }
 
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn webhook(&self, caller: &KeyHolder, id: WebhookId) -> Result<Webhook, HubError> {
-        self.store.webhook(&caller.app.id, id).await?.ok_or(HubError::NotFound)
+        match self.store.webhook(&caller.app.id, id).await? {
+            Some(webhook) => Ok(webhook),
+            None => Err(self.no_webhook(id).await),
+        }
+    }
+
+    /// Why an app has no webhook with this id: there is none, or it is another app's.
+    async fn no_webhook(&self, id: WebhookId) -> HubError {
+        match self.store.webhook_exists(id).await {
+            Ok(true) => HubError::Forbidden,
+            Ok(false) => HubError::NotFound,
+            Err(error) => error.into(),
+        }
     }
 
     /// Changes a webhook. If it is enabled again, its pending deliveries are sent.
     ///
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn update_webhook(
         &self,
         caller: &KeyHolder,
@@ -113,8 +125,9 @@ impl Hub {
         change: &WebhookChange,
         audit: &Audit,
     ) -> Result<Webhook, HubError> {
-        let changed = self.store.update_webhook(&caller.app.id, id, change, audit).await?;
-        let webhook = changed.ok_or(HubError::NotFound)?;
+        let Some(webhook) = self.store.update_webhook(&caller.app.id, id, change, audit).await? else {
+            return Err(self.no_webhook(id).await);
+        };
         tracing::info!(app_id = %webhook.app_id, webhook_id = %id, is_active = webhook.is_active, "webhook changed");
         if webhook.is_active {
             self.webhooks.actors.repaired(id);
@@ -125,10 +138,10 @@ impl Hub {
     /// Deletes a webhook with its deliveries.
     ///
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn delete_webhook(&self, caller: &KeyHolder, id: WebhookId, audit: &Audit) -> Result<(), HubError> {
         if !self.store.delete_webhook(&caller.app.id, id, audit).await? {
-            return Err(HubError::NotFound);
+            return Err(self.no_webhook(id).await);
         }
         tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook deleted");
         Ok(())
@@ -137,7 +150,7 @@ impl Hub {
     /// Replaces a webhook's secret. For a day, requests are signed with the old one too.
     ///
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn rotate_webhook_secret(
         &self,
         caller: &KeyHolder,
@@ -148,7 +161,7 @@ impl Hub {
         let until = Timestamp::from(Timestamp::now().as_datetime() + OVERLAP);
         let change = SecretChange { secret: sealed, previous_until: until };
         let changed = self.store.rotate_secret(&caller.app.id, id, &change, audit).await?;
-        let webhook = changed.ok_or(HubError::NotFound)?;
+        let Some(webhook) = changed else { return Err(self.no_webhook(id).await) };
         tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook secret rotated");
         Ok(WebhookWithSecret { webhook, secret })
     }
@@ -156,7 +169,7 @@ impl Hub {
     /// Sends a `webhook.test` once and returns the result. It appears in the log and in no counter.
     ///
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn test_webhook(&self, caller: &KeyHolder, id: WebhookId) -> Result<Report, HubError> {
         let webhook = self.webhook(caller, id).await?;
         let now = Timestamp::now();
@@ -192,7 +205,7 @@ impl Hub {
     /// A webhook's deliveries with their attempts, newest first.
     ///
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn webhook_deliveries(
         &self,
         caller: &KeyHolder,
@@ -206,7 +219,7 @@ impl Hub {
     /// Queues a delivery again, beginning with its first attempt.
     ///
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn redeliver(
         &self,
         caller: &KeyHolder,
@@ -214,6 +227,7 @@ impl Hub {
         delivery: DeliveryId,
         audit: &Audit,
     ) -> Result<DeliveryRow, HubError> {
+        self.webhook(caller, id).await?;
         let row = self.store.redeliver(&caller.app.id, id, delivery, audit).await?.ok_or(HubError::NotFound)?;
         self.webhooks.actors.repaired(id);
         Ok(row)
@@ -222,7 +236,7 @@ impl Hub {
     /// Starts a job that queues all events again that have no successful delivery since a moment.
     ///
     /// # Errors
-    /// [`HubError::NotFound`].
+    /// [`HubError::NotFound`]; [`HubError::Forbidden`] for another app's.
     pub async fn recover_webhook(
         &self,
         caller: &KeyHolder,
@@ -231,7 +245,7 @@ impl Hub {
         audit: &Audit,
     ) -> Result<Recovery, HubError> {
         let opened = self.store.start_recovery(&caller.app.id, id, since, audit).await?;
-        let recovery = opened.ok_or(HubError::NotFound)?;
+        let Some(recovery) = opened else { return Err(self.no_webhook(id).await) };
         self.recovery_started.notify_one();
         Ok(recovery)
     }
@@ -241,6 +255,7 @@ impl Hub {
     /// # Errors
     /// [`HubError::NotFound`] if there is none.
     pub async fn webhook_recovery(&self, caller: &KeyHolder, id: WebhookId) -> Result<Recovery, HubError> {
+        self.webhook(caller, id).await?;
         self.store.recovery(&caller.app.id, id).await?.ok_or(HubError::NotFound)
     }
 

@@ -284,6 +284,9 @@ pub trait WebhookStore: Send + Sync {
     /// One webhook of an app. `None` if the app has none with this id.
     async fn webhook(&self, app: &AppId, id: WebhookId) -> Result<Option<Webhook>, StoreError>;
 
+    /// Whether there is a webhook with this id, of any app.
+    async fn webhook_exists(&self, id: WebhookId) -> Result<bool, StoreError>;
+
     /// Changes a webhook. `None` if the app has no such webhook.
     async fn update_webhook(
         &self,

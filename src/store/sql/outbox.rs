@@ -66,8 +66,9 @@ impl<S: SqlStore> DeliveryRecords for S {
         let after = format!(
             ") insert into webhook_deliveries as d (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
              created_at, updated_at) select missed.*, {now}, {now}, {now} from missed where true \
-             on conflict (webhook_id, event_id) do update set status = 'pending', attempts = 0, \
-             next_attempt_at = {now}, updated_at = {now} where d.status in ('failed', 'cancelled') \
+             on conflict (webhook_id, event_id) do update set attempts = 0, next_attempt_at = {now}, updated_at = {now}, \
+             status = case when d.status = 'delivering' then d.status else 'pending' end \
+             where (d.status in ('failed', 'cancelled') or (d.status in ('pending', 'delivering') and d.attempts > 0)) \
              and not exists (select 1 from webhook_delivery_log l where l.delivery_id = d.id and l.success)",
             now = S::Db::NOW
         );
@@ -270,7 +271,8 @@ pub(in crate::store) async fn insert_deliveries<D: Dialect>(
     D::execute_each(connection, D::with_rows(&insert, rows, &after)).await.map(drop)
 }
 
-/// Stores the outcome of deliveries. If another node has claimed one meanwhile, only a success is stored.
+/// Stores the outcome of deliveries. If another node has claimed one meanwhile, only a success is stored. One that was
+/// queued again while its attempt was under way begins anew, unless the attempt succeeded.
 async fn complete<D: Dialect>(
     connection: &mut D::Connection,
     owner: Uuid,
@@ -297,8 +299,12 @@ async fn complete<D: Dialect>(
         ]);
     }
     let with = format!("with made ({}) as (", made.names());
-    let after = ") update webhook_deliveries as d set status = made.status, attempts = made.attempts, \
-                 next_attempt_at = made.due, lease_owner = null, lease_until = null, updated_at = made.at from made \
+    let after = ") update webhook_deliveries as d set \
+                 status = case when made.status = 'succeeded' or d.attempts = made.attempts - 1 \
+                   then made.status else 'pending' end, \
+                 attempts = case when made.status = 'succeeded' or d.attempts = made.attempts - 1 \
+                   then made.attempts else d.attempts end, \
+                 next_attempt_at = case when d.attempts = made.attempts - 1 then made.due else made.at end, lease_owner = null, lease_until = null, updated_at = made.at from made \
                  where d.id = made.id and (made.status = 'succeeded' or (d.status = 'delivering' and d.lease_owner = made.owner))";
     D::execute_each(connection, D::with_rows(&with, made, after)).await.map(drop)
 }

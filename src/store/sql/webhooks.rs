@@ -61,6 +61,11 @@ impl<S: SqlStore> WebhookStore for S {
         self.query_optional(&StreamKey::App(app.clone()), query).await?.as_ref().map(webhook_from_row).transpose()
     }
 
+    async fn webhook_exists(&self, id: WebhookId) -> Result<bool, StoreError> {
+        let query = Statement::new("select 1 from app_webhooks where id = $1").bind(id.0);
+        Ok(self.query_optional(&StreamKey::Broadcast, query).await?.is_some())
+    }
+
     async fn update_webhook(
         &self,
         app: &AppId,

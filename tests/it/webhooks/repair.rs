@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 
-use super::{PROCESS, start};
+use super::{PROCESS, start, start_with};
 use crate::{
     harness::{App, Backend, Database, HubProcess, Receiver, callers::read, eventually, process::create_app},
     on_both_stores,
@@ -17,6 +17,7 @@ on_both_stores!(
     killed_with_deliveries_pending_every_event_arrives,
     the_encryption_key_can_be_changed,
     a_recovery_goes_on_where_it_stood,
+    what_is_queued_again_during_its_last_attempt_begins_anew,
 );
 
 async fn a_delivery_can_be_made_again(backend: Backend) {
@@ -130,6 +131,24 @@ async fn the_encryption_key_can_be_changed(backend: Backend) {
         let secret = made["webhook_secret"].as_str().unwrap();
         Webhook::new(secret).unwrap().verify(&request.raw, &request.headers).unwrap();
     }
+}
+
+/// A recovery comes while the last attempt of a delivery is under way, and that attempt fails.
+async fn what_is_queued_again_during_its_last_attempt_begins_anew(backend: Backend) {
+    let (_hub, app, receiver) = start_with(backend, |config| config.webhooks.timeout_seconds = 2).await;
+    let body = json!({
+        "webhook_url": receiver.url("/hang"), "subscribed_events": ["**"], "max_retries": 1, "retry_backoff_seconds": 1
+    });
+    let id = app.webhook_with(&body).await["webhook_id"].clone();
+    let since = "2020-01-01T00:00:00Z";
+    app.publish("alice", "x").await;
+    receiver.wait_for("/hang", 2).await;
+    let opened = app.webhook_request("POST", &id, "/recover", Some(json!({"since": since}))).await;
+    assert_eq!(opened.status, 202, "{}", opened.body);
+    // The second attempt was the last; after the recovery there are two more.
+    receiver.wait_for("/hang", 4).await;
+    let progress = app.webhook_request("GET", &id, "/recover", None).await.body;
+    assert_eq!(progress["queued"], 1, "{progress}");
 }
 
 async fn a_recovery_goes_on_where_it_stood(backend: Backend) {
