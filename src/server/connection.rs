@@ -26,10 +26,12 @@ const SILENT: Duration = Duration::from_secs(90);
 /// What the connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
-    /// The first byte of a request, or an answer.
-    Nothing,
+    /// The first byte of a request.
+    Request,
     /// The rest of a head, of which this many bytes of its end have come.
     Head { matched: usize },
+    /// The rest of the request, and its answer.
+    Answer,
     /// Its client, to read.
     Reader,
 }
@@ -37,7 +39,7 @@ enum Waiting {
 impl Waiting {
     fn limit(self) -> Duration {
         match self {
-            Self::Nothing => SILENT,
+            Self::Request | Self::Answer => SILENT,
             Self::Head { .. } => HEAD,
             Self::Reader => STALLED,
         }
@@ -58,7 +60,7 @@ impl<T> Connection<T> {
     pub(super) fn new(io: T) -> Self {
         let since = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(since + SILENT));
-        Self { io, waiting: Waiting::Nothing, since, timer, closing: Rc::default() }
+        Self { io, waiting: Waiting::Request, since, timer, closing: Rc::default() }
     }
 
     /// Set once an answer said that it is the last.
@@ -91,9 +93,9 @@ impl<T> Connection<T> {
 
     fn on_read(&mut self, bytes: &[u8]) {
         let mut matched = match self.waiting {
-            Waiting::Nothing => 0,
+            Waiting::Request => 0,
             Waiting::Head { matched } => matched,
-            Waiting::Reader => return,
+            Waiting::Answer | Waiting::Reader => return,
         };
         const END: &[u8] = b"\r\n\r\n";
         for byte in bytes {
@@ -103,7 +105,7 @@ impl<T> Connection<T> {
                 _ => 0,
             };
             if matched == END.len() {
-                return self.wait_for(Waiting::Nothing);
+                return self.wait_for(Waiting::Answer);
             }
         }
         match &mut self.waiting {
@@ -112,11 +114,16 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Notes how a write went.
-    fn on_write<W>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<W>>) -> Poll<io::Result<W>> {
+    /// Notes how a write went. `then` is waited for once it is done.
+    fn on_write<W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<W>>,
+        then: Waiting,
+    ) -> Poll<io::Result<W>> {
         match written {
             Poll::Ready(result) => {
-                self.wait_for(Waiting::Nothing);
+                self.wait_for(then);
                 Poll::Ready(result)
             }
             Poll::Pending => {
@@ -149,12 +156,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.on_write(cx, written)
+        // A body comes after `100 Continue`, and then the answer.
+        let then = if bytes.starts_with(b"HTTP/1.1 100") { Waiting::Answer } else { Waiting::Request };
+        self.on_write(cx, written, then)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.io).poll_flush(cx) {
-            Poll::Pending => self.on_write(cx, Poll::Pending),
+            Poll::Pending => self.on_write(cx, Poll::Pending, Waiting::Request),
             flushed => flushed,
         }
     }
@@ -210,6 +219,26 @@ mod tests {
         client.write_all(b"ET\r\n\r").await.unwrap();
         read(&mut connection, 5).await.unwrap();
         assert_eq!(life(&mut connection).await.as_secs(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_and_its_answer_are_no_head() {
+        let (mut client, mut connection) = connection();
+        for expected in [&b""[..], b"HTTP/1.1 100 Continue\r\n\r\n"] {
+            client.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
+            read(&mut connection, 19).await.unwrap();
+            connection.write_all(expected).await.unwrap();
+            client.read_exact(&mut vec![0; expected.len()]).await.unwrap();
+            for _ in 0..3 {
+                client.write_all(b"{}").await.unwrap();
+                read(&mut connection, 2).await.unwrap();
+                // As long as its reader waits for more, and the handler for a database.
+                let more = tokio::time::timeout(Duration::from_secs(20), connection.read_u8()).await;
+                assert!(more.is_err(), "{more:?}");
+            }
+            connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            client.read_exact(&mut [0; 27]).await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]
