@@ -18,6 +18,10 @@ def before_call(context, case, kwargs):
     # Webhooks go to this machine alone.
     if isinstance(case.body, dict) and is_address(case.body.get("webhook_url")):
         case.body["webhook_url"] = os.environ["RECEIVER"]
+        # Hundreds of them for everything would owe each a thousand deliveries a batch, all in one transaction.
+        patterns = case.body.get("subscribed_events")
+        if isinstance(patterns, list):
+            case.body["subscribed_events"] = ["session.started" if is_for_all(one) else one for one in patterns]
     for item in notifications(case.body):
         # A notification expires in the future.
         if is_moment(item.get("expires_at")):
@@ -40,6 +44,10 @@ def notifications(body):
 def is_address(text):
     fits = isinstance(text, str) and len(text) <= 2048
     return fits and re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?([/?#][!-~]*)?", text) is not None
+
+
+def is_for_all(pattern):
+    return isinstance(pattern, str) and re.fullmatch(r"\*|\*\*|(\*|notification)(\.[a-z0-9_*]+)*", pattern) is not None
 
 
 def is_moment(text):
