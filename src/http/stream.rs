@@ -18,7 +18,7 @@ use actix_web::http::header::{self, HeaderValue};
 use futures_util::SinkExt as _;
 use oriva_hub_actors::{
     AcquireError, Opening, ReservedConnection, Transport, metric_names,
-    model::{Identity, Scope},
+    model::{Identity, UserId},
     ports::Expiry,
     protocol::{ClientFrame, Close},
 };
@@ -165,7 +165,7 @@ async fn serve<T: IntoTransport>(
 async fn recheck(hub: &Hub, offer: &Offer, identity: &Identity) {
     let Some(credential) = &offer.credential else { return };
     let close = match hub.auth().authenticate(credential).await {
-        Ok(caller) if scope_now(&caller) != identity.scope() => Close::TokenExpired,
+        Ok(caller) if identify(&caller, identity.user()).is_none_or(|(now, _)| now != *identity) => Close::TokenExpired,
         Err(AuthError::Revoked | AuthError::Inactive) => Close::Revoked,
         // A token that ended meanwhile closes its own socket; what the store does not answer, identity_watch asks again.
         Ok(_) | Err(_) => return,
@@ -212,14 +212,8 @@ async fn admit(
     if parameters.app_id.is_some_and(|asked| asked != *app) {
         return Err(forbidden("app_id is not the credential's own app"));
     }
-    let (identity, expiry) = match (caller, parameters.user_id) {
-        (Caller::App(holder), Some(user)) => (holder.identity_of(user), None),
-        (Caller::App(holder), None) => (holder.identity(), None),
-        (Caller::User(holder), asked) if asked.as_ref().is_none_or(|user| *user == holder.user) => {
-            (holder.identity(), Some(holder.expiry()))
-        }
-        _ => return Err(forbidden("user_id is not the token's own user")),
-    };
+    let (identity, expiry) = identify(&caller, parameters.user_id.as_ref())
+        .ok_or_else(|| forbidden("user_id is not the token's own user"))?;
     let reserved = hub.realtime().acquire(&identity).await.map_err(|error| match error {
         AcquireError::LimitReached { limit } => {
             Rejection { problem: Problem::connection_limit(limit), close: Close::TooManyConnections }
@@ -231,11 +225,15 @@ async fn admit(
     Ok(Admitted { identity: Arc::new(identity), expiry, subscribe: parameters.subscribe, reserved })
 }
 
-/// The scope that connections of this caller are counted in.
-fn scope_now(caller: &Caller) -> Scope {
-    match caller {
-        Caller::User(holder) => holder.identity().scope(),
-        Caller::App(_) | Caller::Admin => Scope::AllApps,
+/// Who a socket of this caller belongs to, and until when. `None` where the caller may not open one for `user`.
+fn identify(caller: &Caller, user: Option<&UserId>) -> Option<(Identity, Option<Expiry>)> {
+    match (caller, user) {
+        (Caller::App(holder), Some(user)) => Some((holder.identity_of(user.clone()), None)),
+        (Caller::App(holder), None) => Some((holder.identity(), None)),
+        (Caller::User(holder), user) if user.is_none_or(|user| *user == holder.user) => {
+            Some((holder.identity(), Some(holder.expiry())))
+        }
+        (Caller::User(_) | Caller::Admin, _) => None,
     }
 }
 
