@@ -2,7 +2,7 @@
 
 use actix_web::web::Query;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use oriva_hub_actors::model::Invalid;
+use oriva_hub_actors::model::{Invalid, Timestamp};
 
 use super::body::Fields;
 
@@ -39,6 +39,12 @@ pub fn cursor<T>(fields: &mut Fields<'_>, offset: u64, parse: impl FnOnce(&str) 
         fields.fault("offset", "does not go with cursor");
     }
     place
+}
+
+/// A moment of a cursor, if the hub can have written it. PostgreSQL does not know all others.
+pub fn moment(unix_ms: i64) -> Option<Timestamp> {
+    let (year_1970, year_10000) = (0, 253_402_300_800_000);
+    (year_1970..year_10000).contains(&unix_ms).then(|| Timestamp::from_unix_ms(unix_ms))
 }
 
 /// Encodes a cursor. It is opaque to clients, and has a version so that a later hub can change it.

@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use oriva_hub_actors::model::{AppId, Offset, StreamKey, Timestamp, UserId};
 
 use crate::metrics::cache_lookup;
-use crate::store::{AccessScope, StatusCount, Store, StoreError};
+use crate::store::{AccessScope, FeedFilter, FeedPage, StatusCount, Store, StoreError, UnreadCount};
 
 /// Greatest number of users in the cache.
 const CACHED: u64 = 100_000;
@@ -23,7 +23,7 @@ type Whose = (UserId, Option<AppId>);
 
 /// Counts by user, each with the head of the user's stream when it was made.
 pub(super) struct CountCache {
-    unread: Cache<Whose, (Offset, u64)>,
+    unread: Cache<Whose, UnreadCount>,
     by_status: Cache<Whose, (Offset, Arc<[StatusCount]>)>,
 }
 
@@ -37,23 +37,23 @@ impl Default for CountCache {
 }
 
 impl CountCache {
-    pub(super) async fn unread(
+    /// A page of a user's feed. Its unread notifications are counted only if the last count does not hold any more.
+    pub(super) async fn feed(
         &self,
         store: &dyn Store,
         scope: &AccessScope,
         user: &UserId,
-    ) -> Result<u64, StoreError> {
+        filter: &FeedFilter,
+    ) -> Result<FeedPage, StoreError> {
         let whose = (user.clone(), scope.app.clone());
-        // The head is read first. A change in between makes the count newer than its head, never older.
-        let end = store.head(&StreamKey::User(user.clone())).await?;
-        let counted = self.unread.get(&whose).filter(|(counted_at, _)| *counted_at == end);
-        cache_lookup("counts", counted.is_some());
-        if let Some((_, count)) = counted {
-            return Ok(count);
+        let counted = self.unread.get(&whose);
+        let page = store.feed(scope, user, filter, Timestamp::now(), counted).await?;
+        let is_hit = counted == Some(page.unread);
+        cache_lookup("counts", is_hit);
+        if !is_hit {
+            self.unread.insert(whose, page.unread);
         }
-        let count = store.unread(scope, user, Timestamp::now()).await?;
-        self.unread.insert(whose, (end, count));
-        Ok(count)
+        Ok(page)
     }
 
     pub(super) async fn by_status(
@@ -63,6 +63,7 @@ impl CountCache {
         user: &UserId,
     ) -> Result<Arc<[StatusCount]>, StoreError> {
         let whose = (user.clone(), scope.app.clone());
+        // The head is read first. A change in between makes the counts newer than their head, never older.
         let end = store.head(&StreamKey::User(user.clone())).await?;
         let counted = self.by_status.get(&whose).filter(|(counted_at, _)| *counted_at == end);
         cache_lookup("counts", counted.is_some());

@@ -176,14 +176,13 @@ impl Hub {
     /// # Errors
     /// Where the store fails.
     pub async fn feed(&self, scope: &AccessScope, user: &UserId, filter: &FeedFilter) -> Result<Feed, HubError> {
-        let unread = self.counts.unread(&*self.store, scope, user).await?;
-        let page = self.store.feed(scope, user, filter, Timestamp::now()).await?;
+        let page = self.counts.feed(&*self.store, scope, user, filter).await?;
         let mut notifications = Vec::with_capacity(page.notifications.len());
         for notification in page.notifications {
             notifications.push(self.with_app(notification).await?);
         }
         let total = page.total.min(TOTAL_CAP);
-        Ok(Feed { notifications, total, total_is_capped: page.total > TOTAL_CAP, unread })
+        Ok(Feed { notifications, total, total_is_capped: page.total > TOTAL_CAP, unread: page.unread.count })
     }
 
     /// Counts a user's notifications, within the scope.

@@ -32,10 +32,12 @@ pub use append::{
 };
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use event::NewEvent;
-pub use model::{ApiKey, App, AppChange, Audit, EventFilter, EventPage, LimitOverrides, NewApp, NewKey, PageRequest};
+pub use model::{
+    ApiKey, App, AppChange, Audit, EventFilter, EventPage, EventPosition, LimitOverrides, NewApp, NewKey, PageRequest,
+};
 pub use notification::{
     AccessScope, Change, ChangeError, Content, DeliveryReceipt, FeedFilter, FeedPage, FeedPosition, Lookup,
-    NewNotification, Notification, NotificationRecord, NotificationState, Priority,
+    NewNotification, Notification, NotificationRecord, NotificationState, Priority, UnreadCount,
 };
 pub use receipts::{
     BatchItem, EventReceipt, EventReceipts, EventResult, FaultyField, ItemError, ItemErrorCode, NotificationReceipt,
@@ -137,11 +139,11 @@ impl From<sqlx::Error> for StoreError {
 
 /// Whether a database's code says that it cannot work now. PostgreSQL's are five characters, of which the first two are
 /// the class: 08 connection, 40 rollback, 53 resources, 57 operator intervention. SQLite's are numbers, of which the low
-/// byte is the kind: 5 busy, 6 locked, 10 I/O, 13 full.
+/// byte is the kind: 5 busy, 6 locked, 9 interrupted, 10 I/O, 13 full.
 fn is_temporary(code: &str) -> bool {
     match code.as_bytes() {
         [class @ .., _, _, _] if class.len() == 2 => [b"08", b"40", b"53", b"57"].iter().any(|known| class == *known),
-        _ => code.parse::<u32>().is_ok_and(|number| matches!(number & 0xff, 5 | 6 | 10 | 13)),
+        _ => code.parse::<u32>().is_ok_and(|number| matches!(number & 0xff, 5 | 6 | 9 | 10 | 13)),
     }
 }
 
@@ -250,17 +252,16 @@ pub trait NotificationStore: Send + Sync {
     /// One notification. Runs with the caller as its tenant.
     async fn notification(&self, scope: &AccessScope, id: NotificationId) -> Result<Lookup, StoreError>;
 
-    /// A page of a user's feed, urgent to low, then newest first. Runs with the caller as its tenant.
+    /// A page of a user's feed, urgent to low, then newest first, with its totals: all of one moment. Runs with the
+    /// caller as its tenant. `counted` is an earlier count in the same scope; if it still holds, nothing is counted.
     async fn feed(
         &self,
         scope: &AccessScope,
         user: &UserId,
         filter: &FeedFilter,
         now: Timestamp,
+        counted: Option<UnreadCount>,
     ) -> Result<FeedPage, StoreError>;
-
-    /// Number of a user's unread notifications in the scope.
-    async fn unread(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Numbers of a user's notifications in the scope, by app and status.
     async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError>;

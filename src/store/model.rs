@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::{
-    model::{AppId, Category, KeyId, Offset, StreamKey, Timestamp},
+    model::{AppId, Category, Event, KeyId, Offset, StreamKey, Timestamp},
     protocol::PublishedEvent,
 };
 
@@ -111,16 +111,35 @@ pub struct EventFilter {
     pub user_id: Option<String>,
     /// Only about this entity.
     pub entity_id: Option<String>,
-    /// Inclusive.
+    /// Only with this `timestamp` or a later one.
     pub start: Option<Timestamp>,
-    /// Inclusive.
+    /// Only with this `timestamp` or an earlier one.
     pub end: Option<Timestamp>,
     /// Greatest number of events.
     pub limit: u32,
     /// Events to pass over.
     pub offset: u64,
-    /// Only what stands before this offset in the app's stream: where the page before ended.
-    pub before: Option<Offset>,
+    /// Only older events than this: where the page before ended.
+    pub before: Option<EventPosition>,
+}
+
+/// The position of an event in lists. Each list goes by the part that its filter has an index for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventPosition {
+    /// Its offset in its app's stream.
+    pub app_offset: Offset,
+    /// Its offset in its user's stream; `None` for a broadcast.
+    pub user_offset: Option<Offset>,
+    /// When it was stored.
+    pub created_at: Timestamp,
+}
+
+impl EventPosition {
+    /// The position of this event.
+    #[must_use]
+    pub fn from_event(event: &Event) -> Self {
+        Self { app_offset: event.offsets.app, user_offset: event.offsets.user, created_at: event.created_at }
+    }
 }
 
 impl EventFilter {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oriva_hub_actors::model::{
-    AppId, Category, EventId, EventType, Invalid, JsonObject, NotificationId, Timestamp, UserId,
+    AppId, Category, EventId, EventType, Invalid, JsonObject, NotificationId, Offset, Timestamp, UserId,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -261,6 +261,27 @@ pub struct FeedPage {
     pub notifications: Vec<Notification>,
     /// The number of matching notifications, counted up to one above the cap.
     pub total: u64,
+    /// The user's unread notifications in the scope, whatever the filter.
+    pub unread: UnreadCount,
+}
+
+/// A number of unread notifications, and how long it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnreadCount {
+    /// The number.
+    pub count: u64,
+    /// The head of the user's stream when they were counted. Every change of a notification raises it.
+    pub head: Offset,
+    /// When the first of them expires, which is before the stream tells of it.
+    pub next_expiry: Option<Timestamp>,
+}
+
+impl UnreadCount {
+    /// Whether counting again would give the same, at this head and moment.
+    #[must_use]
+    pub fn holds(&self, head: Offset, now: Timestamp) -> bool {
+        self.head == head && self.next_expiry.is_none_or(|expiry| expiry > now)
+    }
 }
 
 /// A notification that a socket of its user was sent.

@@ -7,8 +7,8 @@ mod retention;
 use std::sync::Arc;
 
 use oriva_hub::store::{
-    AppChange, Audit, EventFilter, IdempotencyClaim, KeyedOutcome, NewApp, NewEvent, NewKey, Origin, Outcome,
-    PageRequest, PublishBatch, Store, StoreError, Submission,
+    AppChange, Audit, EventFilter, EventPosition, IdempotencyClaim, KeyedOutcome, NewApp, NewEvent, NewKey, Origin,
+    Outcome, PageRequest, PublishBatch, Store, StoreError, Submission,
 };
 use oriva_hub_actors::{
     model::{AppId, Category, EventId, EventType, JsonObject, KeyId, StreamKey, Timestamp, UserId},
@@ -17,7 +17,7 @@ use oriva_hub_actors::{
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 use crate::{
-    harness::{Backend, Database},
+    harness::{Backend, Database, eventually},
     on_both_stores,
 };
 
@@ -269,11 +269,14 @@ async fn events_come_back_as_they_were_written(backend: Backend) {
 
 async fn filters_narrow_and_cursors_continue(backend: Backend) {
     let (_database, store) = store_with(backend, &["a", "b"]).await;
+    let start = Timestamp::from_unix_ms(Timestamp::now().unix_ms() - 100);
     let mut events: Vec<_> = (0..10).map(|n| event(Some("alice"), &n.to_string())).collect();
     events[3].category = Category::User;
     events[4].event_type = EventType::from_store("dismissed");
     events[5].user_id = Some(UserId::parse("bob").unwrap());
-    events[0].timestamp = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    events.iter_mut().for_each(|event| event.timestamp = Timestamp::from_unix_ms(start.unix_ms() + 1));
+    events[0].timestamp = start;
+    events[1].user_id = Some(UserId::parse("bob").unwrap());
     store.append(&[submission("a", events), submission("b", vec![event(Some("alice"), "x")])]).await.unwrap();
     let list = async |filter: EventFilter| {
         let page = store.events(&app_id("a"), &filter).await.unwrap();
@@ -291,15 +294,67 @@ async fn filters_narrow_and_cursors_continue(backend: Backend) {
     assert_eq!(list(with(|f| f.event_type = Some("dismissed".to_owned()))).await, (vec![5], 1));
     assert_eq!(list(with(|f| f.event_type = Some("notification.dismissed".to_owned()))).await, (vec![5], 1));
     assert_eq!(list(with(|f| f.event_type = Some("user.dismissed".to_owned()))).await, (vec![], 0));
-    assert_eq!(list(with(|f| f.user_id = Some("bob".to_owned()))).await, (vec![6], 1));
+    assert_eq!(list(with(|f| f.user_id = Some("bob".to_owned()))).await, (vec![6, 2], 2));
     assert_eq!(list(with(|f| f.entity_id = Some("7".to_owned()))).await, (vec![8], 1));
-    let new_year = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
-    let until = EventFilter { end: Some(new_year), ..all.clone() };
+    let until = EventFilter { end: Some(start), ..all.clone() };
     assert_eq!(list(until).await, (vec![1], 1), "inclusive");
-    let since = EventFilter { start: Some(new_year), ..all.clone() };
-    assert_eq!(list(since).await.1, 10, "inclusive");
+    let since = EventFilter { start: Some(start), ..all.clone() };
+    assert_eq!(list(since.clone()).await.1, 10, "inclusive");
     assert_eq!(list(with(|f| (f.limit, f.offset) = (3, 2))).await, (vec![8, 7, 6], 10));
-    assert_eq!(list(with(|f| (f.limit, f.before) = (3, Some(8)))).await, (vec![7, 6, 5], 10));
+    // A cursor continues in whichever order the filter has.
+    let of_bob = EventFilter { user_id: Some("bob".to_owned()), limit: 1, ..EventFilter::default() };
+    let later = EventFilter { start: Some(Timestamp::from_unix_ms(start.unix_ms() + 1)), limit: 2, ..since.clone() };
+    let of_bob_since = EventFilter { start: Some(start), ..of_bob.clone() };
+    for (mut filter, expected) in [
+        (EventFilter { limit: 3, ..all.clone() }, (1..=10).rev().collect()),
+        (later, (2..=10).rev().collect::<Vec<_>>()),
+        (of_bob, vec![6, 2]),
+        (of_bob_since, vec![6, 2]),
+    ] {
+        let mut offsets = Vec::new();
+        loop {
+            let page = store.events(&app_id("a"), &filter).await.unwrap();
+            assert_eq!(page.total, expected.len() as u64);
+            offsets.extend(page.events.iter().map(|event| event.event().offsets.app));
+            let Some(last) = page.events.last() else { break };
+            filter.before = Some(EventPosition::from_event(last.event()));
+        }
+        assert_eq!(offsets, expected);
+    }
+}
+
+/// PostgreSQL counts what it reads of each index. SQLite's plans are looked at in `src/store/sql/events.rs`.
+#[actix_web::test]
+async fn dates_and_users_are_found_by_index() {
+    let (database, store) = store_with(Backend::Postgres, &["a"]).await;
+    for part in 0..20 {
+        let events = (0..1000).map(|n| event(Some("alice"), &(part * 1000 + n).to_string())).collect();
+        store.append(&[submission("a", events)]).await.unwrap();
+    }
+    store.append(&[submission("a", vec![event(Some("bob"), "x")])]).await.unwrap();
+    let mut owner = PgConnection::connect(&database.owner_url).await.unwrap();
+    owner.execute("analyze platform_events").await.unwrap();
+    let past = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    let future = Timestamp::parse("2999-01-01T00:00:00Z").unwrap();
+    let filter = || EventFilter { limit: 100, ..EventFilter::default() };
+    for (filter, count) in [
+        (EventFilter { end: Some(past), ..filter() }, 0),
+        (EventFilter { start: Some(future), ..filter() }, 0),
+        (EventFilter { start: Some(past), ..filter() }, 100),
+        (EventFilter { user_id: Some("bob".to_owned()), ..filter() }, 1),
+        (EventFilter { user_id: Some("nobody".to_owned()), ..filter() }, 0),
+    ] {
+        assert_eq!(store.events(&app_id("a"), &filter).await.unwrap().events.len(), count, "{filter:?}");
+    }
+    let mut read = async |index: &str| {
+        let query = "select idx_scan, idx_tup_read from pg_stat_user_indexes where indexrelname = $1";
+        let row = sqlx::query(query).bind(index).fetch_one(&mut owner).await.unwrap();
+        (row.get::<i64, _>(0), row.get::<i64, _>(1))
+    };
+    eventually("the counters are written", async || read("platform_events_user_offset").await.0 >= 4).await;
+    let (dates, users) = (read("platform_events_app_dates").await, read("platform_events_user_offset").await);
+    assert!(dates.0 >= 6 && dates.1 <= 100 + 10_001 && users.1 <= 2, "{dates:?} {users:?}");
+    assert_eq!(read("platform_events_app_offset").await, (0, 0));
 }
 
 async fn apps_and_keys_live_and_die(backend: Backend) {

@@ -23,7 +23,7 @@ use crate::{
         rate_limit::{Publish, Read},
     },
     hub::{Hub, MAX_BATCH},
-    store::{App, BatchItem, EventFilter, EventReceipt, EventReceipts, FaultyField, NewEvent},
+    store::{App, BatchItem, EventFilter, EventPosition, EventReceipt, EventReceipts, FaultyField, NewEvent},
 };
 
 const DEFAULT_LIMIT: u64 = 100;
@@ -120,8 +120,8 @@ pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) ->
     let listing = hub.events(app.holder(), &filter).await?;
     let events: Vec<EventView<'_>> =
         listing.page.events.iter().map(|event| EventView::from_event(event.event())).collect();
-    let next_cursor =
-        events.last().filter(|_| listing.page.is_full).map(|last| query::encode(&last.offset.to_string()));
+    let last = listing.page.events.last().filter(|_| listing.page.is_full);
+    let next_cursor = last.map(|last| cursor_after(EventPosition::from_event(last.event())));
     Ok(HttpResponse::Ok().json(Events {
         events,
         total: listing.total,
@@ -247,12 +247,22 @@ fn event_filter(parameters: Parameters) -> Result<EventFilter, Vec<FaultyField>>
         end: fields.optional("end_date", Timestamp::parse),
         limit,
         offset,
-        before: query::cursor(&mut fields, offset, |text| {
-            text.parse::<Offset>().ok().filter(|offset| i64::try_from(*offset).is_ok())
-        }),
+        before: query::cursor(&mut fields, offset, parse_position),
     };
     fields.finish()?;
     Ok(filter)
+}
+
+fn cursor_after(EventPosition { app_offset, user_offset, created_at }: EventPosition) -> String {
+    query::encode(&format!("{app_offset}:{}:{}", user_offset.unwrap_or(0), created_at.unix_ms()))
+}
+
+fn parse_position(text: &str) -> Option<EventPosition> {
+    let mut parts = text.split(':').map(|part| part.parse::<i64>().ok().filter(|number| *number >= 0));
+    let (app, user, created_at) = (parts.next()??, parts.next()??, parts.next()??);
+    let created_at = query::moment(created_at)?;
+    let offsets = (app.unsigned_abs(), Some(user.unsigned_abs()).filter(|user| *user > 0));
+    parts.next().is_none().then_some(EventPosition { app_offset: offsets.0, user_offset: offsets.1, created_at })
 }
 
 #[cfg(test)]

@@ -182,13 +182,8 @@ fn cursor_after(last: &NotificationWithApp) -> String {
 fn parse_position(text: &str) -> Option<FeedPosition> {
     let mut parts = text.split(':');
     let (urgency, created_at, id) = (parts.next()?, parts.next()?, parts.next()?);
-    let ms: i64 = created_at.parse().ok()?;
-    // What the hub wrote is between 1970 and 9999. PostgreSQL has no moment for all others.
-    let is_a_date = (0..253_402_300_800_000).contains(&ms);
+    let created_at = query::moment(created_at.parse().ok()?)?;
     let urgency: i16 = urgency.parse().ok().filter(|urgency| (0..=3).contains(urgency))?;
-    (parts.next().is_none() && is_a_date).then_some(FeedPosition {
-        urgency,
-        created_at: Timestamp::from_unix_ms(ms),
-        id: NotificationId(id.parse().ok()?),
-    })
+    let id = NotificationId(id.parse().ok()?);
+    parts.next().is_none().then_some(FeedPosition { urgency, created_at, id })
 }

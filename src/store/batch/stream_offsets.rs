@@ -68,7 +68,8 @@ impl StreamOffsets {
             entity_id: event.entity_id,
             data: event.data,
             timestamp: event.timestamp,
-            created_at,
+            // Lists rely on this order of the two, whatever a clock that was set back says.
+            created_at: created_at.max(event.timestamp),
             from_platform: event.from_platform,
             offsets: Offsets { app, user, broadcast },
             trace,

@@ -14,19 +14,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::StreamKey;
+use oriva_hub_actors::model::{Offset, StreamKey};
 use sqlx::{
-    Connection as _, Executor, PgConnection, PgPool, Postgres, Row, Transaction,
+    AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postgres, Row, Transaction,
     migrate::{Migrate as _, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
 use super::{
-    Pool, Store, StoreError,
+    DEADLINE, Pool, Store, StoreError,
     migrations::{migration_files, migrator},
     new_epoch,
     sql::{
-        dialect::{Dialect as _, SqlStore},
+        dialect::{Dialect as _, SqlRow as _, SqlStore},
+        events::head_query,
         statement::Statement,
     },
     webhook::Subscriptions,
@@ -34,11 +35,15 @@ use super::{
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
-pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("postgres": "0001_hub", "0002_feed", "0003_webhooks", "0004_nodes", "0005_event_data_index", "0006_retention", "0007_traces", "0008_archive_exports", "0009_audit_retention", "0010_json_as_written");
+pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("postgres": "0001_hub", "0002_feed", "0003_webhooks", "0004_nodes", "0005_event_data_index", "0006_retention", "0007_traces", "0008_archive_exports", "0009_audit_retention", "0010_json_as_written", "0011_event_dates", "0012_checks_and_comments");
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
 
 /// How long a request waits for a free connection before it is told that the database is unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the server works on one statement: less than [`DEADLINE`], so that the hub hears of the end. Without it a query
+/// that nobody waits for any more goes on.
+const STATEMENT: Duration = DEADLINE.saturating_sub(Duration::from_secs(1));
 
 /// How long connections are asked before they are trusted again, after one did not answer.
 const DISTRUSTED_FOR: Duration = Duration::from_secs(60);
@@ -65,6 +70,24 @@ impl Trust {
             Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         }
     }
+}
+
+/// All queries of a reading transaction see the database at one moment, so lists, totals and counts agree.
+const BEGIN_READ: &str = "begin isolation level repeatable read, read only";
+
+/// A query after which a transaction sees this stream's holder's rows and no others. It has two parameters and three
+/// columns; `column` is one more. `None` for work of the hub itself: broadcasts belong to nobody.
+fn become_tenant<'q>(holder: &'q StreamKey, column: &str) -> Option<Statement<'q>> {
+    let (app, user) = match holder {
+        StreamKey::App(app) => (app.as_str(), ""),
+        StreamKey::User(user) => ("", user.as_str()),
+        StreamKey::Broadcast => return None,
+    };
+    let query = format!(
+        "select set_config('role', 'oriva_hub_tenant', true), set_config('oriva.app_id', $1, true), \
+         set_config('oriva.user_id', $2, true){column}"
+    );
+    Some(Statement::new(query).bind(app).bind(user))
 }
 
 /// PostgreSQL behind the store traits.
@@ -103,30 +126,13 @@ impl PostgresStore {
                 Box::pin(async move { trust.restored_by(connection).await })
             })
             .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute("set role oriva_hub_service").await.map(drop) })
+                Box::pin(async move {
+                    let set = format!("set role oriva_hub_service; set statement_timeout = {}", STATEMENT.as_millis());
+                    connection.execute(AssertSqlSafe(set)).await.map(drop)
+                })
             })
             .connect_lazy_with(options.clone());
         Ok(Self { pool, options, trust, subscriptions: Arc::default() })
-    }
-
-    /// A transaction that sees this stream's holder's rows and no others.
-    async fn as_tenant(&self, stream: &StreamKey) -> Result<Transaction<'static, Postgres>, StoreError> {
-        let (app, user) = match stream {
-            StreamKey::App(app) => (app.as_str(), ""),
-            StreamKey::User(user) => ("", user.as_str()),
-            // Work of the hub itself: broadcasts belong to nobody.
-            StreamKey::Broadcast => return Ok(self.pool.begin().await?),
-        };
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query(
-            "select set_config('role', 'oriva_hub_tenant', true), \
-             set_config('oriva.app_id', $1, true), set_config('oriva.user_id', $2, true)",
-        )
-        .bind(app)
-        .bind(user)
-        .execute(&mut *transaction)
-        .await?;
-        Ok(transaction)
     }
 
     async fn set_meta(connection: &mut PgConnection, key: &str, value: &str) -> Result<(), sqlx::Error> {
@@ -147,7 +153,24 @@ impl SqlStore for PostgresStore {
     type Db = Postgres;
 
     async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction<'static, Postgres>, StoreError> {
-        self.as_tenant(tenant).await
+        let mut transaction = self.pool.begin_with(BEGIN_READ).await?;
+        if let Some(become_tenant) = become_tenant(tenant, "") {
+            Postgres::execute(&mut transaction, become_tenant).await?;
+        }
+        Ok(transaction)
+    }
+
+    async fn begin_read_at(
+        &self,
+        tenant: &StreamKey,
+        stream: &StreamKey,
+    ) -> Result<(Transaction<'static, Postgres>, Offset), StoreError> {
+        let mut transaction = self.pool.begin_with(BEGIN_READ).await?;
+        // The head is read by the same statement: the statement still runs as the hub, and costs no round trip more.
+        let head = ", (select last_offset from streams where kind = $3 and key = $4)";
+        let query = become_tenant(tenant, head).map(|query| query.bind(stream.kind().as_str()).bind(stream.name()));
+        let row = Postgres::fetch_one(&mut transaction, query.unwrap_or_else(|| head_query(stream))).await?;
+        Ok((transaction, row.big_or_null(row.len() - 1)?.unwrap_or(0)))
     }
 
     fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>> {
@@ -162,7 +185,7 @@ impl SqlStore for PostgresStore {
         if *tenant == StreamKey::Broadcast {
             return Postgres::fetch_all(&mut *self.pool.acquire().await?, statement).await;
         }
-        let mut transaction = self.as_tenant(tenant).await?;
+        let mut transaction = self.begin_read(tenant).await?;
         let rows = Postgres::fetch_all(&mut transaction, statement).await?;
         transaction.commit().await?;
         Ok(rows)

@@ -17,7 +17,7 @@ use super::{
     statement::{Kind, Rows, Statement},
 };
 use crate::store::{
-    Appended, EventStore, NotificationRecord, ReadAll, StoreError, Submission,
+    Appended, EventStore, NewNotification, NotificationRecord, ReadAll, StoreError, Submission,
     batch::{Answer, Claims, Decided, EventRow, Insertion, Locked, Numbered},
     ip_text,
     webhook::Subscriptions,
@@ -196,7 +196,7 @@ async fn insert_notifications<D: Dialect>(
             (&content.image_url).into(),
             (&content.icon_url).into(),
             content.context_data.as_str().into(),
-            content.expires_at.into(),
+            expires_at(new, now).into(),
             now.into(),
             now.into(),
         ]);
@@ -242,7 +242,7 @@ async fn insert_states<'a, D: Dialect>(
             new.user_id.as_str().into(),
             app_id.as_str().into(),
             new.content.priority.urgency().into(),
-            new.content.expires_at.into(),
+            expires_at(new, now).into(),
             "unread".into(),
             now.into(),
             now.into(),
@@ -251,6 +251,11 @@ async fn insert_states<'a, D: Dialect>(
     }
     let insert = format!("insert into notification_state ({}) ", states.names());
     D::execute_each(connection, D::with_rows(&insert, states, "")).await.map(drop)
+}
+
+/// When a new notification expires. It is always later than its creation, even if the moment passed while the request waited.
+fn expires_at(new: &NewNotification, now: Timestamp) -> Option<Timestamp> {
+    new.content.expires_at.map(|moment| moment.max(Timestamp::from_unix_ms(now.unix_ms() + 1)))
 }
 
 /// The notifications that the external ids belong to.

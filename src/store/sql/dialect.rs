@@ -3,7 +3,7 @@
 use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{StreamKey, Timestamp};
+use oriva_hub_actors::model::{Offset, StreamKey, Timestamp};
 use sqlx::{Database, Transaction};
 use uuid::Uuid;
 
@@ -170,8 +170,15 @@ pub(in crate::store) trait SqlStore: Send + Sync {
     type Db: Dialect;
 
     /// A transaction that reads as this stream's holder, and sees only what is theirs where the database can enforce that.
-    /// [`StreamKey::Broadcast`] reads as the hub itself.
+    /// [`StreamKey::Broadcast`] reads as the hub itself. All of its queries see the store at one moment.
     async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction<'static, Self::Db>, StoreError>;
+
+    /// As [`SqlStore::begin_read`]. Returns also the head of `stream` at that moment, whoever's it is.
+    async fn begin_read_at(
+        &self,
+        tenant: &StreamKey,
+        stream: &StreamKey,
+    ) -> Result<(Transaction<'static, Self::Db>, Offset), StoreError>;
 
     /// What webhooks subscribe to, as this node last read it.
     fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>>;

@@ -16,22 +16,7 @@ use crate::store::{EventFilter, EventPage, EventReader, PageRequest, StoreError,
 #[async_trait]
 impl<S: SqlStore> EventReader for S {
     async fn events(&self, app: &AppId, filter: &EventFilter) -> Result<EventPage, StoreError> {
-        let length = format!("octet_length({})", S::Db::json_text("event_data"));
-        let mut query = Statement::new(format!(
-            "select * from (select found.*, sum(data_bytes) over (order by app_offset desc) - data_bytes as bytes_before \
-             from (select {}, {length} as data_bytes from platform_events",
-            event_columns::<S::Db>()
-        ));
-        push_conditions(&mut query, app, filter);
-        if let Some(before) = filter.before {
-            query.push(" and app_offset < ").push_bind(before.cast_signed());
-        }
-        query.push(" order by app_offset desc limit ").push_bind(i64::from(filter.limit));
-        query.push(" offset ").push_bind(filter.offset.cast_signed());
-        query.push(format!(") found) sized where bytes_before < {MAX_LIST_BYTES} order by app_offset desc"));
-        let mut count = Statement::new("select count(*) from (select 1 from platform_events");
-        push_conditions(&mut count, app, filter);
-        count.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
+        let (query, count) = list_queries::<S::Db>(app, filter);
         let mut transaction = self.begin_read(&StreamKey::App(app.clone())).await?;
         let rows = S::Db::fetch_all(&mut transaction, query).await?;
         let total = S::Db::fetch_one(&mut transaction, count).await?.big(0)?;
@@ -97,6 +82,9 @@ impl<S: SqlStore> EventReader for S {
 /// Bytes of `event_data` in one list. The rest is on the next page.
 const MAX_LIST_BYTES: usize = 4 << 20;
 
+/// The longest time from an event's acceptance until it is stored. Longer waits than a request's deadline end with an error.
+const LONGEST_WAIT_MS: i64 = 120_000;
+
 /// Each kind of stream, and the columns of an event that say which stream contains it and where.
 const STREAMS: [(StreamKind, [&str; 2]); 3] = [
     (StreamKind::User, ["user_id", "user_offset"]),
@@ -104,6 +92,27 @@ const STREAMS: [(StreamKind, [&str; 2]); 3] = [
     // All events with such an offset are in the one broadcast stream, whose name is empty.
     (StreamKind::Broadcast, ["''", "broadcast_offset"]),
 ];
+
+/// Reads a page of an app's events, and their number up to one above the cap.
+fn list_queries<'q, D: Dialect>(app: &'q AppId, filter: &'q EventFilter) -> (Statement<'q>, Statement<'q>) {
+    let order = order(filter);
+    let length = format!("octet_length({})", D::json_text("event_data"));
+    let mut query = Statement::new(format!(
+        "select * from (select found.*, sum(data_bytes) over ({order}) - data_bytes as bytes_before \
+         from (select {}, {length} as data_bytes from platform_events",
+        event_columns::<D>()
+    ));
+    push_conditions(&mut query, app, filter);
+    push_position(&mut query, filter);
+    query.push(order).push(" limit ").push_bind(i64::from(filter.limit));
+    query.push(" offset ").push_bind(filter.offset.cast_signed());
+    query.push(format!(") found) sized where bytes_before < {MAX_LIST_BYTES}{order}"));
+    // In the order of the list, so that it is counted over the same index.
+    let mut count = Statement::new("select count(*) from (select 1 from platform_events");
+    push_conditions(&mut count, app, filter);
+    count.push(order).push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
+    (query, count)
+}
 
 /// Reads the pages of one kind of stream: rows of the request's position, the stream's head, two columns more and the
 /// event. A page without events is one row without an event. One statement, so heads and events
@@ -142,7 +151,7 @@ fn page_queries<'q, D: Dialect>(
     D::with_rows("with asked (position, name, start) as (", asked, &after)
 }
 
-fn head_query(stream: &StreamKey) -> Statement<'_> {
+pub(in crate::store) fn head_query(stream: &StreamKey) -> Statement<'_> {
     Statement::new("select last_offset from streams where kind = $1 and key = $2")
         .bind(stream.kind().as_str())
         .bind(stream.name())
@@ -167,10 +176,84 @@ fn push_conditions<'q>(query: &mut Statement<'q>, app: &'q AppId, filter: &'q Ev
     if let Some(entity) = &filter.entity_id {
         query.push(" and entity_id = ").push_bind(entity);
     }
+    // The index has `created_at`, when an event was stored. That is never before its `timestamp`, when it was accepted.
     if let Some(start) = filter.start {
-        query.push(" and timestamp >= ").push_bind(start);
+        query.push(" and timestamp >= ").push_bind(start).push(" and created_at >= ").push_bind(start);
     }
     if let Some(end) = filter.end {
-        query.push(" and timestamp <= ").push_bind(end);
+        let stored = Timestamp::from_unix_ms(end.unix_ms().saturating_add(LONGEST_WAIT_MS));
+        query.push(" and timestamp <= ").push_bind(end).push(" and created_at <= ").push_bind(stored);
+    }
+}
+
+/// The order of a list, newest first, which is that of the index that serves its filter. An app's events of one user are in
+/// the same order in both streams.
+fn order(filter: &EventFilter) -> &'static str {
+    match filter {
+        EventFilter { user_id: Some(_), .. } => " order by user_offset desc",
+        EventFilter { start: None, end: None, .. } => " order by app_offset desc",
+        EventFilter { .. } => " order by created_at desc, app_offset desc",
+    }
+}
+
+/// Leaves out what stood on earlier pages. `filter.before` has the parts of every order.
+fn push_position(query: &mut Statement<'_>, filter: &EventFilter) {
+    let Some(before) = filter.before else { return };
+    match filter {
+        EventFilter { user_id: Some(_), .. } => {
+            let offset = before.user_offset.unwrap_or_default();
+            query.push(" and user_offset < ").push_bind(offset.cast_signed());
+        }
+        EventFilter { start: None, end: None, .. } => {
+            query.push(" and app_offset < ").push_bind(before.app_offset.cast_signed());
+        }
+        EventFilter { .. } => {
+            query.push(" and (created_at, app_offset) < (").push_bind(before.created_at);
+            query.push(", ").push_bind(before.app_offset.cast_signed()).push(")");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oriva_hub_actors::model::UserId;
+    use sqlx::{Row as _, Sqlite};
+
+    use super::*;
+    use crate::store::{EventPosition, Store as _, sqlite::SqliteStore};
+
+    #[tokio::test]
+    async fn sqlite_finds_dates_and_users_by_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            SqliteStore::open(&format!("sqlite://{}", folder.path().join("hub.db").display()), 2).await.unwrap();
+        store.migrate().await.unwrap();
+        let app = AppId::parse("a").unwrap();
+        let dates = EventFilter { start: Some(Timestamp::now()), limit: 100, ..EventFilter::default() };
+        let until = EventFilter { start: None, end: Some(Timestamp::now()), ..dates.clone() };
+        let user = UserId::parse("bob").unwrap().as_str().to_owned();
+        let of_user = EventFilter { user_id: Some(user), limit: 100, ..EventFilter::default() };
+        let before = EventPosition { app_offset: 7, user_offset: Some(7), created_at: Timestamp::now() };
+        for (filter, index) in [
+            (&dates, "platform_events_app_dates (app_id=? AND created_at>?"),
+            (&until, "platform_events_app_dates (app_id=? AND created_at<?"),
+            (
+                &EventFilter { before: Some(before), ..until.clone() },
+                "platform_events_app_dates (app_id=? AND created_at<?",
+            ),
+            (&of_user, "platform_events_user_offset (user_id=?"),
+            (&EventFilter { before: Some(before), ..of_user.clone() }, "platform_events_user_offset (user_id=?"),
+            (&EventFilter { limit: 100, ..EventFilter::default() }, "platform_events_app_offset (app_id=?"),
+        ] {
+            let (mut list, mut count) = list_queries::<Sqlite>(&app, filter);
+            for statement in [&mut list, &mut count] {
+                statement.sql.insert_str(0, "explain query plan ");
+                let mut transaction = store.begin_read(&StreamKey::Broadcast).await.unwrap();
+                let rows = Sqlite::fetch_all(&mut transaction, statement.clone()).await.unwrap();
+                let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+                let plan = plan.join("\n");
+                assert!(plan.contains(index), "{filter:?}: {plan}");
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{
     AccessScope, DeliveryReceipt, FeedFilter, FeedPage, Lookup, NotificationStore, Priority, StatusCount, StoreError,
-    TOTAL_CAP,
+    TOTAL_CAP, UnreadCount,
 };
 
 /// The order of a feed, and of the index that serves it.
@@ -46,8 +46,9 @@ impl<S: SqlStore> NotificationStore for S {
         user: &UserId,
         filter: &FeedFilter,
         now: Timestamp,
+        counted: Option<UnreadCount>,
     ) -> Result<FeedPage, StoreError> {
-        let mut transaction = self.begin_read(&tenant(scope, user)).await?;
+        let (mut transaction, head) = self.begin_read_at(&tenant(scope, user), &StreamKey::User(user.clone())).await?;
         let rows = S::Db::fetch_all(&mut transaction, feed_query::<S::Db>(scope, user, filter, now)).await?;
         let mut count = Statement::new("select count(*) from (select 1 from notification_state s");
         push_conditions(&mut count, scope, user, filter, now);
@@ -59,18 +60,20 @@ impl<S: SqlStore> NotificationStore for S {
         }
         count.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
         let total = S::Db::fetch_one(&mut transaction, count).await?.big(0)?;
+        let unread = match counted.filter(|counted| counted.holds(head, now)) {
+            Some(counted) => counted,
+            None => {
+                let mut query = Statement::new("select count(*), min(s.expires_at) from notification_state s");
+                push_owner(&mut query, scope.app.as_ref(), user);
+                query.push(" and s.status = 'unread'");
+                push_not_expired(&mut query, now);
+                let row = S::Db::fetch_one(&mut transaction, query).await?;
+                UnreadCount { count: row.big(0)?, head, next_expiry: row.moment_or_null(1)? }
+            }
+        };
         transaction.commit().await?;
         let notifications = rows.iter().map(notification_from_row).collect::<Result<_, _>>()?;
-        Ok(FeedPage { notifications, total })
-    }
-
-    async fn unread(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<u64, StoreError> {
-        let mut query = Statement::new("select count(*) from notification_state s");
-        push_owner(&mut query, scope.app.as_ref(), user);
-        query.push(" and s.status = 'unread'");
-        push_not_expired(&mut query, now);
-        let row = self.query_optional(&tenant(scope, user), query).await?;
-        row.map_or(Ok(0), |row| row.big(0))
+        Ok(FeedPage { notifications, total, unread })
     }
 
     async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError> {

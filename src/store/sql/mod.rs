@@ -5,7 +5,7 @@ mod append;
 mod apps;
 pub(super) mod audit;
 pub(super) mod dialect;
-mod events;
+pub(super) mod events;
 pub(super) mod feed;
 pub(super) mod outbox;
 pub(super) mod revisions;

@@ -13,23 +13,24 @@ use std::{
     path::Path,
     str::FromStr,
     sync::{Arc, LazyLock, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::StreamKey;
+use oriva_hub_actors::model::{Offset, StreamKey};
 use sqlx::{
-    Row, Sqlite, SqlitePool, Transaction,
+    Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migrate as _, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
 use super::{
-    Pool, Store, StoreError,
+    DEADLINE, Pool, Store, StoreError,
     migrations::{migration_files, migrator},
     new_epoch,
     sql::{
-        dialect::{Dialect as _, SqlStore},
+        dialect::{Dialect as _, SqlRow as _, SqlStore},
+        events::head_query,
         statement::Statement,
     },
     webhook::Subscriptions,
@@ -37,12 +38,14 @@ use super::{
 
 /// The table in which sqlx records applied migrations.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
-pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("sqlite": "0001_hub", "0002_feed", "0003_webhooks", "0004_retention", "0005_traces", "0006_archive_exports", "0007_audit_retention");
+pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("sqlite": "0001_hub", "0002_feed", "0003_webhooks", "0004_retention", "0005_traces", "0006_archive_exports", "0007_audit_retention", "0008_event_dates");
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
 
 /// How long a write waits for another process's write, for example a command's beside a running hub.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Steps of SQLite's virtual machine between two looks at the clock: some 0.1 ms.
+const PROGRESS_STEPS: i32 = 10_000;
 /// Page cache of the writing connection, in KiB.
 const WRITER_CACHE_KIB: u32 = 16 * 1024;
 /// Pages of 4 KiB in the log before a checkpoint copies them into the file.
@@ -64,6 +67,13 @@ fn make_private(file: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Ends what a connection reads after [`DEADLINE`] from now. Without it a query that nobody waits for any more goes on.
+async fn limit_reads(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let end = Instant::now() + DEADLINE;
+    connection.lock_handle().await?.set_progress_handler(PROGRESS_STEPS, move || Instant::now() < end);
+    Ok(())
 }
 
 impl SqliteStore {
@@ -97,7 +107,10 @@ impl SqliteStore {
             .pragma("temp_store", "memory")
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
         let writer = pool(1).connect_with(writing).await?;
-        let readers = pool(max_connections).connect_lazy_with(options.pragma("query_only", "on"));
+        let readers = pool(max_connections)
+            .after_connect(|connection, _| Box::pin(limit_reads(connection)))
+            .before_acquire(|connection, _| Box::pin(async move { limit_reads(connection).await.map(|()| true) }))
+            .connect_lazy_with(options.pragma("query_only", "on"));
         Ok(Self { writer, readers, subscriptions: Arc::default() })
     }
 
@@ -120,6 +133,16 @@ impl SqlStore for SqliteStore {
     // SQLite has no roles: what a caller may see is up to the queries alone.
     async fn begin_read(&self, _: &StreamKey) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.readers.begin().await?)
+    }
+
+    async fn begin_read_at(
+        &self,
+        tenant: &StreamKey,
+        stream: &StreamKey,
+    ) -> Result<(Transaction<'static, Sqlite>, Offset), StoreError> {
+        let mut transaction = self.begin_read(tenant).await?;
+        let row = Sqlite::fetch_optional(&mut transaction, head_query(stream)).await?;
+        Ok((transaction, row.map_or(Ok(0), |row| row.big(0))?))
     }
 
     fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>> {

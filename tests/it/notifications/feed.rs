@@ -14,6 +14,7 @@ on_both_stores!(
     a_cursor_that_the_hub_did_not_make_is_refused,
     everybody_sees_what_is_theirs,
     counts_are_never_stale_to_the_writer,
+    a_feed_agrees_with_itself_while_it_changes,
     bad_parameters_are_named,
     a_total_is_capped,
     a_feed_and_its_expiries_are_read_by_index,
@@ -163,6 +164,28 @@ async fn counts_are_never_stale_to_the_writer(backend: Backend) {
     assert_eq!(counts["by_status"], json!({"unread": 1, "read": 2, "clicked": 1, "dismissed": 1, "expired": 1}));
     assert_eq!(two.inbox("alice").delete(&ids[5]).await.status, 204);
     assert_eq!((alice.unread().await, alice.counts().await["unread"].clone()), (0, json!(0)));
+}
+
+async fn a_feed_agrees_with_itself_while_it_changes(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let change = async || {
+        while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+            let id = app.notify(&App::notification("alice", "t")).await;
+            app.inbox("alice").set(&id, "dismissed").await;
+        }
+    };
+    let read = async || {
+        let (user, inbox) = (app.user("alice").await, app.inbox("alice"));
+        for n in 0..400 {
+            let feed = if n % 2 == 0 { &user } else { &inbox }.feed("?status=unread&limit=100").await.body;
+            let listed = feed["notifications"].as_array().unwrap().len();
+            assert_eq!((&feed["total"], &feed["unread_count"]), (&json!(listed), &json!(listed)), "{n}");
+        }
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    futures_util::join!(change(), change(), change(), change(), read());
 }
 
 async fn bad_parameters_are_named(backend: Backend) {

@@ -170,20 +170,21 @@ async fn a_feed_is_urgent_first_and_goes_on_after_a_notification(backend: Backen
         write(&store, app, Create { from_platform: false, notification: new(None, priority) }).await.unwrap();
     }
     let now = Timestamp::now();
-    let all = store.feed(&anybody(), &alice(), &filter(10), now).await.unwrap();
+    let all = store.feed(&anybody(), &alice(), &filter(10), now, None).await.unwrap();
     let order: Vec<_> = all.notifications.iter().map(|one| (one.app_id.as_str(), one.content.priority)).collect();
     let expected = [("b", Priority::Urgent), ("a", Priority::Urgent), ("b", Priority::Normal), ("a", Priority::Low)];
     assert_eq!((order, all.total), (expected.to_vec(), 4));
     let last = &all.notifications[1];
     let after =
         FeedPosition { urgency: last.content.priority.urgency(), created_at: last.state.created_at, id: last.id };
-    let rest = store.feed(&anybody(), &alice(), &FeedFilter { after: Some(after), ..filter(10) }, now).await.unwrap();
+    let rest =
+        store.feed(&anybody(), &alice(), &FeedFilter { after: Some(after), ..filter(10) }, now, None).await.unwrap();
     let ids: Vec<_> = rest.notifications.iter().map(|one| one.id).collect();
     assert_eq!(ids, [all.notifications[2].id, all.notifications[3].id]);
     let of_b = FeedFilter { app: Some(app_id("b")), ..filter(10) };
-    assert_eq!(store.feed(&anybody(), &alice(), &of_b, now).await.unwrap().total, 2);
+    assert_eq!(store.feed(&anybody(), &alice(), &of_b, now, None).await.unwrap().total, 2);
     let read = FeedFilter { statuses: vec![Status::Read], ..filter(10) };
-    assert_eq!(store.feed(&anybody(), &alice(), &read, now).await.unwrap().total, 0);
+    assert_eq!(store.feed(&anybody(), &alice(), &read, now, None).await.unwrap().total, 0);
 }
 
 async fn nobody_reads_or_changes_beyond_their_scope(backend: Backend) {
@@ -201,9 +202,9 @@ async fn nobody_reads_or_changes_beyond_their_scope(backend: Backend) {
     assert_eq!(stolen, Err(ChangeError::NotInScope));
     assert!(matches!(store.notification(&anybody(), NotificationId::generate()).await.unwrap(), Lookup::NotFound));
     let now = Timestamp::now();
-    assert_eq!(store.feed(&of_b, &alice(), &filter(10), now).await.unwrap().total, 2);
-    assert_eq!(store.unread(&of_b, &alice(), now).await.unwrap(), 2);
-    assert_eq!(store.unread(&anybody(), &alice(), now).await.unwrap(), 3);
+    assert_eq!(store.feed(&of_b, &alice(), &filter(10), now, None).await.unwrap().total, 2);
+    assert_eq!(store.feed(&of_b, &alice(), &filter(10), now, None).await.unwrap().unread.count, 2);
+    assert_eq!(store.feed(&anybody(), &alice(), &filter(10), now, None).await.unwrap().unread.count, 3);
     let counts = store.counts(&of_b, &alice(), now).await.unwrap();
     assert_eq!(counts.iter().map(|row| (row.app_id.as_str(), row.count)).collect::<Vec<_>>(), [("b", 2)]);
     assert_eq!(status(&store, id).await, Some(Status::Unread));
@@ -219,8 +220,8 @@ async fn a_past_moment_counts_as_expired_before_the_row_says_so(backend: Backend
     create(&store, "a", 1).await;
     assert_eq!(store.next_expiry().await.unwrap(), Some(expires_at));
     let later = Timestamp::from(expires_at.as_datetime() + Duration::from_secs(1));
-    assert_eq!(store.unread(&anybody(), &alice(), later).await.unwrap(), 1);
-    assert_eq!(store.feed(&anybody(), &alice(), &filter(10), later).await.unwrap().total, 1);
+    assert_eq!(store.feed(&anybody(), &alice(), &filter(10), later, None).await.unwrap().unread.count, 1);
+    assert_eq!(store.feed(&anybody(), &alice(), &filter(10), later, None).await.unwrap().total, 1);
     let counts = store.counts(&anybody(), &alice(), later).await.unwrap();
     let mut counts: Vec<_> = counts.iter().map(|row| (row.status, row.count)).collect();
     counts.sort_unstable();
