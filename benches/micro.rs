@@ -164,8 +164,9 @@ async fn owe(store: &dyn Store, app: &AppId) -> WebhookId {
         description: None,
         max_retries: 5,
         retry_backoff_seconds: 1,
+        payload: Default::default(),
     };
-    store.create_webhook(&new, &audit).await.expect("a webhook");
+    store.create_webhook(&new, u32::MAX, &audit).await.expect("written").expect("a webhook");
     for _ in 0..50 {
         store.append(&[submission(app, BATCH)]).await.expect("written");
     }

@@ -32,4 +32,4 @@ pub use realtime::{Opening, Realtime, ReservedConnection};
 pub use registry::messages::RegistryState;
 pub use socket::transport::Transport;
 pub use supervise::Tasks;
-pub use webhooks::{WebhookConfig, Webhooks, WebhooksState};
+pub use webhooks::{BreakerState, WebhookConfig, Webhooks, WebhooksState};

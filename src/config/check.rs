@@ -102,6 +102,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let webhooks = &config.webhooks;
     rule((1..=60).contains(&webhooks.timeout_seconds), "webhooks.timeout_seconds must be between 1 and 60")?;
     rule(webhooks.disable_after_failures >= 1, "webhooks.disable_after_failures must be at least 1")?;
+    rule(webhooks.max_per_app >= 1, "webhooks.max_per_app must be at least 1")?;
     rule(
         (1..=1000).contains(&webhooks.concurrency_per_endpoint),
         "webhooks.concurrency_per_endpoint must be between 1 and 1000",

@@ -175,6 +175,8 @@ pub struct Webhooks {
     pub timeout_seconds: u64,
     /// Failures in a row that disable a webhook.
     pub disable_after_failures: u32,
+    /// Greatest number of webhooks of one app.
+    pub max_per_app: u32,
     /// Requests to one endpoint at once, from this node.
     pub concurrency_per_endpoint: usize,
     /// Whether endpoints on loopback may be plain HTTP.

@@ -260,9 +260,13 @@ impl<'a> Fields<'a> {
 
     /// Takes an optional string for a rule that accepts any character.
     pub fn optional_text<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Invalid>) -> Option<T> {
+        let is_parameter = matches!(self.fields.get(name), Some(Sent::Parameter(_)));
         match self.take(name)? {
             Value::String(text) => match parse(&text) {
                 Ok(value) => return Some(value),
+                Err(Invalid(rule)) if is_parameter && text.contains(' ') => {
+                    self.fault(name, &format!("{rule} (a + in an address means a space: + itself is written %2B)"));
+                }
                 Err(Invalid(rule)) => self.fault(name, &rule),
             },
             _ => self.fault(name, "must be a string"),

@@ -1,5 +1,6 @@
-//! The outermost layer of HTTP: request id, span, log line, security and rate-limit headers, the deadline of a request, and
-//! 503 for new requests but probes while the hub drains.
+//! The layers around every handler. [`request_context`] is the outermost: request id, span, log line, security and
+//! rate-limit headers. [`admission`] stands within CORS, so that a browser can read its refusals: the deadline of a
+//! request, and 503 for new requests while the hub drains or too many answers wait.
 
 use std::{
     cell::Cell,
@@ -7,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_cors::CorsError;
 use actix_web::{
     Error, HttpMessage, ResponseError as _,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     error::InternalError,
     http::{
-        ConnectionType, Method, StatusCode,
+        ConnectionType, Method, StatusCode, Uri,
         header::{self, HeaderMap, HeaderValue},
     },
     middleware::Next,
@@ -26,10 +28,10 @@ use oriva_hub_actors::{
 
 use super::{
     paced::{Paced, PendingAnswers},
-    problem::Problem,
+    problem::{Code, Problem},
     rate_limit, request_id,
 };
-use crate::{hub::Hub, limits::RateLimitStatus, metrics};
+use crate::{hub::Hub, limits::RateLimitStatus, metrics, store::FaultyField};
 
 /// Deadline of a request, its body included. Longer than the slowest webhook test may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(75);
@@ -55,7 +57,7 @@ impl ClosingAnswer {
 /// Runs around every handler.
 ///
 /// # Errors
-/// The handler's own, and 503 at the deadline.
+/// The handler's own, as an answer.
 pub async fn request_context(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -63,43 +65,31 @@ pub async fn request_context(
     let id = request_id::choose(request.headers());
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.path().to_owned());
-    let is_probe = matches!(&*path, "/healthz" | "/readyz" | "/metrics");
+    let is_probe = is_probe(&path);
     let parent = trace_parent(request.headers());
     let mut span = if is_probe { Span::default() } else { Span::begin("request", SpanKind::Server, parent) };
     if let Some(context) = span.context() {
         request.extensions_mut().insert(context);
     }
     let _tracked = request.app_data::<Data<Hub>>().map(|hub| hub.track_request());
-    let is_draining = request.app_data::<Data<Hub>>().is_some_and(|hub| hub.is_draining());
     // actix-http ends a connection after a request that asked for any upgrade, h2c for example. The client has to know,
     // or it sends its next request into the closing connection.
     let is_last = matches!(request.head().connection_type(), ConnectionType::Upgrade | ConnectionType::Close);
     let closing = request.conn_data::<Rc<ClosingAnswer>>().cloned();
     let is_behind_last = closing.as_ref().is_some_and(|closing| closing.is_set());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
-    let hub = request.app_data::<Data<Hub>>().cloned();
-    let is_read = matches!(method, Method::GET | Method::HEAD);
-    let pending = request.app_data::<Data<PendingAnswers>>().map(|pending| (***pending).clone()).unwrap_or_default();
+    let pending = pending_answers(&request);
     let work = async {
         if is_behind_last {
             let answer = Problem::overloaded("the connection was to end with an earlier request").error_response();
             return Ok(request.into_response(answer).map_into_right_body());
         }
-        if is_draining && !is_probe {
-            let answer = Problem::overloaded("the hub is stopping; ask again").error_response();
-            return Ok(request.into_response(answer).map_into_right_body());
-        }
-        if is_read && !is_probe && pending.is_full() {
-            let answer = Problem::overloaded("too many answers wait for clients that do not read them; ask again");
-            return Ok(request.into_response(answer.error_response()).map_into_right_body());
-        }
-        match tokio::time::timeout(REQUEST_DEADLINE, next.call(request)).await {
-            Ok(answer) => answer.map(ServiceResponse::map_into_left_body).map_err(|error| error.error_response()),
-            // The handler is dropped, and with it whatever it waited for.
-            Err(_) => {
-                hub.iter().for_each(|hub| hub.request_timed_out());
-                Err(Problem::overloaded("the answer took too long; ask again").error_response())
-            }
+        match next.call(request).await {
+            Ok(answer) => match cors_refusal(&answer) {
+                Some(problem) => Ok(answer.into_response(problem.error_response()).map_into_right_body()),
+                None => Ok(answer.map_into_left_body()),
+            },
+            Err(error) => Err(error.error_response()),
         }
     };
     let mut answer = request_id::scope(id.clone(), work).await;
@@ -132,6 +122,63 @@ pub async fn request_context(
     log(&id, &method, &path, status, began.elapsed());
     let answer = answer.map(|answer| answer.map_into_boxed_body().map_body(|_, body| Paced::new(body, &pending)));
     answer.map_err(|answer| InternalError::from_response("", answer).into())
+}
+
+/// Decides whether a request is worked on now, and for how long.
+///
+/// # Errors
+/// The handler's own, and 503 at the deadline.
+pub async fn admission(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let refuse = |problem: Problem| problem.error_response().map_into_right_body();
+    if !has_valid_escapes(request.uri()) {
+        let fault = FaultyField::new("url", "% must be followed by two hexadecimal digits; % itself is written %25");
+        return Ok(request.into_response(refuse(Problem::invalid(vec![fault]))));
+    }
+    let hub = request.app_data::<Data<Hub>>().cloned();
+    if !is_probe(request.path()) {
+        if hub.as_ref().is_some_and(|hub| hub.is_draining()) {
+            return Ok(request.into_response(refuse(Problem::overloaded("the hub is stopping; ask again"))));
+        }
+        if matches!(*request.method(), Method::GET | Method::HEAD) && pending_answers(&request).is_full() {
+            let problem = Problem::overloaded("too many answers wait for clients that do not read them; ask again");
+            return Ok(request.into_response(refuse(problem)));
+        }
+    }
+    match tokio::time::timeout(REQUEST_DEADLINE, next.call(request)).await {
+        Ok(answer) => answer.map(ServiceResponse::map_into_left_body),
+        // The handler is dropped, and with it whatever it waited for.
+        Err(_) => {
+            hub.iter().for_each(|hub| hub.request_timed_out());
+            Err(Problem::overloaded("the answer took too long; ask again").into())
+        }
+    }
+}
+
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
+}
+
+fn pending_answers(request: &ServiceRequest) -> PendingAnswers {
+    request.app_data::<Data<PendingAnswers>>().map(|pending| (***pending).clone()).unwrap_or_default()
+}
+
+/// Whether every `%` is followed by two hexadecimal digits (RFC 3986 §2.1). Decoders pass over one that is not, so an id or
+/// a filter would mean something else than was written.
+pub(super) fn has_valid_escapes(uri: &Uri) -> bool {
+    let text = uri.path_and_query().map_or("", |path| path.as_str());
+    text.split('%').skip(1).all(|part| {
+        let mut digits = part.bytes();
+        [digits.next(), digits.next()].iter().all(|digit| digit.is_some_and(|digit| digit.is_ascii_hexdigit()))
+    })
+}
+
+/// A preflight that CORS refused, which answers in plain text by itself.
+fn cors_refusal(answer: &ServiceResponse<impl MessageBody>) -> Option<Problem> {
+    let refused = answer.response().error()?.as_error::<CorsError>()?;
+    Some(Problem::new(Code::Forbidden, refused.to_string()))
 }
 
 /// The caller's span, if the request names it.

@@ -4,16 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use moka::sync::Cache;
 use oriva_hub_actors::{
     Realtime,
-    model::{DeliveryId, EventPattern, Timestamp, WebhookId, unmatchable_patterns},
+    model::{AppId, DeliveryId, EventPattern, OwnedWebhook, Timestamp, WebhookId, unmatchable_patterns},
     ports::{Attempt, Backoff, Claim, Deliveries, Delivery, SigningSecret, Target, Unavailable},
 };
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::fair_turns::FairTurns;
 use crate::{
-    auth::Sealer,
+    auth::{SealError, Sealer},
     store::{AfterAttempts, Lease, Store, StoreError, Webhook, within_deadline},
 };
 
@@ -22,6 +23,10 @@ const WEBHOOKS_PER_QUERY: u32 = 100;
 /// Greatest number of claims and records at once. A thousand busy endpoints must leave database connections for
 /// publishing.
 const AT_ONCE: usize = 4;
+/// Webhooks whose secret cannot be opened that are remembered, to log each once.
+const UNOPENED: u64 = 10_000;
+/// Pause until such a webhook's secret is tried again.
+const UNOPENED_PAUSE: Duration = Duration::from_secs(60);
 /// Warnings, in percent of the failures that disable a webhook.
 const WARNINGS: [u32; 3] = [50, 75, 90];
 
@@ -41,18 +46,33 @@ pub struct StoreOutbox {
     realtime: Realtime,
     config: OutboxConfig,
     node: Uuid,
-    turns: Semaphore,
+    turns: FairTurns,
+    /// Webhooks whose secret could not be opened when it was last tried.
+    unopened: Cache<WebhookId, ()>,
 }
 
 impl StoreOutbox {
     /// Deliveries of `store`, claimed in this node's name.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>, realtime: Realtime, config: OutboxConfig) -> Self {
-        Self { store, sealer, realtime, config, node: Uuid::now_v7(), turns: Semaphore::new(AT_ONCE) }
+        Self {
+            store,
+            sealer,
+            realtime,
+            config,
+            node: Uuid::now_v7(),
+            turns: FairTurns::new(AT_ONCE),
+            unopened: Cache::new(UNOPENED),
+        }
     }
 
-    async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unavailable> {
-        let _turn = self.turns.acquire().await.map_err(|_| Unavailable)?;
+    /// Asks the store when it is the app's turn.
+    async fn ask<T>(
+        &self,
+        app: &AppId,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Unavailable> {
+        let _turn = self.turns.take(app).await;
         within_deadline(&*self.store, question).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "outbox unavailable");
             Unavailable
@@ -87,39 +107,36 @@ fn warns_at(share: u32, disable_after: u32) -> u32 {
     disable_after.saturating_mul(share).div_ceil(100)
 }
 
-/// The warning for a webhook that keeps failing, or whose patterns can match no event.
+/// The warning for a webhook that keeps failing, whose secret cannot be opened, or whose patterns can match no event.
 #[must_use]
-pub fn warning(webhook: &Webhook, disable_after: u32) -> Option<String> {
+pub(super) fn warning(webhook: &Webhook, sealer: &Sealer, disable_after: u32) -> Option<String> {
     let failures = webhook.consecutive_failures;
     let fails = webhook.is_active && failures >= warns_at(WARNINGS[0], disable_after);
     let failing =
         fails.then(|| format!("{failures} attempts failed in a row; at {disable_after} the webhook is disabled"));
     let patterns: Vec<_> = webhook.subscribed_events.iter().flat_map(|text| EventPattern::parse(text)).collect();
-    let warnings: Vec<_> = failing.into_iter().chain(unmatchable_patterns(&patterns)).collect();
+    let is_sealed = sealer.open(&webhook.secret, webhook.id.0.as_bytes()).is_err();
+    let sealed = is_sealed.then(|| {
+        "the hub cannot open its secret, so its deliveries wait: rotate the secret, or tell the operator".to_owned()
+    });
+    let warnings: Vec<_> = failing.into_iter().chain(sealed).chain(unmatchable_patterns(&patterns)).collect();
     (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 
 /// The URL and opened secrets of a webhook.
-pub(super) fn target(webhook: &Webhook, sealer: &Sealer, now: Timestamp) -> Option<Target> {
+///
+/// # Errors
+/// If its current secret cannot be opened: without it a receiver could not tell that a request is the hub's.
+pub(super) fn target(webhook: &Webhook, sealer: &Sealer, now: Timestamp) -> Result<Target, SealError> {
     let owner = webhook.id.0.as_bytes();
     let previous = match (&webhook.previous_secret, webhook.previous_secret_expires_at) {
         (Some(secret), Some(until)) if until > now => Some(secret),
         _ => None,
     };
-    let mut secrets = Vec::new();
-    for sealed in [Some(&webhook.secret), previous].into_iter().flatten() {
-        match sealer.open(sealed, owner) {
-            Ok(secret) => secrets.push(SigningSecret(secret)),
-            Err(error) => {
-                tracing::error!(
-                    webhook_id = %webhook.id,
-                    %error,
-                    "webhook secret cannot be opened; configure the key in auth.previous_encryption_keys or rotate the secret"
-                );
-            }
-        }
-    }
-    (!secrets.is_empty()).then(|| Target {
+    let mut secrets = vec![SigningSecret(sealer.open(&webhook.secret, owner)?)];
+    // One that was sealed with a lost key and then replaced signs no more.
+    secrets.extend(previous.and_then(|sealed| sealer.open(sealed, owner).ok()).map(SigningSecret));
+    Ok(Target {
         webhook: webhook.id,
         app: webhook.app_id.clone(),
         url: webhook.url.clone(),
@@ -128,23 +145,36 @@ pub(super) fn target(webhook: &Webhook, sealer: &Sealer, now: Timestamp) -> Opti
             first: Duration::from_secs(webhook.retry_backoff_seconds.into()),
             retries: webhook.max_retries,
         },
+        payload: webhook.payload,
     })
 }
 
 #[async_trait]
 impl Deliveries for StoreOutbox {
-    async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable> {
+    async fn claim(&self, webhook: &OwnedWebhook, limit: usize) -> Result<Claim, Unavailable> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let claim = async {
             // When its turn has come: the lease is for the attempt and not for the wait before it.
             let now = Timestamp::now();
             let lease = Lease { owner: self.node, until: Timestamp::from(now.as_datetime() + self.config.lease) };
-            self.store.claim_deliveries(webhook, limit, lease, now).await
+            self.store.claim_deliveries(webhook.id, limit, lease, now).await
         };
-        let Some(claimed) = self.ask(claim).await? else { return Ok(Claim::default()) };
-        let Some(target) = target(&claimed.webhook, &self.sealer, Timestamp::now()) else {
-            return Ok(Claim::default());
+        let Some(claimed) = self.ask(&webhook.app, claim).await? else { return Ok(Claim::default()) };
+        let target = match target(&claimed.webhook, &self.sealer, Timestamp::now()) {
+            Ok(target) => target,
+            Err(error) => {
+                // The deliveries wait. The webhook's `warning` tells the app, and a new secret nudges at once.
+                if !self.unopened.contains_key(&webhook.id) {
+                    let (webhook_id, app_id) = (webhook.id, &webhook.app);
+                    tracing::error!(%webhook_id, %app_id, %error, "webhook secret cannot be opened; its deliveries wait: configure the key in auth.previous_encryption_keys or rotate the secret");
+                }
+                self.unopened.insert(webhook.id, ());
+                let claimed: Vec<DeliveryId> = claimed.deliveries.iter().map(|(id, ..)| *id).collect();
+                self.release(webhook, &claimed).await?;
+                return Ok(Claim { next_due: Some(UNOPENED_PAUSE), ..Claim::default() });
+            }
         };
+        self.unopened.invalidate(&webhook.id);
         let until = |moment: Timestamp| {
             Duration::from_millis(u64::try_from(moment.unix_ms() - Timestamp::now().unix_ms()).unwrap_or(0))
         };
@@ -159,25 +189,26 @@ impl Deliveries for StoreOutbox {
         })
     }
 
-    async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable> {
+    async fn record(&self, webhook: &OwnedWebhook, attempts: &[Attempt]) -> Result<(), Unavailable> {
         let record = async {
             let now = Timestamp::now();
-            self.store.record_attempts(webhook, self.node, attempts, self.config.disable_after, now).await
+            self.store.record_attempts(webhook.id, self.node, attempts, self.config.disable_after, now).await
         };
-        if let Some(after) = self.ask(record).await? {
-            self.report(webhook, &after);
+        if let Some(after) = self.ask(&webhook.app, record).await? {
+            self.report(webhook.id, &after);
         }
         Ok(())
     }
 
-    async fn release(&self, webhook: WebhookId, deliveries: &[DeliveryId]) -> Result<(), Unavailable> {
-        self.ask(self.store.release_deliveries(webhook, self.node, deliveries)).await
+    async fn release(&self, webhook: &OwnedWebhook, deliveries: &[DeliveryId]) -> Result<(), Unavailable> {
+        self.ask(&webhook.app, self.store.release_deliveries(webhook.id, self.node, deliveries)).await
     }
 
-    async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable> {
-        let mut all: Vec<WebhookId> = Vec::new();
+    async fn with_work(&self) -> Result<Vec<OwnedWebhook>, Unavailable> {
+        let mut all: Vec<OwnedWebhook> = Vec::new();
         loop {
-            let page = self.ask(self.store.webhooks_with_work(all.last().copied(), WEBHOOKS_PER_QUERY)).await?;
+            let last = all.last().map(|webhook| webhook.id);
+            let page = self.ask(&AppId::hub(), self.store.webhooks_with_work(last, WEBHOOKS_PER_QUERY)).await?;
             let is_last = page.len() < WEBHOOKS_PER_QUERY as usize;
             all.extend(page);
             if is_last {
@@ -186,7 +217,7 @@ impl Deliveries for StoreOutbox {
         }
     }
 
-    async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable> {
-        self.ask(self.store.free_leases(Timestamp::now())).await
+    async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, Unavailable> {
+        self.ask(&AppId::hub(), self.store.free_leases(Timestamp::now())).await
     }
 }

@@ -19,6 +19,8 @@ pub struct WebhookServices {
     pub actors: Webhooks,
     /// Failures in a row that disable a webhook.
     pub disable_after: u32,
+    /// Greatest number of webhooks of one app.
+    pub max_per_app: u32,
     /// The rule for a webhook's URL.
     pub check_url: UrlRule,
 }

@@ -4,12 +4,20 @@ use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use oriva_hub_actors::{
-    model::{Category, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, Timestamp, WebhookId},
-    ports::{Attempt, Delivery, Report, Verdict},
+    BreakerState,
+    model::{
+        Category, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, Offsets, OwnedWebhook, Timestamp,
+        WebhookId,
+    },
+    ports::{Attempt, Delivery, PayloadForm, Report, Verdict},
     protocol::PublishedEvent,
 };
 
-use super::{core::Hub, error::HubError, outbox::target};
+use super::{
+    core::Hub,
+    error::HubError,
+    outbox::{target, warning},
+};
 use crate::{
     auth::{KeyHolder, Sealer},
     store::{
@@ -38,6 +46,8 @@ pub struct NewWebhookRequest {
     pub max_retries: u16,
     /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: u16,
+    /// What bodies tell.
+    pub payload: PayloadForm,
 }
 
 /// A webhook with the text of its secret. It is shown this once.
@@ -49,10 +59,15 @@ pub struct WebhookWithSecret {
 }
 
 impl Hub {
-    /// Failures in a row that disable a webhook.
+    /// The app should know this about its webhook: that it keeps failing, for example.
     #[must_use]
-    pub fn disables_after(&self) -> u32 {
-        self.webhooks.disable_after
+    pub fn webhook_warning(&self, webhook: &Webhook) -> Option<String> {
+        warning(webhook, &self.webhooks.sealer, self.webhooks.disable_after)
+    }
+
+    /// The state of webhooks' breakers on this node, in their order.
+    pub async fn webhook_breakers(&self, webhooks: &[Webhook]) -> Vec<BreakerState> {
+        self.webhooks.actors.breakers(webhooks.iter().map(|webhook| webhook.id).collect()).await
     }
 
     /// Checks a webhook's URL. A name in it is checked when it is dialled.
@@ -66,7 +81,7 @@ impl Hub {
     /// Registers a webhook. It gets every event that is published after this returns.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// [`HubError::Conflict`] if the app has as many as it may have.
     pub async fn create_webhook(
         &self,
         caller: &KeyHolder,
@@ -84,16 +99,27 @@ impl Hub {
             description: wanted.description,
             max_retries: wanted.max_retries,
             retry_backoff_seconds: wanted.retry_backoff_seconds,
+            payload: wanted.payload,
         };
-        let webhook = self.store.create_webhook(&new, audit).await?;
+        let max = self.webhooks.max_per_app;
+        let webhook = self.store.create_webhook(&new, max, audit).await?.ok_or_else(|| {
+            HubError::Conflict(format!("the app has {max} webhooks, which is as many as it may have"))
+        })?;
         tracing::info!(app_id = %webhook.app_id, webhook_id = %id, "webhook created");
         Ok(WebhookWithSecret { webhook, secret })
     }
 
+    /// A page of the app's webhooks after one of them, oldest first.
+    ///
     /// # Errors
     /// Where the store fails.
-    pub async fn list_webhooks(&self, caller: &KeyHolder) -> Result<Vec<Webhook>, HubError> {
-        Ok(self.store.webhooks(&caller.app.id).await?)
+    pub async fn list_webhooks(
+        &self,
+        caller: &KeyHolder,
+        after: Option<WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<Webhook>, HubError> {
+        Ok(self.store.webhooks(&caller.app.id, after, limit).await?)
     }
 
     /// # Errors
@@ -130,7 +156,7 @@ impl Hub {
         };
         tracing::info!(app_id = %webhook.app_id, webhook_id = %id, is_active = webhook.is_active, "webhook changed");
         if webhook.is_active {
-            self.webhooks.actors.repaired(id);
+            self.webhooks.actors.repaired(owned(caller, id));
         }
         Ok(webhook)
     }
@@ -163,6 +189,8 @@ impl Hub {
         let changed = self.store.rotate_secret(&caller.app.id, id, &change, audit).await?;
         let Some(webhook) = changed else { return Err(self.no_webhook(id).await) };
         tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook secret rotated");
+        // Its deliveries may have waited for a secret that can be opened.
+        self.webhooks.actors.nudge(vec![owned(caller, id)]);
         Ok(WebhookWithSecret { webhook, secret })
     }
 
@@ -174,7 +202,7 @@ impl Hub {
         let webhook = self.webhook(caller, id).await?;
         let now = Timestamp::now();
         let target = target(&webhook, &self.webhooks.sealer, now)
-            .ok_or_else(|| HubError::Conflict("the secret of this webhook cannot be opened; rotate it".to_owned()))?;
+            .map_err(|_| HubError::Conflict("the secret of this webhook cannot be opened; rotate it".to_owned()))?;
         let event = Event {
             id: EventId::generate(),
             app_id: caller.app.id.clone(),
@@ -197,7 +225,7 @@ impl Hub {
         let attempt = Attempt::judge(delivery, report, target.backoff, 0.5);
         self.store.log_attempt(&webhook, &attempt, now).await?;
         if attempt.report.verdict == Verdict::Delivered {
-            self.webhooks.actors.repaired(id);
+            self.webhooks.actors.repaired(owned(caller, id));
         }
         Ok(attempt.report)
     }
@@ -229,7 +257,7 @@ impl Hub {
     ) -> Result<DeliveryRow, HubError> {
         self.webhook(caller, id).await?;
         let row = self.store.redeliver(&caller.app.id, id, delivery, audit).await?.ok_or(HubError::NotFound)?;
-        self.webhooks.actors.repaired(id);
+        self.webhooks.actors.repaired(owned(caller, id));
         Ok(row)
     }
 
@@ -270,7 +298,8 @@ impl Hub {
     /// Where the store fails.
     pub async fn advance_recovery(&self) -> Result<bool, StoreError> {
         let Some(recovery) = self.store.advance_recovery(RECOVERED_AT_ONCE).await? else { return Ok(false) };
-        self.webhooks.actors.nudge(vec![recovery.webhook_id]);
+        let webhook = OwnedWebhook { app: recovery.app_id.clone(), id: recovery.webhook_id };
+        self.webhooks.actors.nudge(vec![webhook]);
         if recovery.finished_at.is_some() {
             let (webhook, queued) = (recovery.webhook_id, recovery.queued);
             tracing::info!(webhook_id = %webhook, queued, "webhook recovery finished");
@@ -285,6 +314,10 @@ impl Hub {
         let sealed = sealed.map_err(|_| HubError::Bug("the secret cannot be sealed"))?;
         Ok((secret, sealed))
     }
+}
+
+fn owned(caller: &KeyHolder, id: WebhookId) -> OwnedWebhook {
+    OwnedWebhook { app: caller.app.id.clone(), id }
 }
 
 /// Seals secrets again that are sealed under an earlier key. Returns their number.

@@ -216,7 +216,7 @@ impl Requests {
         let parent = delivery.event.event().trace;
         let mut span = parent.map(|parent| Span::begin("webhook attempt", SpanKind::Client, Some(parent)));
         let trace = span.as_ref().and_then(Span::context);
-        let payload = payload::body(&delivery.event);
+        let payload = payload::body(&delivery.event, target.payload);
         let began = Instant::now();
         let answer = self.attempt(target, delivery, &payload, trace, began + self.deadline).await;
         let response_time = began.elapsed();

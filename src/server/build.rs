@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use oriva_hub_actors::{
     Realtime, RealtimeConfig, Tasks, WebhookConfig, Webhooks,
+    model::Timestamp,
     ports::{Deliveries, WebhookSender},
 };
 
@@ -22,6 +23,8 @@ use crate::{
 
 /// How much longer than an attempt a claimed delivery stays claimed: time to record the outcome.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// No lease is longer than this.
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 /// How often deliveries of nodes that are gone are searched for.
 const LEASE_CHECK: Duration = Duration::from_secs(5);
 /// How often due deliveries are searched for of which no nudge came (seed task T037).
@@ -102,6 +105,10 @@ pub(super) async fn start_webhooks(
     if resealed > 0 {
         tracing::info!(count = resealed, "webhook secrets sealed anew under auth.encryption_key");
     }
+    if config.is_embedded() {
+        // Nobody else serves this store: whoever has deliveries under a lease is gone, and they need not wait for its end.
+        store.free_leases(Timestamp::from(Timestamp::now().as_datetime() + LONGEST_LEASE)).await?;
+    }
     let deadline = Duration::from_secs(settings.timeout_seconds);
     let guard = Guard::new(settings.allow_http, &settings.allowed_networks);
     let name_servers: Vec<_> = settings.name_servers.iter().filter_map(|server| server.parse().ok()).collect();
@@ -120,6 +127,7 @@ pub(super) async fn start_webhooks(
         actors: Webhooks::start(actors, deliveries, sender.clone(), tasks),
         sender,
         disable_after: settings.disable_after_failures,
+        max_per_app: settings.max_per_app,
         check_url: Arc::new(move |text| guard.webhook_url(text)),
     })
 }

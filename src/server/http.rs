@@ -26,7 +26,7 @@ use socket2::TcpKeepalive;
 use super::{connection::Connection, error::ServeError};
 use crate::{
     config::Config,
-    http::{MaxBodyBytes, PendingAnswers, TrustedProxies, openapi, request_context, routes, stream},
+    http::{MaxBodyBytes, PendingAnswers, TrustedProxies, admission, openapi, request_context, routes, stream},
     hub::Hub,
 };
 
@@ -86,6 +86,7 @@ macro_rules! http_service {
             .app_data(Data::new($pending.clone()))
             .app_data(Data::new(TrustedProxies::new(&config.server.trusted_proxies)))
             .configure(routes)
+            .wrap(from_fn(admission))
             .wrap(Condition::new(!config.server.cors.allowed_origins.is_empty(), cors(&config)))
             .wrap(from_fn(request_context));
         HttpService::build()

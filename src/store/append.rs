@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use oriva_hub_actors::{
-    model::{AppId, NotificationId, Timestamp, TraceParent, UserId, WebhookId},
+    model::{AppId, NotificationId, OwnedWebhook, Timestamp, TraceParent, UserId},
     protocol::PublishedEvent,
 };
 
@@ -232,7 +232,7 @@ pub struct Appended {
     /// The events, with their offsets.
     pub events: Vec<Arc<PublishedEvent>>,
     /// Webhooks that got deliveries.
-    pub enqueued_for: Vec<WebhookId>,
+    pub enqueued_for: Vec<OwnedWebhook>,
     /// The outcome, of the operation's own type.
     pub outcome: Outcome,
 }

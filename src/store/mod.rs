@@ -20,7 +20,9 @@ use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc, time::Dur
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{AppId, DeliveryId, KeyId, NodeId, NotificationId, Offset, StreamKey, Timestamp, UserId, WebhookId},
+    model::{
+        AppId, DeliveryId, KeyId, NodeId, NotificationId, Offset, OwnedWebhook, StreamKey, Timestamp, UserId, WebhookId,
+    },
     ports::{Attempt, Page, PageLimit},
 };
 
@@ -276,11 +278,16 @@ pub trait NotificationStore: Send + Sync {
 /// Webhooks, as apps manage them.
 #[async_trait]
 pub trait WebhookStore: Send + Sync {
-    /// Creates a webhook. Nodes know of it with their next transaction.
-    async fn create_webhook(&self, new: &NewWebhook, audit: &Audit) -> Result<Webhook, StoreError>;
+    /// Creates a webhook. Nodes know of it with their next transaction. `None` if the app has `max_per_app` already.
+    async fn create_webhook(
+        &self,
+        new: &NewWebhook,
+        max_per_app: u32,
+        audit: &Audit,
+    ) -> Result<Option<Webhook>, StoreError>;
 
-    /// An app's webhooks, oldest first. Runs with the app as its tenant.
-    async fn webhooks(&self, app: &AppId) -> Result<Vec<Webhook>, StoreError>;
+    /// A page of an app's webhooks after one of them, oldest first. Runs with the app as its tenant.
+    async fn webhooks(&self, app: &AppId, after: Option<WebhookId>, limit: u32) -> Result<Vec<Webhook>, StoreError>;
 
     /// One webhook of an app. `None` if the app has none with this id.
     async fn webhook(&self, app: &AppId, id: WebhookId) -> Result<Option<Webhook>, StoreError>;
@@ -353,7 +360,7 @@ pub trait DeliveryQueue: Send + Sync {
     ) -> Result<Option<Claimed>, StoreError>;
 
     /// Makes deliveries due again whose leases have ended. Returns their webhooks.
-    async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError>;
+    async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError>;
 }
 
 /// Outcomes of deliveries, recoveries, and what workers ask about the queue.
@@ -383,7 +390,7 @@ pub trait DeliveryRecords: Send + Sync {
     async fn log_attempt(&self, webhook: &Webhook, attempt: &Attempt, now: Timestamp) -> Result<(), StoreError>;
 
     /// Active webhooks with pending deliveries, by id, starting after `after`.
-    async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError>;
+    async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<OwnedWebhook>, StoreError>;
 
     /// The earliest due time of a pending delivery of an active webhook.
     async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError>;

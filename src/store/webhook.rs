@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use oriva_hub_actors::{
-    model::{AppId, DeliveryId, EventId, EventPattern, Offset, Timestamp, WebhookId},
-    ports::{Attempt, Next},
+    model::{AppId, DeliveryId, EventId, EventPattern, Offset, OwnedWebhook, Timestamp, WebhookId},
+    ports::{Attempt, Next, PayloadForm},
     protocol::PublishedEvent,
 };
 use serde::Serialize;
@@ -49,6 +49,8 @@ pub struct Webhook {
     pub max_retries: u16,
     /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: u16,
+    /// What bodies tell.
+    pub payload: PayloadForm,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was changed last.
@@ -74,6 +76,8 @@ pub struct NewWebhook {
     pub max_retries: u16,
     /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: u16,
+    /// What bodies tell.
+    pub payload: PayloadForm,
 }
 
 /// A change of a webhook. `None` leaves a field as it is.
@@ -91,6 +95,8 @@ pub struct WebhookChange {
     pub max_retries: Option<u16>,
     /// The pause after the first attempt, in seconds.
     pub retry_backoff_seconds: Option<u16>,
+    /// What bodies tell.
+    pub payload: Option<PayloadForm>,
 }
 
 /// A new secret of a webhook.
@@ -269,6 +275,12 @@ pub(super) struct PendingDelivery {
     pub app_id: AppId,
     pub event_id: EventId,
     pub event_type: String,
+}
+
+impl PendingDelivery {
+    pub(super) fn owned_webhook(&self) -> OwnedWebhook {
+        OwnedWebhook { app: self.app_id.clone(), id: self.webhook }
+    }
 }
 
 impl Subscriptions {

@@ -25,6 +25,7 @@ on_both_stores!(
     queries_filter_and_page,
     apps_see_their_own_events_alone,
     answers_carry_ids_and_security_headers,
+    an_address_that_is_not_escaped_right_is_refused,
     text_that_a_database_cannot_hold_is_refused_and_the_rest_kept,
 );
 
@@ -395,7 +396,32 @@ async fn answers_carry_ids_and_security_headers(backend: Backend) {
     };
     let allowed = preflight("https://app.example.org").await;
     assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example.org");
-    assert_eq!(preflight("https://evil.example").await.header("access-control-allow-origin"), "");
+    let refused = preflight("https://evil.example").await;
+    assert_eq!(refused.header("access-control-allow-origin"), "");
+    assert_eq!((refused.status, refused.code()), (403, "forbidden"), "{}", refused.body);
+    // A browser learns that the hub is stopping, too.
+    hub.hub.drain(std::time::Duration::from_secs(60));
+    assert_eq!(preflight("https://app.example.org").await.status, 200);
+    let headers = [("origin", "https://app.example.org")];
+    let answer = send(hub.addr, "GET", "/api/v1/apps/a/events", Some(&app.key), &headers, None).await;
+    assert_eq!((answer.status, answer.code()), (503, "overloaded"));
+    assert_eq!(answer.header("access-control-allow-origin"), "https://app.example.org");
+}
+
+/// A client that does not escape is told so: the hub would read something else than it wrote.
+async fn an_address_that_is_not_escaped_right_is_refused(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let app = hub.app("a").await;
+    let alice = app.inbox("alice");
+    for path in ["/users/%zz/notifications", "/users/a%/notifications", "/users/alice/notifications?app_id=%2"] {
+        let answer = alice.ask("GET", path, None).await;
+        assert_eq!((answer.status, answer.fields()), (400, vec!["url"]), "{path}");
+    }
+    let path = "/users/alice/notifications?since=2026-01-01T00:00:00+01:00";
+    let answer = alice.ask("GET", path, None).await;
+    assert_eq!(answer.fields(), ["since"]);
+    assert!(answer.body["detail"].as_str().unwrap().contains("%2B"), "{}", answer.body);
+    assert_eq!(alice.feed("?since=2026-01-01T00:00:00%2B01:00").await.status, 200);
 }
 
 async fn text_that_a_database_cannot_hold_is_refused_and_the_rest_kept(backend: Backend) {

@@ -10,6 +10,7 @@ mod pattern;
 mod stream;
 mod timestamp;
 mod trace_parent;
+mod webhook;
 
 pub use connection_counts::ConnectionCounts;
 pub use event::{Category, Event, EventType, Offsets};
@@ -21,6 +22,7 @@ pub use pattern::{EventPattern, MAX_PATTERNS, unmatchable_patterns};
 pub use stream::{Offset, StreamKey, StreamKind};
 pub use timestamp::Timestamp;
 pub use trace_parent::TraceParent;
+pub use webhook::OwnedWebhook;
 
 /// A value that breaks the rule of its type. The text says what it must be, and can be sent to a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,10 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    model::{AppId, DeliveryId, WebhookId},
+    model::{AppId, DeliveryId, Invalid, WebhookId},
     protocol::PublishedEvent,
 };
 
@@ -46,6 +48,43 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
+/// What the body of a request tells of its event (contract §14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadForm {
+    /// Everything, and the event's data twice: as `event_data`, and as `data` with the entity's fields.
+    #[default]
+    Full,
+    /// Everything but `data`.
+    NoData,
+    /// Which event it is, without its data.
+    Thin,
+}
+
+impl PayloadForm {
+    /// All forms.
+    pub const ALL: [Self; 3] = [Self::Full, Self::NoData, Self::Thin];
+
+    /// The name, as clients write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::NoData => "no_data",
+            Self::Thin => "thin",
+        }
+    }
+
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the names.
+    pub fn parse(name: &str) -> Result<Self, Invalid> {
+        let found = Self::ALL.into_iter().find(|form| form.as_str() == name);
+        found.ok_or_else(|| Invalid::new("must be one of full, no_data, thin"))
+    }
+}
+
 /// The URL and secrets of a webhook.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -59,6 +98,8 @@ pub struct Target {
     pub secrets: Vec<SigningSecret>,
     /// The pauses between attempts.
     pub backoff: Backoff,
+    /// What bodies tell.
+    pub payload: PayloadForm,
 }
 
 /// One event owed to one webhook, claimed by this node.

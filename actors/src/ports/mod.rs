@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    model::{ConnectionCounts, DeliveryId, Identity, Offset, StreamKey, Timestamp, WebhookId},
+    model::{ConnectionCounts, DeliveryId, Identity, Offset, OwnedWebhook, StreamKey, Timestamp},
     protocol::PublishedEvent,
 };
 
-pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, Report, SigningSecret, Target, Verdict};
+pub use delivery::{Attempt, Backoff, Claim, Delivery, Next, PayloadForm, Report, SigningSecret, Target, Verdict};
 
 /// The store cannot answer now. The same call may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -105,19 +105,19 @@ pub struct LimitReached;
 #[async_trait]
 pub trait Deliveries: Send + Sync {
     /// Claims at most `limit` due deliveries of an active webhook, under this node's lease.
-    async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable>;
+    async fn claim(&self, webhook: &OwnedWebhook, limit: usize) -> Result<Claim, Unavailable>;
 
     /// Records attempts of one webhook, in the order in which they ended.
-    async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable>;
+    async fn record(&self, webhook: &OwnedWebhook, attempts: &[Attempt]) -> Result<(), Unavailable>;
 
     /// Makes deliveries due again that this node claimed and did not attempt.
-    async fn release(&self, webhook: WebhookId, deliveries: &[DeliveryId]) -> Result<(), Unavailable>;
+    async fn release(&self, webhook: &OwnedWebhook, deliveries: &[DeliveryId]) -> Result<(), Unavailable>;
 
     /// Some active webhooks with pending deliveries.
-    async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable>;
+    async fn with_work(&self) -> Result<Vec<OwnedWebhook>, Unavailable>;
 
     /// Makes deliveries due again whose leases have run out. Returns their webhooks.
-    async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable>;
+    async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, Unavailable>;
 }
 
 /// Sends deliveries.

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use crate::{
     model::{
-        AppId, Category, DeliveryId, Event, EventId, EventType, JsonObject, Offset, Offsets, StreamKey, Timestamp,
-        UserId, WebhookId,
+        AppId, Category, DeliveryId, Event, EventId, EventType, JsonObject, Offset, Offsets, OwnedWebhook, StreamKey,
+        Timestamp, UserId, WebhookId,
     },
     ports::{
         Attempt, Backoff, Claim, Deliveries, Delivery, EventHistory, Next, Page, Report, Target, Unavailable, Verdict,
@@ -168,7 +168,7 @@ pub struct MemoryOutbox(Mutex<OutboxRows>);
 #[derive(Default)]
 struct OutboxRows {
     /// Not claimed: webhook, attempts made, due.
-    pending: HashMap<DeliveryId, (WebhookId, u16, Instant)>,
+    pending: HashMap<DeliveryId, (OwnedWebhook, u16, Instant)>,
     /// Claimed and not ended: attempts made.
     claimed: HashMap<DeliveryId, u16>,
     claims: usize,
@@ -182,7 +182,7 @@ impl MemoryOutbox {
     }
 
     /// Owes a webhook something, due now.
-    pub fn owe(&self, webhook: WebhookId) -> DeliveryId {
+    pub fn owe(&self, webhook: OwnedWebhook) -> DeliveryId {
         let id = DeliveryId::generate();
         self.rows().pending.insert(id, (webhook, 0, Instant::now()));
         id
@@ -214,14 +214,14 @@ impl MemoryOutbox {
 
 #[async_trait]
 impl Deliveries for MemoryOutbox {
-    async fn claim(&self, webhook: WebhookId, limit: usize) -> Result<Claim, Unavailable> {
+    async fn claim(&self, webhook: &OwnedWebhook, limit: usize) -> Result<Claim, Unavailable> {
         let (mut rows, now) = (self.rows(), Instant::now());
         if rows.down {
             return Err(Unavailable);
         }
         rows.claims += 1;
-        let theirs = |(id, (owner, attempts, due)): (&DeliveryId, &(WebhookId, u16, Instant))| {
-            (*owner == webhook).then_some((*due, *id, *attempts))
+        let theirs = |(id, (owner, attempts, due)): (&DeliveryId, &(OwnedWebhook, u16, Instant))| {
+            (*owner == *webhook).then_some((*due, *id, *attempts))
         };
         let mut waiting: Vec<_> = rows.pending.iter().filter_map(theirs).collect();
         waiting.sort_unstable();
@@ -232,11 +232,12 @@ impl Deliveries for MemoryOutbox {
         }
         let next_due = waiting.get(due.len()).map(|(due, ..)| due.saturating_duration_since(now));
         let target = Target {
-            webhook,
-            app: AppId::parse("work-buddy").expect("a slug"),
+            webhook: webhook.id,
+            app: webhook.app.clone(),
             url: "https://example.com/".to_owned(),
             secrets: Vec::new(),
             backoff: Backoff { first: Duration::from_secs(1), retries: 5 },
+            payload: Default::default(),
         };
         Ok(Claim {
             target: Some(Arc::new(target)),
@@ -248,7 +249,7 @@ impl Deliveries for MemoryOutbox {
         })
     }
 
-    async fn record(&self, webhook: WebhookId, attempts: &[Attempt]) -> Result<(), Unavailable> {
+    async fn record(&self, webhook: &OwnedWebhook, attempts: &[Attempt]) -> Result<(), Unavailable> {
         let mut rows = self.rows();
         if rows.down {
             return Err(Unavailable);
@@ -257,7 +258,7 @@ impl Deliveries for MemoryOutbox {
             rows.claimed.remove(&delivery.id);
             match next {
                 Next::RetryIn(pause) => {
-                    rows.pending.insert(delivery.id, (webhook, delivery.attempt, Instant::now() + *pause));
+                    rows.pending.insert(delivery.id, (webhook.clone(), delivery.attempt, Instant::now() + *pause));
                 }
                 ended => rows.ended.push((delivery.id, *ended)),
             }
@@ -265,22 +266,26 @@ impl Deliveries for MemoryOutbox {
         Ok(())
     }
 
-    async fn release(&self, webhook: WebhookId, deliveries: &[DeliveryId]) -> Result<(), Unavailable> {
+    async fn release(&self, webhook: &OwnedWebhook, deliveries: &[DeliveryId]) -> Result<(), Unavailable> {
         let (mut rows, now) = (self.rows(), Instant::now());
         for id in deliveries {
             if let Some(attempts) = rows.claimed.remove(id) {
-                rows.pending.insert(*id, (webhook, attempts, now));
+                rows.pending.insert(*id, (webhook.clone(), attempts, now));
             }
         }
         Ok(())
     }
 
-    async fn with_work(&self) -> Result<Vec<WebhookId>, Unavailable> {
+    async fn with_work(&self) -> Result<Vec<OwnedWebhook>, Unavailable> {
         let rows = self.rows();
-        if rows.down { Err(Unavailable) } else { Ok(rows.pending.values().map(|(webhook, ..)| *webhook).collect()) }
+        if rows.down {
+            Err(Unavailable)
+        } else {
+            Ok(rows.pending.values().map(|(webhook, ..)| webhook.clone()).collect())
+        }
     }
 
-    async fn free_leases(&self) -> Result<Vec<WebhookId>, Unavailable> {
+    async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, Unavailable> {
         Ok(Vec::new())
     }
 }

@@ -15,16 +15,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How many deliveries may be attempted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BreakerState {
+pub enum BreakerState {
+    /// As many as the concurrency allows.
     Closed,
     /// One probe, to see whether the endpoint is back.
     HalfOpen,
+    /// None.
     Open {
+        /// When the next probe is made.
         until: Instant,
     },
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Breaker {
     failures: u32,
     /// The time of the next probe, while the breaker is open.

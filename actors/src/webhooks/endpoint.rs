@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     metric_names,
-    model::{DeliveryId, WebhookId},
+    model::{DeliveryId, OwnedWebhook},
     ports::{Attempt, Claim, Delivery, Next, Target, Unavailable, Verdict},
 };
 
@@ -39,7 +39,7 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// The actor.
 pub(super) struct Endpoint {
-    webhook: WebhookId,
+    webhook: OwnedWebhook,
     serial: u64,
     context: Arc<WebhookContext>,
     supervisor: Recipient<EndpointEvent>,
@@ -69,7 +69,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn start(
-        webhook: WebhookId,
+        webhook: OwnedWebhook,
         serial: u64,
         context: Arc<WebhookContext>,
         supervisor: Recipient<EndpointEvent>,
@@ -133,8 +133,8 @@ impl Endpoint {
         }
         self.is_claiming = true;
         let claimed_at = Instant::now();
-        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
-        async move { deliveries.claim(webhook, capacity).await }
+        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook.clone());
+        async move { deliveries.claim(&webhook, capacity).await }
             .into_actor(self)
             .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, capacity, claimed_at, ctx))
             .spawn(ctx);
@@ -194,9 +194,9 @@ impl Endpoint {
         let count = ids.len();
         self.releasing += count;
         self.has_more = true;
-        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
+        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook.clone());
         // If the store does not answer, their lease ends.
-        async move { deliveries.release(webhook, &ids).await }
+        async move { deliveries.release(&webhook, &ids).await }
             .into_actor(self)
             .map(move |_, endpoint, ctx| {
                 endpoint.releasing -= count;
@@ -229,9 +229,13 @@ impl Endpoint {
         };
         metrics::histogram!(metric_names::ATTEMPTS, "outcome" => outcome)
             .record(attempt.report.response_time.as_secs_f64());
+        let was_open = endpoint.breaker.is_open();
         match attempt.report.verdict {
             Verdict::Delivered => endpoint.breaker.succeeded(),
             Verdict::Failed { .. } | Verdict::Gone => endpoint.breaker.failed(now),
+        }
+        if was_open || endpoint.breaker.is_open() {
+            endpoint.tell_breaker();
         }
         endpoint.finished.push(attempt);
         endpoint.send_waiting(ctx);
@@ -249,15 +253,15 @@ impl Endpoint {
         }
         let attempts = std::mem::take(&mut self.finished);
         self.recording = attempts.len();
-        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook);
+        let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook.clone());
         async move {
             for _ in 0..RECORD_TRIES {
-                if deliveries.record(webhook, &attempts).await.is_ok() {
+                if deliveries.record(&webhook, &attempts).await.is_ok() {
                     return;
                 }
                 tokio::time::sleep(RETRY).await;
             }
-            tracing::warn!(webhook_id = %webhook, count = attempts.len(), "attempts not recorded; they will be made again");
+            tracing::warn!(webhook_id = %webhook.id, count = attempts.len(), "attempts not recorded; they will be made again");
         }
         .into_actor(self)
         .map(|(), endpoint, ctx| {
@@ -279,10 +283,15 @@ impl Endpoint {
         }));
     }
 
+    fn tell_breaker(&self) {
+        let (webhook, serial, breaker) = (self.webhook.id, self.serial, self.breaker);
+        self.supervisor.do_send(EndpointEvent::Breaker { webhook, serial, breaker });
+    }
+
     /// Nothing is due, now or later: asks the supervisor to let this endpoint go.
     fn park(&self) {
         self.supervisor.do_send(EndpointEvent::Idle {
-            webhook: self.webhook,
+            webhook: self.webhook.id,
             serial: self.serial,
             nudges: self.nudges,
         });
@@ -307,6 +316,7 @@ impl Handler<CloseBreaker> for Endpoint {
 
     fn handle(&mut self, _: CloseBreaker, ctx: &mut Self::Context) {
         self.breaker.succeeded();
+        self.tell_breaker();
         self.claim(ctx);
     }
 }
@@ -331,8 +341,8 @@ impl Handler<Observe> for Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         if self.breaker.is_open() {
-            tracing::debug!(webhook_id = %self.webhook, "endpoint parked while its receiver fails");
+            tracing::debug!(webhook_id = %self.webhook.id, "endpoint parked while its receiver fails");
         }
-        self.supervisor.do_send(EndpointEvent::Ended { webhook: self.webhook, serial: self.serial });
+        self.supervisor.do_send(EndpointEvent::Ended { webhook: self.webhook.clone(), serial: self.serial });
     }
 }

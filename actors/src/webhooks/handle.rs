@@ -8,12 +8,13 @@ use std::sync::{
 use actix::{Actor as _, Arbiter};
 
 use super::{
+    breaker::BreakerState,
     context::{WebhookConfig, WebhookContext},
-    messages::{Drain, NudgeAll, ObserveAll, Repaired, WebhooksState},
+    messages::{Breakers, Drain, NudgeAll, ObserveAll, Repaired, WebhooksState},
     supervisor::Supervisor,
 };
 use crate::{
-    model::WebhookId,
+    model::{OwnedWebhook, WebhookId},
     ports::{Deliveries, WebhookSender},
     supervise::{ActorSlot, Tasks},
 };
@@ -61,15 +62,22 @@ impl Webhooks {
     }
 
     /// Tells of webhooks that have something due. Never waits; a nudge that is lost is made up for by the sweep.
-    pub fn nudge(&self, webhooks: Vec<WebhookId>) {
+    pub fn nudge(&self, webhooks: Vec<OwnedWebhook>) {
         if !webhooks.is_empty() {
             let _ = self.supervisor.addr().try_send(NudgeAll { webhooks });
         }
     }
 
     /// Somebody repaired a webhook, or saw it work: what is due is sent now, whatever failed before.
-    pub fn repaired(&self, webhook: WebhookId) {
+    pub fn repaired(&self, webhook: OwnedWebhook) {
         let _ = self.supervisor.addr().try_send(Repaired { webhook });
+    }
+
+    /// The state of these webhooks' breakers on this node, in their order.
+    pub async fn breakers(&self, webhooks: Vec<WebhookId>) -> Vec<BreakerState> {
+        let count = webhooks.len();
+        let states = self.supervisor.addr().send(Breakers { webhooks }).await;
+        states.unwrap_or_else(|_| vec![BreakerState::Closed; count])
     }
 
     /// Claims nothing more. Requests in flight go on.

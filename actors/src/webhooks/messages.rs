@@ -2,7 +2,8 @@
 
 use actix::Message;
 
-use crate::model::WebhookId;
+use super::breaker::{Breaker, BreakerState};
+use crate::model::{OwnedWebhook, WebhookId};
 
 /// Figures of the webhook actors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,14 +18,14 @@ pub struct WebhooksState {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct NudgeAll {
-    pub webhooks: Vec<WebhookId>,
+    pub webhooks: Vec<OwnedWebhook>,
 }
 
 /// To the supervisor: somebody says that an endpoint works again.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Repaired {
-    pub webhook: WebhookId,
+    pub webhook: OwnedWebhook,
 }
 
 /// To the supervisor: what an endpoint became. `serial` tells it from a later endpoint of the same webhook.
@@ -34,7 +35,16 @@ pub(super) enum EndpointEvent {
     /// It has nothing to do, as far as it knew after this many nudges.
     Idle { webhook: WebhookId, serial: u64, nudges: u64 },
     /// It ended, because it was let go or by a panic.
-    Ended { webhook: WebhookId, serial: u64 },
+    Ended { webhook: OwnedWebhook, serial: u64 },
+    /// Its breaker opened, or closed.
+    Breaker { webhook: WebhookId, serial: u64, breaker: Breaker },
+}
+
+/// To the supervisor: the state of these webhooks' breakers.
+#[derive(Message)]
+#[rtype(result = "Vec<BreakerState>")]
+pub(super) struct Breakers {
+    pub webhooks: Vec<WebhookId>,
 }
 
 /// To the supervisor: its figures.

@@ -13,6 +13,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 
+pub use breaker::BreakerState;
 pub use context::WebhookConfig;
 pub use handle::Webhooks;
 pub use messages::WebhooksState;

@@ -3,15 +3,24 @@
 use std::{collections::HashMap, sync::Arc};
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture, dev::ContextFutureSpawner,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseFuture, WrapFuture,
+    dev::ContextFutureSpawner,
 };
 
+use tokio::time::Instant;
+
 use super::{
+    breaker::{Breaker, BreakerState},
     context::WebhookContext,
     endpoint::Endpoint,
-    messages::{CloseBreaker, Drain, EndpointEvent, Nudge, NudgeAll, Observe, ObserveAll, Repaired, WebhooksState},
+    messages::{
+        Breakers, CloseBreaker, Drain, EndpointEvent, Nudge, NudgeAll, Observe, ObserveAll, Repaired, WebhooksState,
+    },
 };
-use crate::{model::WebhookId, ports::Unavailable};
+use crate::{
+    model::{OwnedWebhook, WebhookId},
+    ports::Unavailable,
+};
 
 /// Messages that may wait in the mailbox. A nudge that does not fit is made up for by the sweep.
 const MAILBOX: usize = 4096;
@@ -27,6 +36,7 @@ struct Child {
     addr: Addr<Endpoint>,
     serial: u64,
     nudges: u64,
+    breaker: Breaker,
 }
 
 /// The actor.
@@ -45,14 +55,14 @@ impl Supervisor {
         Self { context, endpoints: HashMap::new(), next_serial: 0, is_draining, is_sweeping: false }
     }
 
-    fn nudge(&mut self, webhook: WebhookId, ctx: &Context<Self>) {
+    fn nudge(&mut self, webhook: OwnedWebhook, ctx: &Context<Self>) {
         if self.is_draining {
             return;
         }
-        let child = self.endpoints.entry(webhook).or_insert_with(|| {
+        let child = self.endpoints.entry(webhook.id).or_insert_with(|| {
             self.next_serial += 1;
             let addr = Endpoint::start(webhook, self.next_serial, self.context.clone(), ctx.address().recipient());
-            Child { addr, serial: self.next_serial, nudges: 0 }
+            Child { addr, serial: self.next_serial, nudges: 0, breaker: Breaker::default() }
         });
         // A nudge that does not fit is no loss: only nudges wait in that mailbox.
         if child.addr.try_send(Nudge).is_ok() {
@@ -110,7 +120,7 @@ impl Handler<Repaired> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Repaired { webhook }: Repaired, ctx: &mut Self::Context) {
-        if let Some(child) = self.endpoints.get(&webhook) {
+        if let Some(child) = self.endpoints.get(&webhook.id) {
             // If it does not fit, the next probe closes the breaker.
             let _ = child.addr.try_send(CloseBreaker);
         }
@@ -132,13 +142,29 @@ impl Handler<EndpointEvent> for Supervisor {
             }
             EndpointEvent::Ended { webhook, serial } => {
                 // An endpoint that was let go is not in the table any more.
-                if self.endpoints.get(&webhook).is_some_and(|child| child.serial == serial) {
-                    self.endpoints.remove(&webhook);
-                    tracing::error!(webhook_id = %webhook, "endpoint panicked; restarting it: report it with the panic above");
+                if self.endpoints.get(&webhook.id).is_some_and(|child| child.serial == serial) {
+                    self.endpoints.remove(&webhook.id);
+                    tracing::error!(webhook_id = %webhook.id, "endpoint panicked; restarting it: report it with the panic above");
                     self.nudge(webhook, ctx);
                 }
             }
+            EndpointEvent::Breaker { webhook, serial, breaker } => {
+                if let Some(child) = self.endpoints.get_mut(&webhook).filter(|child| child.serial == serial) {
+                    child.breaker = breaker;
+                }
+            }
         }
+    }
+}
+
+impl Handler<Breakers> for Supervisor {
+    type Result = MessageResult<Breakers>;
+
+    fn handle(&mut self, Breakers { webhooks }: Breakers, _: &mut Self::Context) -> Self::Result {
+        let now = Instant::now();
+        // An endpoint that is not there has nothing due, and will begin with a closed breaker.
+        let state = |id| self.endpoints.get(id).map_or(BreakerState::Closed, |child| child.breaker.state(now));
+        MessageResult(webhooks.iter().map(state).collect())
     }
 }
 

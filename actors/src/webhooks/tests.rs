@@ -11,9 +11,9 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{WebhookConfig, Webhooks};
+use super::{BreakerState, WebhookConfig, Webhooks};
 use crate::{
-    model::WebhookId,
+    model::{AppId, OwnedWebhook, WebhookId},
     ports::{Delivery, Next, Target, Verdict},
     testing::{MemoryOutbox, ScriptedSender},
 };
@@ -37,12 +37,16 @@ impl Bench {
         Self { outbox, sender, webhooks }
     }
 
-    fn owe(&self, webhook: WebhookId, count: usize) {
+    fn owe(&self, webhook: OwnedWebhook, count: usize) {
         for _ in 0..count {
-            self.outbox.owe(webhook);
+            self.outbox.owe(webhook.clone());
         }
         self.webhooks.nudge(vec![webhook]);
     }
+}
+
+fn webhook() -> OwnedWebhook {
+    OwnedWebhook { app: AppId::parse("work-buddy").unwrap(), id: WebhookId::generate() }
 }
 
 /// Runs a test in an actix system whose clock is paused: it goes on only when nobody has anything to do.
@@ -57,7 +61,7 @@ fn attempts_come_when_the_table_says() {
     paused(async {
         let bench = Bench::start(Duration::ZERO, |_, _| FAILED);
         let claimed_at = Instant::now();
-        bench.owe(WebhookId::generate(), 1);
+        bench.owe(webhook(), 1);
         sleep(Duration::from_secs(3600)).await;
         let at: Vec<f64> = bench.sender.sent().iter().map(|(.., at)| (*at - claimed_at).as_secs_f64()).collect();
         assert_eq!(at.len(), 6, "the first and five more: {at:?}");
@@ -73,7 +77,7 @@ fn attempts_come_when_the_table_says() {
 fn eight_at_once_and_no_more_are_even_claimed() {
     paused(async {
         let bench = Bench::start(Duration::from_secs(10), |_, _| DELIVERED);
-        bench.owe(WebhookId::generate(), 20);
+        bench.owe(webhook(), 20);
         sleep(Duration::from_secs(9)).await;
         assert_eq!(bench.sender.sent().len(), 8);
         assert_eq!(bench.outbox.claims(), 1);
@@ -87,7 +91,7 @@ fn eight_at_once_and_no_more_are_even_claimed() {
 fn where_deliveries_arrive_fast_many_are_claimed_at_once() {
     paused(async {
         let bench = Bench::start(Duration::from_millis(1), |_, _| DELIVERED);
-        bench.owe(WebhookId::generate(), 1000);
+        bench.owe(webhook(), 1000);
         sleep(Duration::from_secs(2)).await;
         assert_eq!(bench.outbox.ended().len(), 1000);
         assert!(bench.outbox.claims() < 100, "{} claims", bench.outbox.claims());
@@ -103,7 +107,7 @@ fn what_was_claimed_ahead_is_given_back_when_the_endpoint_dies() {
             if counter.fetch_add(1, Ordering::SeqCst) < 200 { DELIVERED } else { FAILED }
         };
         let bench = Bench::start(Duration::from_millis(1), script);
-        bench.owe(WebhookId::generate(), 1000);
+        bench.owe(webhook(), 1000);
         sleep(Duration::from_secs(2)).await;
         // Ten failures open the breaker, and at most seven more were under way then.
         let tried = tried.load(Ordering::SeqCst);
@@ -115,11 +119,11 @@ fn what_was_claimed_ahead_is_given_back_when_the_endpoint_dies() {
 #[test]
 fn a_hanging_endpoint_delays_nobody_elses() {
     paused(async {
-        let slow = WebhookId::generate();
+        let slow = webhook();
         let bench = Bench::start(Duration::ZERO, |_, _| DELIVERED);
         let hanging = Bench::start(Duration::from_secs(10), |_, _| FAILED);
         hanging.owe(slow, 100);
-        bench.owe(WebhookId::generate(), 1000);
+        bench.owe(webhook(), 1000);
         sleep(Duration::from_secs(1)).await;
         assert_eq!(bench.outbox.ended().len(), 1000);
     });
@@ -129,9 +133,9 @@ fn a_hanging_endpoint_delays_nobody_elses() {
 fn an_idle_endpoint_is_let_go_and_comes_back() {
     paused(async {
         let bench = Bench::start(Duration::ZERO, |_, _| DELIVERED);
-        let webhook = WebhookId::generate();
+        let webhook = webhook();
         for round in 1..=3 {
-            bench.owe(webhook, 10);
+            bench.owe(webhook.clone(), 10);
             sleep(Duration::from_secs(1)).await;
             assert_eq!(bench.outbox.ended().len(), round * 10);
             assert_eq!(bench.webhooks.observe().await.endpoints, 0, "round {round}");
@@ -144,7 +148,7 @@ fn what_nobody_was_nudged_for_is_found_by_the_sweep() {
     paused(async {
         let bench = Bench::start(Duration::ZERO, |_, _| DELIVERED);
         sleep(Duration::from_secs(1)).await;
-        bench.outbox.owe(WebhookId::generate());
+        bench.outbox.owe(webhook());
         sleep(Duration::from_secs(61)).await;
         assert_eq!(bench.outbox.ended().len(), 1);
     });
@@ -157,7 +161,7 @@ fn a_dead_endpoint_costs_probes_and_a_living_one_is_served_at_once_again() {
         let back = is_back.clone();
         let bench =
             Bench::start(Duration::ZERO, move |_, _| if back.load(Ordering::SeqCst) { DELIVERED } else { FAILED });
-        bench.owe(WebhookId::generate(), 5000);
+        bench.owe(webhook(), 5000);
         sleep(Duration::from_secs(3600)).await;
         let tries = bench.sender.sent().len();
         assert!(tries < 100, "{tries} tries in an hour");
@@ -175,8 +179,8 @@ fn a_repair_by_hand_closes_the_breaker() {
         let back = is_back.clone();
         let bench =
             Bench::start(Duration::ZERO, move |_, _| if back.load(Ordering::SeqCst) { DELIVERED } else { FAILED });
-        let webhook = WebhookId::generate();
-        bench.owe(webhook, 100);
+        let webhook = webhook();
+        bench.owe(webhook.clone(), 100);
         sleep(Duration::from_secs(600)).await;
         is_back.store(true, Ordering::SeqCst);
         // A probe has just failed, so the next is a minute away.
@@ -186,10 +190,13 @@ fn a_repair_by_hand_closes_the_breaker() {
             sleep(Duration::from_secs(1)).await;
         }
         is_back.store(true, Ordering::SeqCst);
-        bench.webhooks.repaired(webhook);
+        let breakers = bench.webhooks.breakers(vec![webhook.id, WebhookId::generate()]).await;
+        assert!(matches!(breakers[..], [BreakerState::Open { .. }, BreakerState::Closed]), "{breakers:?}");
+        bench.webhooks.repaired(webhook.clone());
         sleep(Duration::from_secs(5)).await;
         let delivered = bench.outbox.ended().iter().filter(|(_, next)| *next == Next::Succeeded).count();
         assert!(delivered > 80, "{delivered}");
+        assert_eq!(bench.webhooks.breakers(vec![webhook.id]).await, [BreakerState::Closed]);
     });
 }
 
@@ -200,11 +207,11 @@ fn an_endpoint_that_panics_is_built_anew() {
         let once = panicked.clone();
         let bench =
             Bench::start(Duration::ZERO, move |_, _| if once.swap(true, Ordering::SeqCst) { DELIVERED } else { None });
-        let webhook = WebhookId::generate();
-        bench.owe(webhook, 1);
+        let webhook = webhook();
+        bench.owe(webhook.clone(), 1);
         sleep(Duration::from_secs(1)).await;
         assert!(panicked.load(Ordering::SeqCst) && bench.outbox.ended().is_empty());
-        bench.owe(webhook, 3);
+        bench.owe(webhook.clone(), 3);
         sleep(Duration::from_secs(1)).await;
         assert_eq!(bench.outbox.ended().len(), 3);
     });
@@ -214,7 +221,7 @@ fn an_endpoint_that_panics_is_built_anew() {
 fn a_store_that_is_away_loses_no_outcome() {
     paused(async {
         let bench = Bench::start(Duration::from_secs(2), |_, _| DELIVERED);
-        bench.owe(WebhookId::generate(), 5);
+        bench.owe(webhook(), 5);
         sleep(Duration::from_secs(1)).await;
         bench.outbox.set_down(true);
         sleep(Duration::from_secs(5)).await;
@@ -230,8 +237,8 @@ fn a_store_that_is_away_loses_no_outcome() {
 fn a_draining_node_claims_nothing_more() {
     paused(async {
         let bench = Bench::start(Duration::from_secs(1), |_, _| DELIVERED);
-        let webhook = WebhookId::generate();
-        bench.owe(webhook, 20);
+        let webhook = webhook();
+        bench.owe(webhook.clone(), 20);
         sleep(Duration::from_millis(500)).await;
         bench.webhooks.drain();
         sleep(Duration::from_secs(60)).await;

@@ -8,8 +8,9 @@ use actix_web::{
     web::{Data, Path},
 };
 use oriva_hub_actors::{
+    BreakerState,
     model::{AppId, EventPattern, Invalid, MAX_PATTERNS, Timestamp, WebhookId},
-    ports::Verdict,
+    ports::{PayloadForm, Verdict},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,17 +21,20 @@ use crate::{
         auth::AppKey,
         body::{Body, Fields, text},
         openapi::{
-            answers::{Limited, WithBody},
+            answers::{Checked, Limited, WithBody},
             parameters::{OfApp, OfWebhook},
-            requests::{self, NewWebhook},
+            requests::{self, NewWebhook, WebhookQuery},
         },
         path,
+        query::{self, Parameters},
         rate_limit::Webhooks,
     },
-    hub::{Hub, NewWebhookRequest, warning},
+    hub::{Hub, NewWebhookRequest},
     store::{Webhook, WebhookChange},
 };
 
+const DEFAULT_LIMIT: u64 = 100;
+const MAX_LIMIT: u64 = 100;
 const DEFAULT_RETRIES: u64 = 5;
 const MAX_RETRIES: u64 = 10;
 const DEFAULT_BACKOFF_SECONDS: u64 = 1;
@@ -58,13 +62,42 @@ struct WebhookView<'a> {
     total_failures: u64,
     max_retries: u16,
     retry_backoff_seconds: u16,
+    payload: PayloadForm,
+    /// `open` after ten failed attempts in a row: until the next probe nothing is sent. `half_open`: a probe is due. As the
+    /// node sees it that answers.
+    breaker: BreakerView,
     previous_secret_expires_at: Option<Timestamp>,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
 
+/// The state of a webhook's circuit breaker.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Breaker)]
+#[serde(rename_all = "snake_case")]
+enum BreakerView {
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+impl From<BreakerState> for BreakerView {
+    fn from(state: BreakerState) -> Self {
+        match state {
+            BreakerState::Closed => Self::Closed,
+            BreakerState::HalfOpen => Self::HalfOpen,
+            BreakerState::Open { .. } => Self::Open,
+        }
+    }
+}
+
 impl<'a> WebhookView<'a> {
-    fn from_webhook(webhook: &'a Webhook, hub: &Hub) -> Self {
+    async fn one(webhook: &'a Webhook, hub: &Hub) -> Self {
+        let breakers = hub.webhook_breakers(std::slice::from_ref(webhook)).await;
+        Self::from_webhook(webhook, breakers.first().copied().unwrap_or(BreakerState::Closed), hub)
+    }
+
+    fn from_webhook(webhook: &'a Webhook, breaker: BreakerState, hub: &Hub) -> Self {
         Self {
             webhook_id: webhook.id,
             app_id: &webhook.app_id,
@@ -72,7 +105,7 @@ impl<'a> WebhookView<'a> {
             subscribed_events: &webhook.subscribed_events,
             is_active: webhook.is_active,
             disabled_reason: webhook.disabled_reason.as_deref(),
-            warning: warning(webhook, hub.disables_after()),
+            warning: hub.webhook_warning(webhook),
             description: webhook.description.as_deref(),
             last_delivery_at: webhook.last_delivery_at,
             last_success_at: webhook.last_success_at,
@@ -82,6 +115,8 @@ impl<'a> WebhookView<'a> {
             total_failures: webhook.total_failures,
             max_retries: webhook.max_retries,
             retry_backoff_seconds: webhook.retry_backoff_seconds,
+            payload: webhook.payload,
+            breaker: breaker.into(),
             previous_secret_expires_at: webhook.previous_secret_expires_at.filter(|until| *until > Timestamp::now()),
             created_at: webhook.created_at,
             updated_at: webhook.updated_at,
@@ -102,6 +137,7 @@ struct WebhookWithSecret<'a> {
 #[schema(as = Webhooks)]
 struct WebhooksView<'a> {
     webhooks: Vec<WebhookView<'a>>,
+    next_cursor: Option<String>,
 }
 
 /// A new secret, shown once.
@@ -158,6 +194,7 @@ pub async fn create(
     let description = fields.optional("description", text(0..=MAX_DESCRIPTION));
     let max_retries = fields.integer("max_retries", 1..=MAX_RETRIES).unwrap_or(DEFAULT_RETRIES);
     let backoff = fields.integer("retry_backoff_seconds", 1..=MAX_BACKOFF_SECONDS).unwrap_or(DEFAULT_BACKOFF_SECONDS);
+    let payload = fields.optional("payload", PayloadForm::parse);
     fields.finish().map_err(Problem::invalid)?;
     let (Some(url), Some(subscribed_events)) = (url, events) else { return Err(Problem::invalid(Vec::new())) };
     let wanted = NewWebhookRequest {
@@ -166,30 +203,40 @@ pub async fn create(
         description,
         max_retries: small(max_retries),
         retry_backoff_seconds: small(backoff),
+        payload: payload.unwrap_or_default(),
     };
     let shown = hub.create_webhook(app.holder(), wanted, &app.audit(&request)).await?;
     let location = format!("/api/v1/apps/{}/webhooks/{}", shown.webhook.app_id, shown.webhook.id);
     Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(WebhookWithSecret {
-        webhook: WebhookView::from_webhook(&shown.webhook, &hub),
+        webhook: WebhookView::one(&shown.webhook, &hub).await,
         webhook_secret: shown.secret,
     }))
 }
 
-/// Lists the app's webhooks.
+/// Lists the app's webhooks, oldest first.
 #[utoipa::path(
     get,
     path = "/api/v1/apps/{app_id}/webhooks",
     operation_id = "listWebhooks",
     tag = "Webhooks",
-    params(OfApp),
-    responses((status = 200, description = "All webhooks", body = WebhooksView), Limited),
+    params(OfApp, WebhookQuery),
+    responses((status = 200, description = "A page of webhooks", body = WebhooksView), Limited, Checked),
     security(("app_key" = [])),
     extensions(("x-rate-limit-class" = json!("webhooks"))),
 )]
-pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
-    let webhooks = hub.list_webhooks(app.holder()).await?;
-    let webhooks = webhooks.iter().map(|webhook| WebhookView::from_webhook(webhook, &hub)).collect();
-    Ok(HttpResponse::Ok().json(WebhooksView { webhooks }))
+pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
+    let (mut fields, _) = query::fields(parameters, None);
+    let limit = fields.optional("limit", query::number(1..=MAX_LIMIT)).unwrap_or(DEFAULT_LIMIT);
+    let after = query::cursor(&mut fields, 0, |text| text.parse().ok().map(WebhookId));
+    fields.finish().map_err(Problem::invalid)?;
+    let limit = u32::from(small(limit));
+    let webhooks = hub.list_webhooks(app.holder(), after, limit).await?;
+    let breakers = hub.webhook_breakers(&webhooks).await;
+    let is_full = webhooks.len() == limit as usize;
+    let next_cursor = webhooks.last().filter(|_| is_full).map(|last| query::encode(&last.id.to_string()));
+    let views =
+        webhooks.iter().zip(breakers).map(|(webhook, breaker)| WebhookView::from_webhook(webhook, breaker, &hub));
+    Ok(HttpResponse::Ok().json(WebhooksView { webhooks: views.collect(), next_cursor }))
 }
 
 /// Returns one webhook.
@@ -205,7 +252,7 @@ pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>) -> Result<HttpResponse,
 )]
 pub async fn get(app: AppKey<Webhooks>, hub: Data<Hub>, path: Path<Ids>) -> Result<HttpResponse, Problem> {
     let webhook = hub.webhook(app.holder(), webhook_id(&path.1)?).await?;
-    Ok(HttpResponse::Ok().json(WebhookView::from_webhook(&webhook, &hub)))
+    Ok(HttpResponse::Ok().json(WebhookView::one(&webhook, &hub).await))
 }
 
 /// Changes a webhook.
@@ -247,10 +294,11 @@ pub async fn update(
         },
         max_retries: fields.integer("max_retries", 1..=MAX_RETRIES).map(small),
         retry_backoff_seconds: fields.integer("retry_backoff_seconds", 1..=MAX_BACKOFF_SECONDS).map(small),
+        payload: fields.optional("payload", PayloadForm::parse),
     };
     fields.finish().map_err(Problem::invalid)?;
     let webhook = hub.update_webhook(app.holder(), id, &change, &app.audit(&request)).await?;
-    Ok(HttpResponse::Ok().json(WebhookView::from_webhook(&webhook, &hub)))
+    Ok(HttpResponse::Ok().json(WebhookView::one(&webhook, &hub).await))
 }
 
 /// Deletes a webhook and its deliveries.

@@ -3,7 +3,10 @@
 
 #![expect(dead_code, reason = "shapes for the document alone")]
 
-use oriva_hub_actors::model::{AppId, Category, EventType, JsonObject, Timestamp, UserId};
+use oriva_hub_actors::{
+    model::{AppId, Category, EventType, JsonObject, Timestamp, UserId},
+    ports::PayloadForm,
+};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::store::{DeliveryStatus, Status};
@@ -246,6 +249,9 @@ pub struct NewWebhook {
     /// Seconds before the first retry. Doubled for each further retry.
     #[schema(minimum = 1, maximum = 60, default = 1)]
     retry_backoff_seconds: Option<u16>,
+    /// What bodies tell. `full` has the event's data twice, `no_data` once, `thin` not at all.
+    #[schema(default = "full")]
+    payload: Option<PayloadForm>,
 }
 
 /// A change of a webhook. Absent fields stay as they are.
@@ -265,6 +271,17 @@ pub struct WebhookChange {
     max_retries: Option<u16>,
     #[schema(minimum = 1, maximum = 60)]
     retry_backoff_seconds: Option<u16>,
+    payload: Option<PayloadForm>,
+}
+
+/// The page of webhooks.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WebhookQuery {
+    #[param(minimum = 1, maximum = 100, default = 100)]
+    limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
 /// Filters for deliveries.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use oriva_hub_actors::{
-    model::{AppId, EventId, Timestamp, WebhookId},
+    model::{AppId, EventId, OwnedWebhook, Timestamp},
     protocol::PublishedEvent,
 };
 use serde::Serialize;
@@ -103,9 +103,9 @@ impl<'a> Numbered<'a> {
 
     /// What every submission wrote, in their order.
     pub(in crate::store) fn finish(self, pending: &[PendingDelivery]) -> Vec<Appended> {
-        let mut webhooks: HashMap<EventId, Vec<WebhookId>> = HashMap::new();
+        let mut webhooks: HashMap<EventId, Vec<OwnedWebhook>> = HashMap::new();
         for pending in pending {
-            webhooks.entry(pending.event_id).or_default().push(pending.webhook);
+            webhooks.entry(pending.event_id).or_default().push(pending.owned_webhook());
         }
         let appended = self.outcomes.into_iter().zip(self.events).map(|(outcome, rows)| {
             let events: Vec<_> = rows.into_iter().map(|row| row.published).collect();

@@ -35,7 +35,7 @@ use super::{
 
 /// Where sqlx notes what it applied.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
-pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("postgres": "0001_hub", "0002_feed", "0003_webhooks", "0004_nodes", "0005_event_data_index", "0006_retention", "0007_traces", "0008_archive_exports", "0009_audit_retention", "0010_json_as_written", "0011_event_dates", "0012_checks_and_comments");
+pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("postgres": "0001_hub", "0002_feed", "0003_webhooks", "0004_nodes", "0005_event_data_index", "0006_retention", "0007_traces", "0008_archive_exports", "0009_audit_retention", "0010_json_as_written", "0011_event_dates", "0012_checks_and_comments", "0013_webhook_payload");
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
 
 /// How long a request waits for a free connection before it is told that the database is unavailable.

@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use oriva_hub_actors::model::{DeliveryId, Timestamp, WebhookId};
+use oriva_hub_actors::model::{DeliveryId, OwnedWebhook, Timestamp, WebhookId};
 use sqlx::{Postgres, Row as _};
 use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::store::{
     Claimed, DeliveryQueue, Lease, StoreError,
-    sql::rows::{WEBHOOK, event_columns, event_from_row, webhook_from_row},
+    sql::rows::{WEBHOOK, event_columns, event_from_row, owned_webhook_from_row, webhook_from_row},
 };
 
 #[async_trait]
@@ -76,15 +76,15 @@ impl DeliveryQueue for PostgresStore {
         Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from) }))
     }
 
-    async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError> {
-        let ids: Vec<Uuid> = sqlx::query_scalar(
+    async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError> {
+        let rows = sqlx::query(
             "with freed as (update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
              where id in (select id from webhook_deliveries where status = 'delivering' and lease_until <= $1 \
-             limit 1000 for update skip locked) returning webhook_id) select distinct webhook_id from freed",
+             limit 1000 for update skip locked) returning app_id, webhook_id) select distinct app_id, webhook_id from freed",
         )
         .bind(now.as_datetime())
         .fetch_all(&self.pool)
         .await?;
-        Ok(ids.into_iter().map(WebhookId).collect())
+        rows.iter().map(owned_webhook_from_row).collect()
     }
 }

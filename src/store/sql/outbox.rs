@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
-    model::{AppId, DeliveryId, StreamKey, Timestamp, WebhookId},
+    model::{AppId, DeliveryId, OwnedWebhook, StreamKey, Timestamp, WebhookId},
     ports::{Attempt, Next},
 };
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     dialect::{Dialect, SqlRow as _, SqlStore},
     revisions::raise_webhook_revision,
-    rows::{RECOVERY, corrupt_row, qualified, recovery_from_row},
+    rows::{RECOVERY, corrupt_row, owned_webhook_from_row, qualified, recovery_from_row},
     statement::{Kind, Rows, Statement},
 };
 use crate::store::{
@@ -173,10 +173,10 @@ impl<S: SqlStore> DeliveryRecords for S {
         Ok(())
     }
 
-    async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<WebhookId>, StoreError> {
+    async fn webhooks_with_work(&self, after: Option<WebhookId>, limit: u32) -> Result<Vec<OwnedWebhook>, StoreError> {
         // One index lookup for each active webhook.
         let mut query = Statement::new(
-            "select w.id from app_webhooks w where w.is_active and exists (select 1 from webhook_deliveries d \
+            "select w.app_id, w.id from app_webhooks w where w.is_active and exists (select 1 from webhook_deliveries d \
              where d.webhook_id = w.id and d.status = 'pending')",
         );
         if let Some(after) = after {
@@ -184,7 +184,7 @@ impl<S: SqlStore> DeliveryRecords for S {
         }
         query.push(" order by w.id limit ").push_bind(i64::from(limit));
         let rows = self.query_all(&StreamKey::Broadcast, query).await?;
-        rows.iter().map(|row| row.id(0).map(WebhookId)).collect()
+        rows.iter().map(owned_webhook_from_row).collect()
     }
 
     async fn oldest_due(&self) -> Result<Option<Timestamp>, StoreError> {

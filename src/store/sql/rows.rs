@@ -5,8 +5,9 @@ use std::sync::Arc;
 use oriva_hub_actors::{
     model::{
         AppId, Category, DeliveryId, Event, EventId, EventType, Invalid, JsonObject, KeyId, NotificationId, Offsets,
-        StreamKind, TraceParent, UserId, WebhookId,
+        OwnedWebhook, StreamKind, TraceParent, UserId, WebhookId,
     },
+    ports::PayloadForm,
     protocol::PublishedEvent,
 };
 
@@ -23,7 +24,7 @@ pub(in crate::store) const KEY: &str = "key_id, app_id, prefix, created_at, last
 pub(in crate::store) const WEBHOOK: &str = "id, app_id, webhook_url, secret, previous_secret, \
      previous_secret_expires_at, subscribed_events, is_active, disabled_reason, description, last_delivery_at, \
      last_success_at, last_failure_at, consecutive_failures, total_deliveries, total_failures, max_retries, \
-     retry_backoff_seconds, created_at, updated_at";
+     retry_backoff_seconds, payload, created_at, updated_at";
 /// Everything of [`DeliveryRow`] but its attempts.
 pub(in crate::store) const DELIVERY: &str =
     "id, event_id, event_type, status, attempts, next_attempt_at, created_at, updated_at";
@@ -183,6 +184,11 @@ pub(in crate::store) fn status_from_text(text: &str) -> Result<Status, StoreErro
     Status::from_name(text).ok_or_else(|| corrupt_row(Invalid(format!("{text} is no status of a notification"))))
 }
 
+/// Reads a webhook's owner and id.
+pub(in crate::store) fn owned_webhook_from_row(row: &impl SqlRow) -> Result<OwnedWebhook, StoreError> {
+    Ok(OwnedWebhook { app: app_id(row, 0)?, id: WebhookId(row.id(1)?) })
+}
+
 pub(in crate::store) fn webhook_from_row(row: &impl SqlRow) -> Result<Webhook, StoreError> {
     Ok(Webhook {
         id: WebhookId(row.id(0)?),
@@ -203,8 +209,9 @@ pub(in crate::store) fn webhook_from_row(row: &impl SqlRow) -> Result<Webhook, S
         total_failures: row.big(15)?,
         max_retries: row.small(16)?,
         retry_backoff_seconds: row.small(17)?,
-        created_at: row.moment(18)?,
-        updated_at: row.moment(19)?,
+        payload: PayloadForm::parse(&row.text(18)?).map_err(corrupt_row)?,
+        created_at: row.moment(19)?,
+        updated_at: row.moment(20)?,
     })
 }
 

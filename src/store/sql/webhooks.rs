@@ -1,7 +1,10 @@
 //! Webhooks, as apps manage them.
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{AppId, DeliveryId, StreamKey, Timestamp, WebhookId};
+use oriva_hub_actors::{
+    model::{AppId, DeliveryId, StreamKey, Timestamp, WebhookId},
+    ports::PayloadForm,
+};
 use uuid::Uuid;
 
 use super::{
@@ -25,11 +28,24 @@ const CLOCK_SKEW_MS: i64 = 60_000;
 
 #[async_trait]
 impl<S: SqlStore> WebhookStore for S {
-    async fn create_webhook(&self, new: &NewWebhook, audit: &Audit) -> Result<Webhook, StoreError> {
+    async fn create_webhook(
+        &self,
+        new: &NewWebhook,
+        max_per_app: u32,
+        audit: &Audit,
+    ) -> Result<Option<Webhook>, StoreError> {
         let mut transaction = self.begin_write().await?;
+        // One at a time for each app, so that they are counted right.
+        let app = Statement::new(format!("select 1 from apps where app_id = $1{}", S::Db::LOCK_FOR_UPDATE));
+        S::Db::fetch_optional(&mut transaction, app.bind(new.app_id.as_str())).await?.ok_or(StoreError::InUse)?;
+        let count = Statement::new("select count(*) from app_webhooks where app_id = $1");
+        if S::Db::fetch_one(&mut transaction, count.bind(new.app_id.as_str())).await?.big(0)? >= max_per_app.into() {
+            return Ok(None);
+        }
         let insert = Statement::new(format!(
             "insert into app_webhooks (id, app_id, webhook_url, secret, subscribed_events, description, max_retries, \
-             retry_backoff_seconds, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, {now}, {now}) \
+             retry_backoff_seconds, payload, created_at, updated_at) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}, {now}) \
              returning {WEBHOOK}",
             now = S::Db::NOW
         ));
@@ -41,17 +57,23 @@ impl<S: SqlStore> WebhookStore for S {
             .bind(&new.subscribed_events[..])
             .bind(&new.description)
             .bind(new.max_retries.cast_signed())
-            .bind(new.retry_backoff_seconds.cast_signed());
+            .bind(new.retry_backoff_seconds.cast_signed())
+            .bind(new.payload.as_str());
         let row = S::Db::fetch_one(&mut transaction, insert).await?;
         raise_webhook_revision::<S::Db>(&mut transaction).await?;
         write_audit::<S::Db>(&mut transaction, audit, "webhook.create", &new.id.to_string(), &new.app_id).await?;
         transaction.commit().await?;
-        webhook_from_row(&row)
+        webhook_from_row(&row).map(Some)
     }
 
-    async fn webhooks(&self, app: &AppId) -> Result<Vec<Webhook>, StoreError> {
-        let query = Statement::new(format!("select {WEBHOOK} from app_webhooks where app_id = $1 order by id"));
-        let rows = self.query_all(&StreamKey::App(app.clone()), query.bind(app.as_str())).await?;
+    async fn webhooks(&self, app: &AppId, after: Option<WebhookId>, limit: u32) -> Result<Vec<Webhook>, StoreError> {
+        let mut query = Statement::new(format!("select {WEBHOOK} from app_webhooks where app_id = "));
+        query.push_bind(app.as_str());
+        if let Some(after) = after {
+            query.push(" and id > ").push_bind(after.0);
+        }
+        query.push(" order by id limit ").push_bind(i64::from(limit));
+        let rows = self.query_all(&StreamKey::App(app.clone()), query).await?;
         rows.iter().map(webhook_from_row).collect()
     }
 
@@ -80,7 +102,8 @@ impl<S: SqlStore> WebhookStore for S {
              consecutive_failures = case when $5 then 0 else consecutive_failures end, \
              disabled_reason = case when $5 then null else disabled_reason end, \
              description = case when $6 then $7 else description end, max_retries = coalesce($8, max_retries), \
-             retry_backoff_seconds = coalesce($9, retry_backoff_seconds), updated_at = {} \
+             retry_backoff_seconds = coalesce($9, retry_backoff_seconds), payload = coalesce($10, payload), \
+             updated_at = {} \
              where id = $1 and app_id = $2 returning {WEBHOOK}",
             S::Db::NOW
         ));
@@ -93,7 +116,8 @@ impl<S: SqlStore> WebhookStore for S {
             .bind(change.description.is_some())
             .bind(change.description.as_ref().and_then(|text| text.as_deref()))
             .bind(change.max_retries.map(u16::cast_signed))
-            .bind(change.retry_backoff_seconds.map(u16::cast_signed));
+            .bind(change.retry_backoff_seconds.map(u16::cast_signed))
+            .bind(change.payload.map(PayloadForm::as_str));
         let Some(row) = S::Db::fetch_optional(&mut transaction, update).await? else { return Ok(None) };
         raise_webhook_revision::<S::Db>(&mut transaction).await?;
         write_audit::<S::Db>(&mut transaction, audit, "webhook.update", &id.to_string(), app).await?;

@@ -38,7 +38,7 @@ use super::{
 
 /// The table in which sqlx records applied migrations.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
-pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("sqlite": "0001_hub", "0002_feed", "0003_webhooks", "0004_retention", "0005_traces", "0006_archive_exports", "0007_audit_retention", "0008_event_dates");
+pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("sqlite": "0001_hub", "0002_feed", "0003_webhooks", "0004_retention", "0005_traces", "0006_archive_exports", "0007_audit_retention", "0008_event_dates", "0009_webhook_payload");
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
 
 /// How long a write waits for another process's write, for example a command's beside a running hub.

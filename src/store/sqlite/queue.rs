@@ -1,7 +1,7 @@
 //! The queue of deliveries in SQLite.
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{DeliveryId, Timestamp, WebhookId};
+use oriva_hub_actors::model::{DeliveryId, OwnedWebhook, Timestamp, WebhookId};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 use uuid::Uuid;
 
@@ -9,7 +9,7 @@ use super::SqliteStore;
 use crate::store::{
     Claimed, DeliveryQueue, Lease, StoreError,
     sql::{
-        rows::{WEBHOOK, event_columns, event_from_row, webhook_from_row},
+        rows::{WEBHOOK, event_columns, event_from_row, owned_webhook_from_row, webhook_from_row},
         statement::runs,
     },
 };
@@ -80,17 +80,18 @@ impl DeliveryQueue for SqliteStore {
         Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from_unix_ms) }))
     }
 
-    async fn free_leases(&self, now: Timestamp) -> Result<Vec<WebhookId>, StoreError> {
+    async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError> {
         // Without `distinct`: the planner would walk an index in that order, over all deliveries.
-        let mut ids: Vec<Uuid> = sqlx::query_scalar(
-            "select webhook_id from webhook_deliveries where status = 'delivering' and lease_until <= ?1",
+        let rows = sqlx::query(
+            "select app_id, webhook_id from webhook_deliveries where status = 'delivering' and lease_until <= ?1",
         )
         .bind(now.unix_ms())
         .fetch_all(&self.readers)
         .await?;
-        ids.sort_unstable();
-        ids.dedup();
-        if !ids.is_empty() {
+        let mut webhooks = rows.iter().map(owned_webhook_from_row).collect::<Result<Vec<_>, _>>()?;
+        webhooks.sort_unstable();
+        webhooks.dedup();
+        if !webhooks.is_empty() {
             sqlx::query(
                 "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null, \
                  updated_at = ?1 where status = 'delivering' and lease_until <= ?1",
@@ -99,6 +100,6 @@ impl DeliveryQueue for SqliteStore {
             .execute(&self.writer)
             .await?;
         }
-        Ok(ids.into_iter().map(WebhookId).collect())
+        Ok(webhooks)
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use oriva_hub::store::{DeliveryFilter, DeliveryStatus, Lease, NewWebhook, Store, WebhookChange};
 use oriva_hub_actors::{
-    model::{Timestamp, WebhookId},
+    model::{OwnedWebhook, Timestamp, WebhookId},
     ports::{Attempt, Backoff, Delivery, Report, Verdict},
 };
 use uuid::Uuid;
@@ -33,15 +33,24 @@ async fn webhook(store: &Arc<dyn Store>, app: &str, pattern: &str) -> WebhookId 
         description: None,
         max_retries: 5,
         retry_backoff_seconds: 1,
+        payload: Default::default(),
     };
-    let made = store.create_webhook(&new, &audit()).await.unwrap();
+    let made = store.create_webhook(&new, 10, &audit()).await.unwrap().unwrap();
     assert_eq!((made.subscribed_events, made.secret), (new.subscribed_events, new.secret));
     made.id
 }
 
 async fn publish(store: &Arc<dyn Store>, app: &str, count: usize) -> Vec<WebhookId> {
     let events = (0..count).map(|n| event(Some("alice"), &n.to_string())).collect();
-    store.append(&[submission(app, events)]).await.unwrap().remove(0).enqueued_for
+    store
+        .append(&[submission(app, events)])
+        .await
+        .unwrap()
+        .remove(0)
+        .enqueued_for
+        .into_iter()
+        .map(|webhook| webhook.id)
+        .collect()
 }
 
 async fn claim(store: &Arc<dyn Store>, id: WebhookId, owner: Uuid, until: &str) -> Vec<Delivery> {
@@ -82,7 +91,7 @@ async fn events_are_queued_for_webhooks_that_subscribe(backend: Backend) {
     store.update_webhook(&app_id("a"), all, &off, &audit()).await.unwrap().unwrap();
     assert_eq!(publish(&store, "a", 1).await, []);
     assert!(claim(&store, all, Uuid::now_v7(), FAR).await.is_empty(), "it is not active");
-    assert_eq!(store.webhooks_with_work(None, 10).await.unwrap(), [of_b]);
+    assert_eq!(store.webhooks_with_work(None, 10).await.unwrap(), [OwnedWebhook { app: app_id("b"), id: of_b }]);
 }
 
 async fn a_claim_is_one_nodes_until_it_is_released(backend: Backend) {
@@ -100,7 +109,8 @@ async fn a_claim_is_one_nodes_until_it_is_released(backend: Backend) {
     store.release_deliveries(id, one, &ids[..1]).await.unwrap();
     let again = claim(&store, id, two, "2020-01-01T00:00:00Z").await;
     assert_eq!(again.iter().map(|delivery| (delivery.id, delivery.attempt)).collect::<Vec<_>>(), [(ids[0], 1)]);
-    assert_eq!(store.free_leases(Timestamp::now()).await.unwrap(), [id], "that lease has run out");
+    let freed = store.free_leases(Timestamp::now()).await.unwrap();
+    assert_eq!(freed, [OwnedWebhook { app: app_id("a"), id }], "that lease has run out");
     assert_eq!(claim(&store, id, one, FAR).await.len(), 1);
 }
 

@@ -87,8 +87,9 @@ async fn an_event_that_is_owed_to_a_webhook_may_go(backend: Backend) {
         description: None,
         max_retries: 5,
         retry_backoff_seconds: 1,
+        payload: Default::default(),
     };
-    let id = store.create_webhook(&new, &super::audit()).await.unwrap().id;
+    let id = store.create_webhook(&new, 10, &super::audit()).await.unwrap().unwrap().id;
     publish(&store, 2).await;
     retire(&store, later(), 10).await;
     let lease = Lease { owner: uuid::Uuid::now_v7(), until: later() };

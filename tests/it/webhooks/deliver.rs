@@ -320,7 +320,7 @@ async fn the_outbox_is_read_by_index() {
 async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(backend: Backend) {
     use oriva_hub::store::Lease;
     use oriva_hub_actors::{
-        model::{Timestamp, WebhookId},
+        model::{OwnedWebhook, Timestamp, WebhookId},
         ports::{Attempt, Backoff, Delivery, Report, Verdict},
     };
     // Without hubs: two nodes as the store sees them.
@@ -346,8 +346,9 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
     let origin = oriva_hub::store::Origin { actor: "a".to_owned(), ip: None, user_agent: None, trace: None };
     let publish = oriva_hub::store::Publish { event: owe.clone() };
     let submission = oriva_hub::store::Submission::new(&owe.app_id, origin, publish);
-    assert_eq!(store.append(&[submission]).await.unwrap()[0].enqueued_for, [id]);
-    assert_eq!(store.webhooks_with_work(None, 1).await.unwrap(), [id]);
+    let owned = OwnedWebhook { app: owe.app_id.clone(), id };
+    assert_eq!(store.append(&[submission]).await.unwrap()[0].enqueued_for, [owned.clone()]);
+    assert_eq!(store.webhooks_with_work(None, 1).await.unwrap(), [owned.clone()]);
     assert_eq!(store.webhooks_with_work(Some(id), 1).await.unwrap(), []);
     let now = Timestamp::now;
     let (one, two) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
@@ -371,7 +372,7 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
     let first = claim(one, now()).await.expect("it is due");
     assert!(claim(two, now()).await.is_none(), "it is the first one's");
     // The first one's lease runs out; the second takes over.
-    assert_eq!(store.free_leases(now()).await.unwrap(), [id]);
+    assert_eq!(store.free_leases(now()).await.unwrap(), [owned]);
     let far = Timestamp::parse("2999-01-01T00:00:00Z").unwrap();
     let second = claim(two, far).await.expect("it is due again");
     assert_eq!((first.id, first.attempt), (second.id, second.attempt));

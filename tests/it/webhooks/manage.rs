@@ -17,6 +17,8 @@ on_both_stores!(
     both_signatures_verify_and_an_exchanged_secret_signs_beside_the_new_one,
     a_test_says_how_it_went,
     secrets_are_sealed_at_rest,
+    webhooks_are_listed_in_pages_up_to_the_number_that_an_app_may_have,
+    a_body_is_as_long_as_the_webhook_asks_for,
 );
 
 async fn a_webhook_is_registered_changed_and_deleted(backend: Backend) {
@@ -60,6 +62,60 @@ async fn a_webhook_is_registered_changed_and_deleted(backend: Backend) {
         assert_eq!((answer.status, answer.code()), (404, "not_found"), "{method} {path}");
     }
     assert_eq!(list().await, Vec::<Value>::new());
+}
+
+async fn webhooks_are_listed_in_pages_up_to_the_number_that_an_app_may_have(backend: Backend) {
+    let hub = TestHub::start_with(backend, |config| config.webhooks.max_per_app = 5).await;
+    let (app, other) = (hub.app("a").await, hub.app("b").await);
+    let mut made = Vec::new();
+    for n in 0..5 {
+        made.push(app.webhook(&format!("https://hooks.example.com/{n}"), &["**"]).await["webhook_id"].clone());
+    }
+    let one_more = json!({"webhook_url": "https://hooks.example.com/", "subscribed_events": ["**"]});
+    let refused = read(app.request("POST", "/webhooks").json(&one_more)).await;
+    assert_eq!((refused.status, refused.code()), (409, "conflict"), "{}", refused.body);
+    other.webhook("https://hooks.example.com/", &["**"]).await;
+    let (mut listed, mut query) = (Vec::new(), "?limit=2".to_owned());
+    loop {
+        let page = read(app.request("GET", &format!("/webhooks{query}"))).await.body;
+        listed.extend(page["webhooks"].as_array().unwrap().iter().map(|one| one["webhook_id"].clone()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        query = format!("?limit=2&cursor={next}");
+    }
+    assert_eq!(listed, made);
+    for (query, field) in [("?page=2", "page"), ("?limit=101", "limit"), ("?cursor=x", "cursor")] {
+        assert_eq!(read(app.request("GET", &format!("/webhooks{query}"))).await.fields(), [field]);
+    }
+    app.webhook_request("DELETE", &made[0], "", None).await;
+    app.webhook_with(&one_more).await;
+}
+
+async fn a_body_is_as_long_as_the_webhook_asks_for(backend: Backend) {
+    let (_hub, app, receiver) = start(backend).await;
+    let thin =
+        ["app_id", "entity_id", "entity_type", "event_id", "event_type", "offset", "timestamp", "user_id"].to_vec();
+    let mut no_data = [&thin[..], &["created_at", "event_category", "event_data"]].concat();
+    no_data.sort_unstable();
+    let mut full = [&no_data[..], &["data"]].concat();
+    full.sort_unstable();
+    let mut ids = Vec::new();
+    for form in ["full", "no_data", "thin"] {
+        let path = receiver.url(&format!("/{form}"));
+        let body = json!({"webhook_url": path, "subscribed_events": ["**"], "payload": form});
+        let made = app.webhook_with(&body).await;
+        assert_eq!(made["payload"], form);
+        ids.push(made["webhook_id"].clone());
+    }
+    app.publish("alice", "x").await;
+    for (form, expected) in [("full", &full), ("no_data", &no_data), ("thin", &thin)] {
+        let received = receiver.wait_for(&format!("/{form}"), 1).await.remove(0);
+        let fields: Vec<_> = received.body.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(fields, *expected, "{form}");
+    }
+    let changed = app.webhook_request("PATCH", &ids[0], "", Some(json!({"payload": "thin"}))).await;
+    assert_eq!(changed.body["payload"], "thin");
+    let refused = app.webhook_request("PATCH", &ids[0], "", Some(json!({"payload": "tiny"}))).await;
+    assert_eq!((refused.status, refused.fields()), (400, vec!["payload"]));
 }
 
 async fn a_bad_webhook_names_its_fields(backend: Backend) {

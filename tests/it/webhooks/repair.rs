@@ -103,6 +103,23 @@ async fn killed_with_deliveries_pending_every_event_arrives(backend: Backend) {
     eventually("every event arrived", async || arrived(&receiver) == expected).await;
 }
 
+/// An embedded hub is alone with its store, so what it was sending when it was killed need not wait for a lease to end.
+#[actix_web::test]
+async fn an_embedded_hub_goes_on_at_once_with_what_was_in_flight() {
+    const LONG: (&str, &str) = ("ORIVA_HUB__WEBHOOKS__TIMEOUT_SECONDS", "60");
+    let (database, receiver) = (Database::new(Backend::Sqlite).await, Receiver::start().await);
+    let process = HubProcess::start(&database, &[PROCESS[0], LONG]).await;
+    let app = create_app(&database, process.addr, "a", false);
+    let id = app.webhook(&receiver.url("/hang"), &["**"]).await["webhook_id"].clone();
+    app.publish("alice", "x").await;
+    receiver.wait_for("/hang", 1).await;
+    process.kill();
+    let process = HubProcess::start(&database, &[PROCESS[0], LONG]).await;
+    // The lease would end 65 s after the first request.
+    receiver.wait_for("/hang", 2).await;
+    assert_eq!(app.at(process.addr).deliveries(&id, "?status=delivering").await.len(), 1);
+}
+
 async fn the_encryption_key_can_be_changed(backend: Backend) {
     const KEY: &str = "ORIVA_HUB__AUTH__ENCRYPTION_KEY";
     const PREVIOUS: &str = "ORIVA_HUB__AUTH__PREVIOUS_ENCRYPTION_KEYS";
@@ -121,6 +138,11 @@ async fn the_encryption_key_can_be_changed(backend: Backend) {
     let test = app.webhook_request("POST", &made["webhook_id"], "/test", None).await;
     assert_eq!((test.status, test.code()), (409, "conflict"));
     eventually("it is said", async || process.log().contains("previous_encryption_keys")).await;
+    // What is owed waits; it is not claimed again and again.
+    eventually("it waits", async || app.deliveries(&made["webhook_id"], "?status=pending").await.len() == 1).await;
+    let shown = app.webhook_request("GET", &made["webhook_id"], "", None).await.body;
+    assert!(shown["warning"].as_str().unwrap().contains("rotate the secret"), "{shown}");
+    assert_eq!(process.log().matches("secret cannot be opened; its deliveries wait").count(), 1);
     process.kill();
     let process = HubProcess::start(&database, &keys(&[(KEY, NEW), (PREVIOUS, OLD)])).await;
     receiver.wait_for("/ok", 1).await;
