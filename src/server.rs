@@ -94,7 +94,7 @@ impl Server {
             store: store.clone(),
             auth: auth.clone(),
             limits: Limits::new(config.rate_limits.clone(), nodes.redis),
-            writer: Writer::start(store.clone(), realtime.clone(), webhooks.actors.clone(), &tasks),
+            writer: Writer::start(&store, &realtime, &webhooks.actors, config.log.events, &tasks),
             realtime,
             webhooks,
             cluster: Cluster { node: nodes.node, bus: nodes.bus, presence: nodes.presence },

@@ -53,6 +53,7 @@ metric_table! {
     STORE_CONNECTIONS: Gauge = "oriva_store_connections", "Connections to the store, by whether they are idle or in use.";
     ATTEMPTS: Histogram = "oriva_webhook_attempt_duration_seconds", "Attempts at webhooks by outcome, and how long they took.";
     DELIVERIES_IN_FLIGHT: Gauge = "oriva_webhook_deliveries_in_flight", "Deliveries that this node has claimed.";
+    CLOCK_AHEAD: Gauge = "oriva_clock_ahead_seconds", "How far this node's clock is ahead of the database's; negative where it is behind.";
     OLDEST_DUE: Gauge = "oriva_webhook_oldest_due_seconds", "For how long the oldest delivery has been due; 0 where none is.";
     WORKER_RUNS: Counter = "oriva_worker_runs_total", "Runs of the hub's own workers, by worker and outcome.";
     WORKER_SUCCESS: Gauge = "oriva_worker_last_success_timestamp_seconds", "When a worker last did its run, in seconds since 1970.";

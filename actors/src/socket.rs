@@ -53,6 +53,8 @@ pub(crate) struct Socket {
     unparsed: BytesMut,
     backlog: Backlog,
     pub(crate) phase: Phase,
+    /// Its session has sent it something, and so its `welcome`.
+    pub(crate) is_welcomed: bool,
     pub(crate) identity: Option<Arc<Identity>>,
     /// Given back when the socket is dropped.
     pub(crate) permit: Option<ConnectionPermit>,
@@ -108,6 +110,7 @@ impl Socket {
             unparsed: new_socket.read_ahead,
             backlog: Backlog::default(),
             phase,
+            is_welcomed: false,
             identity,
             permit,
             expires_at,

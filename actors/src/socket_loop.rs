@@ -149,7 +149,12 @@ impl SocketLoop {
                     self.guarded(key, Self::on_open);
                 }
             }
-            Command::Push { key, frame } => self.queue(key, frame),
+            Command::Push { key, frame } => {
+                if let Some(socket) = self.sockets.get_mut(key) {
+                    socket.is_welcomed = true;
+                }
+                self.queue(key, frame);
+            }
             Command::NotifyWhenDrained { key } => {
                 if let Some(socket) = self.sockets.get_mut(key) {
                     socket.notify_when_drained = true;
@@ -316,7 +321,10 @@ impl SocketLoop {
             (Incoming::Binary(data), Phase::Echo) => self.queue(key, crate::protocol::binary_frame(&data)),
             (Incoming::Binary(_), _) => self.close_and_stop_reading(key, Close::Unsupported),
             (Incoming::Text(text), Phase::Open(session)) => match parse_client_frame(&text) {
-                Ok(ClientFrame::Ping { id }) => self.queue(key, ServerFrame::Pong { id: id.as_ref() }.encode()),
+                // Before that the session answers, behind its `welcome`.
+                Ok(ClientFrame::Ping { id }) if socket.is_welcomed => {
+                    self.queue(key, ServerFrame::Pong { id: id.as_ref() }.encode())
+                }
                 Ok(frame) => match session.try_send(SessionInput::Frame { socket: key, frame }) {
                     Ok(()) => {}
                     Err(SendError::Full(_)) => {

@@ -72,6 +72,9 @@ pub enum AuthError {
     /// The token's time is over.
     #[error("the token has expired")]
     Expired,
+    /// The token is signed, but what it says is not accepted.
+    #[error(transparent)]
+    Token(TokenError),
     /// The app is not active.
     #[error("the app is not active")]
     Inactive,
@@ -152,6 +155,7 @@ impl Authenticator {
     async fn token_holder(&self, token: &str) -> Result<TokenHolder, AuthError> {
         let token = self.tokens.verify(token).map_err(|error| match error {
             TokenError::Expired => AuthError::Expired,
+            TokenError::Claims(_) => AuthError::Token(error),
             TokenError::Invalid => AuthError::Unknown,
         })?;
         let issuer = self.app(&token.app).await?.ok_or(AuthError::Unknown)?;
@@ -272,6 +276,7 @@ impl Credentials for Authenticator {
             Ok(_) => Err(refused("forbidden", "the token is another user's, or another app's")),
             Err(AuthError::Expired) => Err(refused("token_expired", "the token has expired")),
             Err(AuthError::Store(_)) => Err(refused("overloaded", "tokens cannot be verified now; try again")),
+            Err(AuthError::Token(reason)) => Err(refused("unauthenticated", &reason.to_string())),
             Err(_) => Err(refused("unauthenticated", "the token is not valid")),
         }
     }

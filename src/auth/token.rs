@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use oriva_hub_actors::model::{AppId, Timestamp, UserId};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// A verified token's content.
@@ -25,15 +27,18 @@ pub enum TokenError {
     /// Its time is over.
     #[error("the token has expired")]
     Expired,
+    /// It is signed with this hub's secret, but says something that the hub does not accept.
+    #[error("the token is not valid: {0}")]
+    Claims(&'static str),
     /// It was not made by this hub, or was changed.
     #[error("the token is not valid")]
     Invalid,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Claims {
-    sub: String,
-    app: String,
+#[derive(Serialize)]
+struct Claims<'a> {
+    sub: &'a str,
+    app: &'a str,
     exp: i64,
     iat: i64,
     jti: Uuid,
@@ -50,9 +55,10 @@ impl Tokens {
     /// Signs with this secret.
     #[must_use]
     pub fn new(secret: &SecretString) -> Self {
+        // The signature alone: claims are checked below, so that each fault has its reason.
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = 0;
-        validation.set_required_spec_claims(&["exp", "sub"]);
+        validation.set_required_spec_claims::<&str>(&[]);
+        validation.validate_exp = false;
         validation.validate_aud = false;
         let secret = secret.expose_secret().as_bytes();
         Self { encoding: EncodingKey::from_secret(secret), decoding: DecodingKey::from_secret(secret), validation }
@@ -65,13 +71,7 @@ impl Tokens {
     pub fn issue(&self, app: &AppId, user: &UserId, ttl: Duration) -> Result<(String, Timestamp), TokenError> {
         let issued = Timestamp::now().unix_ms() / 1000;
         let expires = issued + i64::try_from(ttl.as_secs()).unwrap_or(0);
-        let claims = Claims {
-            sub: user.as_str().to_owned(),
-            app: app.as_str().to_owned(),
-            exp: expires,
-            iat: issued,
-            jti: Uuid::now_v7(),
-        };
+        let claims = Claims { sub: user.as_str(), app: app.as_str(), exp: expires, iat: issued, jti: Uuid::now_v7() };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
             .map_err(|_| TokenError::Invalid)?;
         Ok((token, Timestamp::from_unix_ms(expires * 1000)))
@@ -80,29 +80,58 @@ impl Tokens {
     /// Verifies signature, expiry and form.
     ///
     /// # Errors
-    /// [`TokenError::Expired`] only for a token that was valid once.
+    /// [`TokenError::Expired`] only for a token that was valid once, and [`TokenError::Claims`] only for one that is signed.
     pub fn verify(&self, token: &str) -> Result<UserToken, TokenError> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::ExpiredSignature => TokenError::Expired,
-                _ => TokenError::Invalid,
-            })?
+        // Whoever has the secret may have made it with another library, so the claims can have any shape.
+        let claims = jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding, &self.validation)
+            .map_err(|_| TokenError::Invalid)?
             .claims;
-        // A token must not be accepted "on or after" its `exp` (RFC 7519 §4.1.4).
-        if claims.exp <= Timestamp::now().unix_ms() / 1000 {
+        if names_critical_extensions(token) {
+            return Err(TokenError::Claims("its header names extensions in crit, and the hub knows none"));
+        }
+        let now = Timestamp::now().unix_ms();
+        let expires = claims.get("exp").and_then(milliseconds);
+        let expires = expires.ok_or(TokenError::Claims("exp must be a number of seconds since 1970"))?;
+        // A token must not be accepted "on or after" its `exp` (RFC 7519 §4.1.4), nor before its `nbf` (§4.1.5).
+        if expires <= now {
             return Err(TokenError::Expired);
         }
+        if let Some(not_before) = claims.get("nbf") {
+            let begins = milliseconds(not_before);
+            if begins.ok_or(TokenError::Claims("nbf must be a number of seconds since 1970"))? > now {
+                return Err(TokenError::Claims("its time has not come yet (nbf)"));
+            }
+        }
+        let user = claims.get("sub").and_then(Value::as_str).and_then(|user| UserId::parse(user).ok());
+        let app = claims.get("app").and_then(Value::as_str).and_then(|app| AppId::parse(app).ok());
         Ok(UserToken {
-            user: UserId::parse(&claims.sub).map_err(|_| TokenError::Invalid)?,
-            app: AppId::parse(&claims.app).map_err(|_| TokenError::Invalid)?,
-            expires_at: Timestamp::from_unix_ms(claims.exp.saturating_mul(1000)),
+            user: user.ok_or(TokenError::Claims("sub must be the id of a user"))?,
+            app: app.ok_or(TokenError::Claims("app must be the id of the app that issues it"))?,
+            expires_at: Timestamp::from_unix_ms(expires),
         })
     }
 }
 
+/// The last moment that timestamps of the wire can show: the end of the year 9999.
+const LAST_MOMENT_MS: f64 = 253_402_300_799_999.0;
+
+/// A NumericDate: seconds since 1970, fractions allowed (RFC 7519 §2).
+fn milliseconds(claim: &Value) -> Option<i64> {
+    let milliseconds = claim.as_f64()? * 1000.0;
+    #[expect(clippy::cast_possible_truncation, reason = "between 1970 and 9999")]
+    (milliseconds >= 0.0).then(|| milliseconds.min(LAST_MOMENT_MS) as i64)
+}
+
+/// Whether a token demands that its reader understands extensions (RFC 7515 §4.1.11).
+fn names_critical_extensions(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok());
+    let header = header.and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
+    header.is_some_and(|header| header.contains_key("crit"))
+}
+
 #[cfg(test)]
 mod tests {
-    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+    use serde_json::json;
 
     use super::*;
 
@@ -130,5 +159,49 @@ mod tests {
         let none = BASE64_URL_SAFE_NO_PAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
         assert_eq!(tokens().verify(&format!("{none}.{payload}.")).unwrap_err(), TokenError::Invalid);
         assert_eq!(tokens().verify("not a token").unwrap_err(), TokenError::Invalid);
+    }
+
+    /// A token as another library makes it, with the hub's secret.
+    fn signed(header: Header, claims: Value) -> String {
+        jsonwebtoken::encode(&header, &claims, &tokens().encoding).unwrap()
+    }
+
+    #[test]
+    fn what_a_signed_token_must_not_say_is_named() {
+        let header = Header::new(Algorithm::HS256);
+        let now = Timestamp::now().unix_ms() / 1000;
+        let good = json!({"sub": "alice", "app": "demo", "exp": now + 60});
+        assert!(tokens().verify(&signed(header.clone(), good.clone())).is_ok(), "jti and iat are for its maker");
+        for (claim, value) in [
+            ("exp", json!("soon")),
+            ("exp", Value::Null),
+            ("sub", json!("")),
+            ("sub", json!(7)),
+            ("app", json!("No Slug")),
+            ("nbf", json!(now + 60)),
+            ("nbf", json!("now")),
+        ] {
+            let mut claims = good.clone();
+            claims[claim] = value.clone();
+            let refused = tokens().verify(&signed(header.clone(), claims)).unwrap_err();
+            assert!(refused.to_string().contains(claim), "{claim} {value}: {refused}");
+        }
+        let mut claims = good.clone();
+        claims["nbf"] = json!(now - 1);
+        claims["exp"] = json!(now as f64 + 60.5);
+        let token = tokens().verify(&signed(header.clone(), claims)).unwrap();
+        assert_eq!(token.expires_at.unix_ms(), now * 1000 + 60_500);
+        let mut claims = good.clone();
+        claims["exp"] = json!(1_i64 << 53);
+        let token = tokens().verify(&signed(header, claims)).unwrap();
+        assert_eq!(token.expires_at.to_string(), "9999-12-31T23:59:59.999Z");
+        let parts: Vec<String> = [json!({"alg": "HS256", "crit": ["x"], "x": 1}), good]
+            .iter()
+            .map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string()))
+            .collect();
+        let message = parts.join(".");
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &tokens().encoding, Algorithm::HS256).unwrap();
+        let refused = tokens().verify(&format!("{message}.{signature}")).unwrap_err();
+        assert!(refused.to_string().contains("crit"), "{refused}");
     }
 }

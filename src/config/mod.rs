@@ -221,6 +221,8 @@ pub struct Retention {
 pub struct Log {
     /// For people or for programs.
     pub format: LogFormat,
+    /// Whether each event has a line.
+    pub events: bool,
     /// The least level that is written, or a filter by module.
     pub level: String,
 }

@@ -29,6 +29,9 @@ use crate::{
 /// Characters of a `User-Agent` that are stored.
 const USER_AGENT_CHARACTERS: usize = 512;
 
+/// Where clients of the original platform send a key, instead of `Authorization`.
+const API_KEY: &str = "x-api-key";
+
 const WANTS_KEY: &str = "this route wants an app's API key";
 
 /// An app's server at one of the app's own routes. The request counts against the limit of class `C`.
@@ -220,14 +223,17 @@ fn origin(request: &HttpRequest, actor: String) -> Origin {
 }
 
 async fn authenticate(request: &HttpRequest, hub: &Hub) -> Result<Caller, Problem> {
-    let credential = bearer(request.headers())
+    let credential = credential(request.headers())
         .ok_or_else(|| Problem::new(Code::Unauthenticated, "send Authorization: Bearer and a credential"))?;
     Ok(hub.auth().authenticate(credential).await?)
 }
 
 /// The credential of an `Authorization: Bearer` header.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, credential) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+pub(super) fn credential(headers: &HeaderMap) -> Option<&str> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return headers.get(API_KEY)?.to_str().ok().map(str::trim);
+    };
+    let (scheme, credential) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }
 

@@ -15,8 +15,8 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     error::InternalError,
     http::{
-        ConnectionType, Method, StatusCode, Uri,
-        header::{self, HeaderMap, HeaderValue},
+        ConnectionType, Method, StatusCode,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
     web::Data,
@@ -29,9 +29,12 @@ use oriva_hub_actors::{
 use super::{
     paced::{Paced, PendingAnswers},
     problem::{Code, Problem},
-    rate_limit, request_id,
+    query, rate_limit, request_id,
 };
-use crate::{hub::Hub, limits::RateLimitStatus, metrics, store::FaultyField};
+use crate::{hub::Hub, limits::RateLimitStatus, metrics};
+
+/// What clients are told of idle connections: a little less than the server's own time.
+const KEEP_ALIVE: &str = "timeout=70";
 
 /// Deadline of a request, its body included. Longer than the slowest webhook test may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(75);
@@ -110,6 +113,10 @@ pub async fn request_context(
         closing.iter().for_each(|closing| closing.set());
     }
     let headers = head.headers_mut();
+    if !is_last && !is_behind_last {
+        // So that clients do not use a connection that is just being closed for want of requests.
+        headers.insert(HeaderName::from_static("keep-alive"), HeaderValue::from_static(KEEP_ALIVE));
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(request_id::HEADER, value);
     }
@@ -133,8 +140,7 @@ pub async fn admission(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let refuse = |problem: Problem| problem.error_response().map_into_right_body();
-    if !has_valid_escapes(request.uri()) {
-        let fault = FaultyField::new("url", "% must be followed by two hexadecimal digits; % itself is written %25");
+    if let Err(fault) = query::check_escapes(request.uri()) {
         return Ok(request.into_response(refuse(Problem::invalid(vec![fault]))));
     }
     let hub = request.app_data::<Data<Hub>>().cloned();
@@ -163,16 +169,6 @@ fn is_probe(path: &str) -> bool {
 
 fn pending_answers(request: &ServiceRequest) -> PendingAnswers {
     request.app_data::<Data<PendingAnswers>>().map(|pending| (***pending).clone()).unwrap_or_default()
-}
-
-/// Whether every `%` is followed by two hexadecimal digits (RFC 3986 §2.1). Decoders pass over one that is not, so an id or
-/// a filter would mean something else than was written.
-pub(super) fn has_valid_escapes(uri: &Uri) -> bool {
-    let text = uri.path_and_query().map_or("", |path| path.as_str());
-    text.split('%').skip(1).all(|part| {
-        let mut digits = part.bytes();
-        [digits.next(), digits.next()].iter().all(|digit| digit.is_some_and(|digit| digit.is_ascii_hexdigit()))
-    })
 }
 
 /// A preflight that CORS refused, which answers in plain text by itself.

@@ -162,8 +162,8 @@ fn resource<const N: usize>(path: &str, routes: [(Method, Route); N]) -> actix_w
     }))
 }
 
-async fn unknown_route() -> Problem {
-    Problem::no_route()
+async fn unknown_route(request: HttpRequest) -> Problem {
+    Problem::no_route(request.path())
 }
 
 fn method_not_allowed(request: &HttpRequest, allow: String) -> Problem {

@@ -37,8 +37,9 @@ pub async fn healthz() -> HttpResponse {
 
 /// Returns 200 while this node can serve requests.
 ///
-/// 503 while the store fails or the node drains. Without Redis a node still serves everyone, with up to a second of
-/// delay: that is `degraded`, with 200, so that a load balancer keeps its clients there.
+/// 503 while the store fails or the node drains. Without Redis (`bus`) a node still serves everyone, with up to a second of
+/// delay; with a clock that is ten seconds off (`clock`) it judges tokens wrongly: that is `degraded`, with 200, so that a
+/// load balancer keeps its clients there.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -59,6 +60,9 @@ pub async fn readyz(hub: Data<Hub>) -> HttpResponse {
     match hub.ready().await {
         Ok(()) if matches!(hub.bus(), BusState::Away | BusState::Split) => {
             HttpResponse::Ok().json(Probe { status: "degraded", failing: Some("bus") })
+        }
+        Ok(()) if hub.clock_is_far_off() => {
+            HttpResponse::Ok().json(Probe { status: "degraded", failing: Some("clock") })
         }
         Ok(()) => HttpResponse::Ok().json(Probe::healthy("ready")),
         Err(part) => HttpResponse::ServiceUnavailable()

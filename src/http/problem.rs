@@ -141,10 +141,17 @@ impl Problem {
         Self::new(Code::NotFound, "there is nothing at this address")
     }
 
-    /// 404 for an address that no route has.
+    /// 404 for an address that no route has. Says what may be meant.
     #[must_use]
-    pub fn no_route() -> Self {
-        Self::new(Code::NotFound, "there is no route at this address; GET /docs shows all there are")
+    pub fn no_route(path: &str) -> Self {
+        let detail = if path.ends_with("/events/stream/") {
+            "there is no route at this address; the stream is at /api/v1/events/stream, without a slash at its end"
+        } else if path.contains("socket.io") {
+            "this is no Socket.IO server; open a plain WebSocket at /api/v1/events/stream"
+        } else {
+            "there is no route at this address; GET /docs shows all there are"
+        };
+        Self::new(Code::NotFound, detail)
     }
 
     /// 404 for an id in a path that breaks the rule of its type.

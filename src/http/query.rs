@@ -1,19 +1,59 @@
 //! Query strings, parsed like bodies: an unknown or faulty parameter is an error. And cursors.
 
-use actix_web::web::Query;
+use actix_web::{http::Uri, web::Query};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use oriva_hub_actors::model::{Invalid, Timestamp};
 
 use super::body::Fields;
+use crate::store::FaultyField;
 
 /// A query string as actix-web parses it.
 pub type Parameters = Query<Vec<(String, String)>>;
 
-/// Splits the parameters. A repeated one is a fault, except `repeatable`, whose values are returned.
-pub fn fields(parameters: Parameters, repeatable: Option<&str>) -> (Fields<'static>, Vec<String>) {
-    let (values, once): (Vec<_>, Vec<_>) =
-        parameters.into_inner().into_iter().partition(|(name, _)| Some(&**name) == repeatable);
-    (Fields::of_parameters(once), values.into_iter().map(|(_, value)| value).collect())
+/// Splits the parameters. A repeated one is a fault, except those of `repeatable`, whose values are returned in that order.
+pub fn fields<const N: usize>(parameters: Parameters, repeatable: [&str; N]) -> (Fields<'static>, [Vec<String>; N]) {
+    let mut values = [const { Vec::new() }; N];
+    let mut once = Vec::new();
+    for (name, value) in parameters.into_inner() {
+        match repeatable.iter().position(|one| *one == name) {
+            Some(place) => values[place].push(value),
+            None => once.push((name, value)),
+        }
+    }
+    (Fields::of_parameters(once), values)
+}
+
+/// Parses the values of a repeatable parameter, sorted and each once. The first fault is noted.
+pub fn each<T: Ord>(
+    fields: &mut Fields<'_>,
+    name: &str,
+    values: &[String],
+    parse: impl Fn(&str) -> Result<T, Invalid>,
+) -> Vec<T> {
+    let mut parsed = Vec::with_capacity(values.len());
+    for value in values {
+        match parse(value) {
+            Ok(value) => parsed.push(value),
+            Err(Invalid(rule)) => fields.fault(name, &rule),
+        }
+    }
+    parsed.sort_unstable();
+    parsed.dedup();
+    parsed
+}
+
+/// Checks that every `%` is followed by two hexadecimal digits (RFC 3986 §2.1). Decoders pass over one that is not, so an
+/// id or a filter would mean something else than was written.
+///
+/// # Errors
+/// The fault of the address.
+pub fn check_escapes(uri: &Uri) -> Result<(), FaultyField> {
+    let text = uri.path_and_query().map_or("", |path| path.as_str());
+    let is_escape = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+    if text.split('%').skip(1).all(is_escape) {
+        return Ok(());
+    }
+    Err(FaultyField::new("url", "must have two hexadecimal digits after each %; % itself is written %25"))
 }
 
 /// A rule for whole numbers.
@@ -32,9 +72,11 @@ pub fn window(fields: &mut Fields<'_>, default: u64, max: u64) -> (u32, u64) {
     (u32::try_from(limit).unwrap_or(1), offset)
 }
 
-/// `cursor`: where the page before ended. To send it with `offset` is a fault.
+/// `cursor`: where the page before ended; empty for the first page. To send it with `offset` is a fault.
 pub fn cursor<T>(fields: &mut Fields<'_>, offset: u64, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-    let place = fields.optional("cursor", |text| decode(text, parse));
+    let place =
+        fields.optional("cursor", |text| if text.is_empty() { Ok(None) } else { decode(text, parse).map(Some) });
+    let place = place.flatten();
     if place.is_some() && offset > 0 {
         fields.fault("offset", "does not go with cursor");
     }

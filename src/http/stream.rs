@@ -89,7 +89,9 @@ impl Rejection {
     security(("user_token" = []), ("app_key" = [])),
 )]
 pub async fn not_an_upgrade() -> Problem {
-    Problem::new(Code::ValidationFailed, "ask for this address with Upgrade: websocket (RFC 6455)")
+    let detail = "ask for this address with the headers Connection: Upgrade and Upgrade: websocket, and no other protocol \
+                  in the second (RFC 6455)";
+    Problem::new(Code::ValidationFailed, detail)
 }
 
 /// Serves one upgrade request.
@@ -119,9 +121,9 @@ async fn serve<T: IntoTransport>(
         return Ok(());
     }
     if request.path() != PATH {
-        return reject(&mut framed, &id, &Problem::no_route()).await;
+        return reject(&mut framed, &id, &Problem::no_route(request.path())).await;
     }
-    if let Err(error) = ws::verify_handshake(request.head()) {
+    if let Err(error) = handshake::verify(&request) {
         return reject(&mut framed, &id, &Problem::new(Code::ValidationFailed, error.to_string())).await;
     }
     let (offer, parameters) = Offer::read(&request);
@@ -199,7 +201,9 @@ async fn admit(
         AuthError::Inactive => Rejection::new(Code::Forbidden, "the app is not active", Close::Revoked),
         AuthError::Revoked => Rejection { problem: error.into(), close: Close::Revoked },
         AuthError::Store(_) => Rejection { problem: error.into(), close: Close::Internal },
-        AuthError::Unknown | AuthError::Expired => Rejection { problem: error.into(), close: Close::TokenExpired },
+        AuthError::Unknown | AuthError::Expired | AuthError::Token(_) => {
+            Rejection { problem: error.into(), close: Close::TokenExpired }
+        }
     })?;
     let forbidden = |detail| Rejection::new(Code::Forbidden, detail, Close::Revoked);
     let app = match &caller {
@@ -267,6 +271,10 @@ async fn reject<T: IntoTransport>(
     response.insert_header(("x-request-id", id));
     if let Some(seconds) = problem.retry_after {
         response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+    }
+    if problem.code == Code::ValidationFailed {
+        // What a client of another version may come back with (RFC 6455 §4.2.2).
+        response.insert_header((header::SEC_WEBSOCKET_VERSION, handshake::VERSION));
     }
     if problem.code == Code::Unauthenticated || problem.code == Code::TokenExpired {
         response.insert_header((header::WWW_AUTHENTICATE, r#"Bearer realm="oriva-hub""#));

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::{
     apps_store::Apps,
+    clock::Clock,
     counts::CountCache,
     next_expiry::NextExpiry,
     peers::{Cluster, Peers},
@@ -57,6 +58,7 @@ pub struct Hub {
     pub(super) webhooks: WebhookServices,
     pub(super) cluster: Cluster,
     pub(super) peers: Peers,
+    pub(super) clock: Clock,
     /// Notified when a recovery is started on this node.
     pub(super) recovery_started: Notify,
     tasks: Tasks,
@@ -90,6 +92,7 @@ impl Hub {
             webhooks,
             cluster,
             peers: Peers::default(),
+            clock: Clock::default(),
             recovery_started: Notify::new(),
             tasks,
             is_draining: AtomicBool::new(false),

@@ -2,6 +2,7 @@
 
 mod apps;
 mod apps_store;
+mod clock;
 mod core;
 mod counts;
 mod delivery_receipts;

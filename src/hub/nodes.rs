@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use oriva_hub_actors::model::{AppId, StreamKey, UserId};
+use oriva_hub_actors::model::{AppId, StreamKey, Timestamp, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -10,7 +10,7 @@ use super::{core::Hub, error::HubError};
 use crate::{
     bus::BusState,
     presence::Unknown,
-    store::{NodeBeat, Store, StoreError},
+    store::{Heartbeats, NodeBeat, Store, StoreError},
 };
 
 /// The presence of a user, as far as the caller's scope goes.
@@ -97,6 +97,12 @@ impl Hub {
         self.cluster.bus.state()
     }
 
+    /// Whether this node's clock is so far from the database's that it judges tokens wrongly.
+    #[must_use]
+    pub fn clock_is_far_off(&self) -> bool {
+        self.clock.is_far_off()
+    }
+
     /// Writes this node's heartbeat to the store, and reads which other nodes are alive.
     ///
     /// # Errors
@@ -110,7 +116,11 @@ impl Hub {
         let state = self.realtime.observe().await;
         let on_bus = matches!(self.cluster.bus.state(), BusState::Connected | BusState::Split);
         let own = NodeBeat { node: self.cluster.node, on_bus, connections: state.connections, users: state.users };
-        let others = store.beat(&own).await?;
+        let asked = Timestamp::now();
+        let Heartbeats { others, now } = store.beat(&own).await?;
+        if let Some(now) = now {
+            self.clock.compare(asked, Timestamp::now(), now);
+        }
         self.cluster.bus.set_known_nodes(&others.iter().map(|other| other.node).collect::<Vec<_>>());
         self.peers.set(others);
         Ok(())

@@ -59,21 +59,28 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the writer. It ends when its last handle is dropped. Committed events go to `realtime`, and `webhooks` are
-    /// nudged.
+    /// nudged. `logs_events`: each event has a line in the log.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>, realtime: Realtime, webhooks: Webhooks, tasks: &Tasks) -> Self {
+    pub fn start(
+        store: &Arc<dyn Store>,
+        realtime: &Realtime,
+        webhooks: &Webhooks,
+        logs_events: bool,
+        tasks: &Tasks,
+    ) -> Self {
         let (queue, jobs) = mpsc::unbounded_channel();
         let (jobs, tasks) = (Arc::new(tokio::sync::Mutex::new(jobs)), tasks.clone());
+        let after = AfterCommit { realtime: realtime.clone(), webhooks: webhooks.clone(), logs_events };
+        let store = store.clone();
         actix_rt::spawn(async move {
             let mut is_restart = false;
             let build = || {
-                let (store, realtime, webhooks, jobs) =
-                    (store.clone(), realtime.clone(), webhooks.clone(), jobs.clone());
+                let (store, after, jobs) = (store.clone(), after.clone(), jobs.clone());
                 if std::mem::replace(&mut is_restart, true) {
                     // The one that panicked may have committed what it did not publish.
-                    realtime.resync_all_nodes();
+                    after.realtime.resync_all_nodes();
                 }
-                async move { run(&*store, &realtime, &webhooks, &mut *jobs.lock().await).await }
+                async move { run(&*store, &after, &mut *jobs.lock().await).await }
             };
             tasks.keep_running("writer", build).await;
         });
@@ -155,7 +162,35 @@ impl Writer {
     }
 }
 
-async fn run(store: &dyn Store, realtime: &Realtime, webhooks: &Webhooks, jobs: &mut mpsc::UnboundedReceiver<Job>) {
+/// What happens to committed events.
+#[derive(Clone)]
+struct AfterCommit {
+    realtime: Realtime,
+    webhooks: Webhooks,
+    logs_events: bool,
+}
+
+impl AfterCommit {
+    /// Writes one line for each event, without its data.
+    fn log(&self, committed: &[Arc<PublishedEvent>]) {
+        if !self.logs_events {
+            return;
+        }
+        for published in committed {
+            let event = published.event();
+            tracing::info!(
+                event_id = %event.id,
+                app_id = %event.app_id,
+                user_id = event.user_id.as_ref().map(tracing::field::display),
+                event_type = published.full_type(),
+                offset = event.offsets.app,
+                "event published"
+            );
+        }
+    }
+}
+
+async fn run(store: &dyn Store, after: &AfterCommit, jobs: &mut mpsc::UnboundedReceiver<Job>) {
     let mut next = None;
     while let Some(first) = match next.take() {
         Some(job) => Some(job),
@@ -175,11 +210,12 @@ async fn run(store: &dyn Store, realtime: &Realtime, webhooks: &Webhooks, jobs: 
             }
             batch.push(job);
         }
-        write_batch(store, realtime, webhooks, batch).await;
+        write_batch(store, after, batch).await;
     }
 }
 
-async fn write_batch(store: &dyn Store, realtime: &Realtime, webhooks: &Webhooks, batch: Vec<Job>) {
+async fn write_batch(store: &dyn Store, after: &AfterCommit, batch: Vec<Job>) {
+    let AfterCommit { realtime, webhooks, .. } = after;
     let (submissions, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.submission, job.waiting)).unzip();
     let began = Instant::now();
     let appended = append(store, &submissions).await;
@@ -217,6 +253,7 @@ async fn write_batch(store: &dyn Store, realtime: &Realtime, webhooks: &Webhooks
         // Fails if the client went away. What is written stays written.
         let _ = answer.send(outcome);
     }
+    after.log(&committed);
 }
 
 async fn append(store: &dyn Store, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {

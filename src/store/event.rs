@@ -1,6 +1,6 @@
 //! An event before it is stored.
 
-use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, Timestamp, UserId};
+use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, NotificationId, Timestamp, UserId};
 
 /// A validated event that is not yet stored. Its offsets and `created_at` come from the transaction that stores it.
 #[derive(Debug, Clone)]
@@ -28,6 +28,12 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// The notification that its app says the user dismissed, if it says so.
+    pub(super) fn dismisses(&self) -> Option<NotificationId> {
+        let is_dismissal = self.category == Category::Notification && self.event_type.as_str() == "dismissed";
+        is_dismissal.then(|| self.entity_id.parse().ok().map(NotificationId)).flatten()
+    }
+
     /// Bytes of its longest parts.
     pub(super) fn bytes(&self) -> usize {
         self.data.as_str().len() + self.entity_id.len() + self.entity_type.len()

@@ -424,12 +424,21 @@ pub struct NodeBeat {
     pub users: usize,
 }
 
+/// What the store tells a node that writes its heartbeat.
+#[derive(Debug, Default)]
+pub struct Heartbeats {
+    /// The other nodes that are alive.
+    pub others: Vec<NodeBeat>,
+    /// The time by the database's clock; `None` if it has no other clock than the node.
+    pub now: Option<Timestamp>,
+}
+
 /// The nodes that serve this store. It finds nodes that nothing else finds: a node that is cut off from the bus still
 /// commits events.
 #[async_trait]
 pub trait NodeStore: Send + Sync {
     /// Writes this node's heartbeat. Returns those of other nodes within [`NODE_LIFE`].
-    async fn beat(&self, own: &NodeBeat) -> Result<Vec<NodeBeat>, StoreError>;
+    async fn beat(&self, own: &NodeBeat) -> Result<Heartbeats, StoreError>;
 
     /// Removes a node that stops.
     async fn leave(&self, node: NodeId) -> Result<(), StoreError>;

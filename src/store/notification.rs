@@ -244,8 +244,12 @@ pub struct FeedFilter {
     pub app: Option<AppId>,
     /// Only of this type.
     pub notification_type: Option<String>,
+    /// Only with one of these priorities; empty: with any.
+    pub priorities: Vec<Priority>,
     /// Created at this moment or later.
     pub since: Option<Timestamp>,
+    /// Created at this moment or earlier.
+    pub until: Option<Timestamp>,
     /// Greatest number of notifications.
     pub limit: u32,
     /// Notifications to pass over.
@@ -405,6 +409,11 @@ impl NotificationRecord {
     pub(super) fn transition_unchecked(&mut self, to: Status, now: Timestamp) -> Option<NewEvent> {
         let changed = self.state.transition(to, None, None, now).unwrap_or(false);
         changed.then(|| self.event_for(to.as_str(), &JsonObject::empty(), now))
+    }
+
+    /// Dismisses it without an event. Returns whether that changed anything.
+    pub(super) fn dismiss_silently(&mut self, from: &AppId, now: Timestamp) -> bool {
+        self.state.transition(Status::Dismissed, Some(from.as_str()), None, now).unwrap_or(false)
     }
 
     /// `notification.deleted`.

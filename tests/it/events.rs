@@ -153,6 +153,17 @@ async fn unknown_routes_and_methods_have_the_one_error_shape(backend: Backend) {
         }
         assert_eq!(answer.header("x-request-id"), answer.body["request_id"].as_str().unwrap());
     }
+    for (path, hint) in [
+        ("/api/v1/events/stream/", "/api/v1/events/stream, without a slash"),
+        ("/socket.io/?EIO=4", "no Socket.IO server"),
+    ] {
+        let answer = send(hub.addr, "GET", path, Some(&app.key), &[], None).await;
+        assert!(answer.status == 404 && answer.body["detail"].as_str().unwrap().contains(hint), "{}", answer.body);
+    }
+    // As clients of the original platform send their keys.
+    let headers = [("x-api-key", &*app.key)];
+    let answer = send(hub.addr, "GET", "/api/v1/apps/a/events?cursor=", None, &headers, None).await;
+    assert_eq!((answer.status, &answer.body["has_more"]), (200, &json!(false)));
     let answer = send(hub.addr, "PUT", "/api/v1/apps/a/events", None, &[], None).await;
     assert_eq!(answer.header("allow"), "GET, POST, HEAD");
     let asked = send(hub.addr, "HEAD", "/api/v1/apps/a/events", Some(&app.key), &[], None).await;

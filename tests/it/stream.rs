@@ -23,6 +23,7 @@ on_both_stores!(
     the_eleventh_connection_is_refused_and_a_closed_one_frees_its_place,
     an_apps_key_opens_a_users_stream_by_the_address,
     a_parameter_that_the_address_does_not_have_is_refused_by_name,
+    welcome_comes_before_everything_else,
     scopes_and_broadcasts_reach_whom_they_are_for,
     a_token_that_runs_out_closes_its_socket_unless_refreshed,
     a_silent_socket_is_closed_and_a_living_one_kept,
@@ -101,6 +102,11 @@ async fn refusals_come_before_the_upgrade_or_as_close_codes(backend: Backend) {
     }
     let wrong_version = open(format!("?token={token}"), &[("sec-websocket-version", "8")]).await;
     assert!(matches!(wrong_version, Refused::Http(400, _)), "{wrong_version:?}");
+    let mut request = vec![("upgrade", "websocket"), ("connection", "upgrade"), ("sec-websocket-version", "8")];
+    request.push(("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="));
+    let path = format!("/api/v1/events/stream?token={token}");
+    let answer = crate::harness::callers::send(hub.addr, "GET", &path, None, &request, None).await;
+    assert_eq!((answer.status, answer.header("sec-websocket-version")), (400, "13"), "{}", answer.body);
     let elsewhere = crate::harness::callers::client()
         .get(format!("http://{}/healthz", hub.addr))
         .header("connection", "upgrade")
@@ -290,6 +296,33 @@ async fn a_parameter_that_the_address_does_not_have_is_refused_by_name(backend: 
     let v1 = [("sec-websocket-protocol", &*format!("oriva.v1, bearer.{token}"))];
     let refused = Socket::open_with(hub.addr, "?bogus=1", &v1).await.err().unwrap();
     assert!(matches!(refused, Refused::Closed(4400, _)), "{refused:?}");
+}
+
+/// What a page sends in `onopen` comes right behind the handshake.
+async fn welcome_comes_before_everything_else(backend: Backend) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let hub = TestHub::start(backend).await;
+    let token = hub.app("a").await.token("alice").await;
+    let mut connection = tokio::net::TcpStream::connect(hub.addr).await.unwrap();
+    let mut bytes = format!(
+        "GET /api/v1/events/stream?token={token} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .into_bytes();
+    for text in [r#"{"action":"ping","id":1}"#, r#"{"type":"subscribe","event_types":["notification"]}"#] {
+        // A text frame, masked with zeros.
+        bytes.extend([0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0]);
+        bytes.extend(text.as_bytes());
+    }
+    connection.write_all(&bytes).await.unwrap();
+    let (mut received, mut buffer) = (String::new(), [0; 4096]);
+    while !received.contains("subscribed") {
+        let count = connection.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "{received}");
+        received.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    let place = |what: &str| received.find(what).unwrap_or_else(|| panic!("{what} in {received}"));
+    assert!(place("\"welcome\"") < place("\"pong\"") && place("\"pong\"") < place("\"subscribed\""), "{received}");
 }
 
 async fn scopes_and_broadcasts_reach_whom_they_are_for(backend: Backend) {

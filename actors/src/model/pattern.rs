@@ -9,7 +9,8 @@ pub const MAX_PATTERNS: usize = 100;
 
 const MAX_LENGTH: usize = 128;
 
-/// A pattern: `*` matches one segment, a final `.**` one segment or more, and `*` or `**` alone matches everything.
+/// A pattern: `*` matches one segment, a final `.**` one segment or more, and `*` or `**` alone matches everything. A category
+/// alone, as clients of the original platform write it, is the same as with `.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventPattern {
     text: Box<str>,
@@ -19,6 +20,7 @@ pub struct EventPattern {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     All,
+    Category,
     Exact,
     Segments { open_ended: bool },
 }
@@ -39,6 +41,8 @@ impl EventPattern {
             |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         let shape = if text == "*" || text == "**" {
             Shape::All
+        } else if Category::parse(text).is_ok() {
+            Shape::Category
         } else if text.len() > MAX_LENGTH {
             return Err(rule());
         } else {
@@ -67,6 +71,9 @@ impl EventPattern {
         match self.shape {
             Shape::All => true,
             Shape::Exact => *self.text == *full_type,
+            Shape::Category => {
+                full_type.split_once('.').is_some_and(|(category, bare)| category == &*self.text && !bare.contains('.'))
+            }
             Shape::Segments { open_ended } => {
                 let body = if open_ended { &self.text[..self.text.len() - 3] } else { &self.text };
                 let mut segments = full_type.split('.');
@@ -82,7 +89,7 @@ impl EventPattern {
     /// Whether any event's full type could match: it has a category, and something after it.
     #[must_use]
     pub fn can_match(&self) -> bool {
-        if self.shape == Shape::All {
+        if matches!(self.shape, Shape::All | Shape::Category) {
             return true;
         }
         self.text.split_once('.').is_some_and(|(category, _)| category == "*" || Category::parse(category).is_ok())
@@ -122,6 +129,9 @@ mod tests {
             ("notification.*", "notification", false),
             ("notification.**", "notification.created.late", true),
             ("notification.**", "notification", false),
+            ("notification", "notification.created", true),
+            ("notification", "notification.created.late", false),
+            ("notification", "user.created", false),
             ("*.created", "user.created", true),
             ("*.created", "user.updated", false),
             ("*.*", "user.updated", true),
@@ -135,13 +145,15 @@ mod tests {
     #[test]
     fn what_has_no_category_matches_no_event() {
         let parse = |text| EventPattern::parse(text).unwrap();
-        for good in ["*", "**", "*.created", "*.*", "*.**", "notification.**", "transaction.order.*", "user.a"] {
+        for good in
+            ["*", "**", "*.created", "*.*", "*.**", "notification.**", "notification", "transaction.order.*", "user.a"]
+        {
             assert!(parse(good).can_match(), "{good}");
         }
-        let futile = ["notification", "created", "order.*", "orders.**", "notifications.created"].map(parse);
+        let futile = ["notifications", "created", "order.*", "orders.**", "notifications.created"].map(parse);
         assert!(futile.iter().all(|pattern| !pattern.can_match()));
         let warning = unmatchable_patterns(futile.iter().chain(&[parse("user.a")])).unwrap();
-        assert!(warning.contains("notification, created, order.*, orders.**, notifications.created: "), "{warning}");
+        assert!(warning.contains("notifications, created, order.*, orders.**, notifications.created: "), "{warning}");
         assert_eq!(unmatchable_patterns(&[parse("user.a")]), None);
     }
 

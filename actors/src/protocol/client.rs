@@ -98,7 +98,8 @@ pub fn parse_client_frame(text: &[u8]) -> Result<ClientFrame, FrameError> {
         Some(id) if id.is_number() || id.as_str().is_some_and(|text| text.len() <= 128) => FrameId::of(text),
         Some(_) => return Err(invalid("id must be a number or a string of at most 128 bytes".to_owned(), None)),
     };
-    let action = object.remove("action");
+    // Clients of the original platform say `type`.
+    let action = if object.contains_key("action") { object.remove("action") } else { object.remove("type") };
     let mut fields = Fields { map: object, faults: Vec::new() };
     let frame = match action.as_ref().and_then(Value::as_str) {
         Some("subscribe") => {

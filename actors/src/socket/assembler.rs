@@ -71,8 +71,9 @@ impl Assembler {
     pub(crate) fn next(&mut self, src: &mut BytesMut, max_bytes: usize) -> Result<Option<Incoming>, Close> {
         loop {
             self.take_mark(src)?;
-            // Checked before parsing: the parser checks a frame's length only when the whole frame is in memory.
-            let sofar = self.partial.as_ref().map_or(0, |partial| partial.data.len());
+            // Checked before parsing: the parser checks a frame's length only when the whole frame is in memory. A control
+            // frame between the fragments of a message is no part of the message.
+            let sofar = self.partial.as_ref().filter(|_| !is_control(src)).map_or(0, |partial| partial.data.len());
             if declared_length(src).is_some_and(|length| length > (max_bytes - sofar) as u64) {
                 return Err(Close::TooBig);
             }
@@ -145,6 +146,11 @@ impl Partial {
     }
 }
 
+/// Whether the next frame is a control frame (RFC 6455 §5.5).
+fn is_control(src: &[u8]) -> bool {
+    src.first().is_some_and(|first| first & 0x08 != 0)
+}
+
 /// The payload length in a frame's header. `None` while the header is incomplete (RFC 6455 §5.2).
 fn declared_length(src: &[u8]) -> Option<u64> {
     match *src.get(1)? & 0x7F {
@@ -205,6 +211,13 @@ mod tests {
         let (messages, close) = all(&bytes);
         assert_eq!(messages, [Incoming::Ping(Bytes::from_static(b"p")), Incoming::Text(Bytes::from_static(b"hello"))]);
         assert_eq!(close, None);
+    }
+
+    #[test]
+    fn a_ping_counts_nothing_towards_the_message_around_it() {
+        let bytes = [frame(0x01, &[b'x'; MAX - 1]), frame(0x89, &[b'p'; 125]), frame(0x80, b"x")].concat();
+        let (messages, close) = all(&bytes);
+        assert_eq!((messages.len(), close), (2, None));
     }
 
     #[test]

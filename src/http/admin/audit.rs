@@ -86,7 +86,7 @@ pub async fn list(_: Admin, hub: Data<Hub>, parameters: Parameters) -> Result<Ht
 }
 
 fn audit_filter(parameters: Parameters) -> Result<AuditFilter, Vec<FaultyField>> {
-    let (mut fields, _) = query::fields(parameters, None);
+    let (mut fields, _) = query::fields(parameters, []);
     let limit = fields.optional("limit", query::number(1..=MAX_LIMIT)).unwrap_or(DEFAULT_LIMIT);
     let filter = AuditFilter {
         actor: fields.optional("actor", text(1..=255)),

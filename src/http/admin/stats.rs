@@ -22,6 +22,6 @@ use crate::{
     security(("admin_key" = [])),
 )]
 pub async fn get(_: Admin, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
-    query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
+    query::fields(parameters, []).0.finish().map_err(Problem::invalid)?;
     Ok(HttpResponse::Ok().json(hub.stats().await?))
 }

@@ -128,6 +128,7 @@ pub async fn query(app: AppKey<Read>, hub: Data<Hub>, parameters: Parameters) ->
         total_is_capped: listing.total_is_capped,
         limit: filter.limit,
         offset: filter.offset,
+        has_more: next_cursor.is_some(),
         next_cursor,
     }))
 }
@@ -143,6 +144,8 @@ struct Events<'a> {
     total_is_capped: bool,
     limit: u32,
     offset: u64,
+    /// Whether there may be a next page.
+    has_more: bool,
     next_cursor: Option<String>,
 }
 
@@ -236,7 +239,7 @@ fn batch_item(item: &RawValue, app: &App, faults: &mut BatchFaults) -> BatchItem
 }
 
 fn event_filter(parameters: Parameters) -> Result<EventFilter, Vec<FaultyField>> {
-    let (mut fields, _) = query::fields(parameters, None);
+    let (mut fields, _) = query::fields(parameters, []);
     let (limit, offset) = query::window(&mut fields, DEFAULT_LIMIT, MAX_LIMIT);
     let filter = EventFilter {
         category: fields.optional("event_category", Category::parse),

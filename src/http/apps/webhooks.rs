@@ -225,7 +225,7 @@ pub async fn create(
     extensions(("x-rate-limit-class" = json!("webhooks"))),
 )]
 pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
-    let (mut fields, _) = query::fields(parameters, None);
+    let (mut fields, _) = query::fields(parameters, []);
     let limit = fields.optional("limit", query::number(1..=MAX_LIMIT)).unwrap_or(DEFAULT_LIMIT);
     let after = query::cursor(&mut fields, 0, |text| text.parse().ok().map(WebhookId));
     fields.finish().map_err(Problem::invalid)?;

@@ -189,8 +189,14 @@ pub struct FeedQuery {
     app_id: Option<AppId>,
     #[param(min_length = 1, max_length = 100)]
     notification_type: Option<String>,
-    /// Only notifications created at this moment or later.
+    /// May be repeated.
+    priority: Option<Vec<AskedPriority>>,
+    /// Only notifications created at this moment or later. `created_at` is taken when a transaction begins, and the
+    /// transaction may end up to 15 s later: who polls asks from a minute before the newest `created_at` on, and passes over
+    /// the ids that it has seen.
     since: Option<Timestamp>,
+    /// Only notifications created at this moment or earlier.
+    until: Option<Timestamp>,
     #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<u32>,
     /// Rows to skip: for small lists. `cursor` costs the same however deep.

@@ -1,7 +1,8 @@
 //! What an upgrade request contains: a credential in one of four places, subprotocols, parameters of the address.
 
-use actix_http::{HttpMessage as _, Request};
+use actix_http::{HttpMessage as _, Method, Request, Version};
 use actix_web::http::header;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use oriva_hub_actors::{
     model::{AppId, EventPattern, Invalid, MAX_PATTERNS, Offset, UserId},
     protocol::ClientFrame,
@@ -9,7 +10,7 @@ use oriva_hub_actors::{
 
 use crate::{
     http::{
-        auth::bearer,
+        auth::credential,
         body::{Fields, text},
         query::{self, Parameters},
     },
@@ -19,6 +20,8 @@ use crate::{
 /// The stream's subprotocol. A client that offers it is rejected by a close code after the upgrade.
 pub(super) const V1: &str = "oriva.v1";
 const BEARER: &str = "bearer.";
+/// The version of the protocol (RFC 6455 §4.1).
+pub(super) const VERSION: &str = "13";
 
 /// What the headers and the address offer, before anybody is authenticated.
 #[derive(Debug, Default)]
@@ -53,13 +56,16 @@ impl Offer {
             }
         }
         offer.deflate = deflate(request);
+        if let Err(fault) = query::check_escapes(request.uri()) {
+            return (offer, Err(vec![fault]));
+        }
         let Ok(parameters) = Parameters::from_query(request.uri().query().unwrap_or("")) else {
             return (offer, Err(vec![FaultyField::new("query", "must be UTF-8, percent-encoded")]));
         };
-        let (mut fields, patterns) = query::fields(parameters, Some("event_types"));
+        let (mut fields, [patterns]) = query::fields(parameters, ["event_types"]);
         fields.rename("auth", "token");
         let token = fields.optional_text("token", |text| Ok(text.to_owned()));
-        let header = || bearer(request.headers()).map(str::to_owned);
+        let header = || credential(request.headers()).map(str::to_owned);
         offer.credential = offer.credential.or_else(header).or(token);
         (offer, StreamParameters::read(fields, patterns))
     }
@@ -99,6 +105,45 @@ impl StreamParameters {
 
 fn offset(text: &str) -> Result<Offset, Invalid> {
     text.parse().map_err(|_| Invalid("must be a whole number from 0 on".to_owned()))
+}
+
+/// Checks that a request asks for a WebSocket as RFC 6455 §4.2.1 says.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn verify(request: &Request) -> Result<(), Unacceptable> {
+    let head = request.head();
+    let only = |name| {
+        let mut values = head.headers().get_all(name);
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    if head.method != Method::GET {
+        return Err(Unacceptable::Method);
+    }
+    if head.version < Version::HTTP_11 {
+        return Err(Unacceptable::HttpVersion);
+    }
+    if only(header::SEC_WEBSOCKET_VERSION).map(str::trim) != Some(VERSION) {
+        return Err(Unacceptable::Version);
+    }
+    let key = only(header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64_STANDARD.decode(key.trim()).ok());
+    if key.is_none_or(|key| key.len() != 16) {
+        return Err(Unacceptable::Key);
+    }
+    Ok(())
+}
+
+/// Why an upgrade request is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unacceptable {
+    #[error("a WebSocket is opened with GET")]
+    Method,
+    #[error("a WebSocket is opened with HTTP/1.1")]
+    HttpVersion,
+    #[error("the header Sec-WebSocket-Version must be given once, and must be 13")]
+    Version,
+    #[error("the header Sec-WebSocket-Key must be given once, and must be 16 bytes in base64")]
+    Key,
 }
 
 /// The answer to the first acceptable offer of permessage-deflate (RFC 7692 §5, §7.1). Both sides compress each message
@@ -176,6 +221,27 @@ mod tests {
         ] {
             assert_eq!(read(uri).1.unwrap_err()[0].field, field, "{uri}");
         }
+    }
+
+    #[test]
+    fn what_is_no_websocket_request_is_told_why() {
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        let ask = |version: &str, keys: &[&str], method: Method, http: Version| {
+            let mut request = TestRequest::default();
+            request.method(method).version(http).insert_header((header::SEC_WEBSOCKET_VERSION, version));
+            for key in keys {
+                request.append_header((header::SEC_WEBSOCKET_KEY, *key));
+            }
+            verify(&request.finish())
+        };
+        let (get, one) = (|| Method::GET, Version::HTTP_11);
+        assert_eq!(ask("13", &[key], get(), one), Ok(()));
+        for keys in [&[][..], &[key, key], &["dGhlIA=="], &["not base64"]] {
+            assert_eq!(ask("13", keys, get(), one), Err(Unacceptable::Key), "{keys:?}");
+        }
+        assert_eq!(ask("8", &[key], get(), one), Err(Unacceptable::Version));
+        assert_eq!(ask("13", &[key], Method::POST, one), Err(Unacceptable::Method));
+        assert_eq!(ask("13", &[key], get(), Version::HTTP_10), Err(Unacceptable::HttpVersion));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use actix_web::{HttpRequest, HttpResponse, web::Data};
-use oriva_hub_actors::model::{AppId, Invalid, NotificationId, Timestamp};
+use oriva_hub_actors::model::{AppId, NotificationId, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -22,7 +22,7 @@ use crate::{
         rate_limit::Read,
     },
     hub::{Hub, NotificationWithApp},
-    store::{FaultyField, FeedFilter, FeedPosition, Status},
+    store::{FaultyField, FeedFilter, FeedPosition, Priority, Status},
 };
 
 const DEFAULT_LIMIT: u64 = 50;
@@ -53,6 +53,7 @@ pub async fn feed(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Paramete
         unread_count: feed.unread,
         limit: filter.limit,
         offset: filter.offset,
+        has_more: next_cursor.is_some(),
         next_cursor,
     }))
 }
@@ -69,7 +70,7 @@ pub async fn feed(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Paramete
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
 pub async fn counts(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
-    query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
+    query::fields(parameters, []).0.finish().map_err(Problem::invalid)?;
     let counts = hub.notification_counts(inbox.scope(), inbox.user()?).await?;
     Ok(HttpResponse::Ok().json(CountsView {
         unread: counts.unread,
@@ -143,29 +144,27 @@ struct FeedView<'a> {
     unread_count: u64,
     limit: u32,
     offset: u64,
+    /// Whether there may be a next page.
+    has_more: bool,
     next_cursor: Option<String>,
 }
 
 fn feed_filter(parameters: Parameters) -> Result<FeedFilter, Vec<FaultyField>> {
-    let (mut fields, asked) = query::fields(parameters, Some("status"));
-    let mut statuses = Vec::new();
-    for name in &asked {
-        match Status::parse(name) {
-            Ok(status) => statuses.push(status),
-            Err(Invalid(rule)) => fields.fault("status", &rule),
-        }
-    }
-    if asked.is_empty() {
-        statuses.extend(Status::SHOWN);
-    }
-    statuses.sort_unstable();
-    statuses.dedup();
+    let (mut fields, [statuses, priorities]) = query::fields(parameters, ["status", "priority"]);
+    let statuses = if statuses.is_empty() {
+        Status::SHOWN.to_vec()
+    } else {
+        query::each(&mut fields, "status", &statuses, Status::parse)
+    };
+    let priorities = query::each(&mut fields, "priority", &priorities, Priority::parse);
     let (limit, offset) = query::window(&mut fields, DEFAULT_LIMIT, MAX_LIMIT);
     let filter = FeedFilter {
         statuses,
         app: fields.optional("app_id", AppId::parse),
         notification_type: fields.optional("notification_type", text(1..=100)),
+        priorities,
         since: fields.optional("since", Timestamp::parse),
+        until: fields.optional("until", Timestamp::parse),
         limit,
         offset,
         after: query::cursor(&mut fields, offset, parse_position),

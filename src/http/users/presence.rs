@@ -30,6 +30,6 @@ use crate::{
     extensions(("x-rate-limit-class" = json!("read"))),
 )]
 pub async fn get(inbox: InboxAccess<Read>, hub: Data<Hub>, parameters: Parameters) -> Result<HttpResponse, Problem> {
-    query::fields(parameters, None).0.finish().map_err(Problem::invalid)?;
+    query::fields(parameters, []).0.finish().map_err(Problem::invalid)?;
     Ok(HttpResponse::Ok().json(hub.presence(inbox.user()?, inbox.scope().app.as_ref()).await))
 }

@@ -5,6 +5,7 @@ use serde::de::{DeserializeOwned, Error as _};
 
 use crate::store::{
     append::{Expire, IdempotencyClaim, KeyedOutcome, Outcome, ReadAll, Submission, Work},
+    event::NewEvent,
     notification::NewNotification,
 };
 
@@ -80,13 +81,17 @@ impl<'a> Claims<'a> {
 
     /// Ids of the notifications that are changed or deleted one by one.
     pub(in crate::store) fn target_ids(&self) -> Vec<NotificationId> {
-        self.unsettled()
-            .filter_map(|(_, submission)| match &submission.work {
-                Work::Change(change) => Some(change.id),
-                Work::Delete(delete) => Some(delete.id),
-                _ => None,
-            })
-            .collect()
+        let mut ids = Vec::new();
+        for (_, submission) in self.unsettled() {
+            match &submission.work {
+                Work::Change(change) => ids.push(change.id),
+                Work::Delete(delete) => ids.push(delete.id),
+                Work::Publish(publish) => ids.extend(publish.event.dismisses()),
+                Work::PublishBatch(batch) => ids.extend(batch.items.iter().flatten().filter_map(NewEvent::dismisses)),
+                _ => {}
+            }
+        }
+        ids
     }
 
     pub(in crate::store) fn read_alls(&self) -> Vec<(usize, &'a ReadAll)> {

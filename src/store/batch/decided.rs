@@ -52,8 +52,14 @@ impl<'a> Decided<'a> {
     fn decide(&mut self, index: usize, locked: &Locked<'a>) -> Draft {
         let (now, app_id) = (self.now, &self.submissions[index].app_id);
         match &self.submissions[index].work {
-            Work::Publish(Publish { event }) => Draft::Publish(event.clone()),
-            Work::PublishBatch(PublishBatch { items }) => Draft::PublishBatch(items.clone()),
+            Work::Publish(Publish { event }) => {
+                self.dismiss(event);
+                Draft::Publish(event.clone())
+            }
+            Work::PublishBatch(PublishBatch { items }) => {
+                items.iter().flatten().for_each(|event| self.dismiss(event));
+                Draft::PublishBatch(items.clone())
+            }
             Work::Create(Create { from_platform, notification: new }) => {
                 match locked.owner(Insertion { app_id, new }) {
                     Some(owner) => Draft::without_events(Outcome::Create(Err(DuplicateExternalId(owner)))),
@@ -113,6 +119,20 @@ impl<'a> Decided<'a> {
                 let (events, progress) = self.transition_all(index, locked, Status::Expired, *limit);
                 Draft::Other(events, Outcome::Expire(progress))
             }
+        }
+    }
+
+    /// A published `notification.dismissed` also dismisses the notification that it names, if that is the app's own and the
+    /// event's user's. The published event tells of it.
+    fn dismiss(&mut self, event: &NewEvent) {
+        let record = event.dismisses().and_then(|id| self.records.get_mut(&id));
+        let Some(record) =
+            record.filter(|record| record.app_id == event.app_id && Some(&record.user_id) == event.user_id.as_ref())
+        else {
+            return;
+        };
+        if record.dismiss_silently(&event.app_id, self.now) {
+            self.changed.insert(record.id);
         }
     }
 

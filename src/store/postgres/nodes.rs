@@ -1,22 +1,24 @@
 //! Nodes in PostgreSQL, on the database's own clock.
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::NodeId;
+use chrono::{DateTime, Utc};
+use oriva_hub_actors::model::{NodeId, Timestamp};
 use sqlx::Row;
 
 use super::PostgresStore;
-use crate::store::{NODE_LIFE, NodeBeat, NodeStore, StoreError};
+use crate::store::{Heartbeats, NODE_LIFE, NodeBeat, NodeStore, StoreError};
 
 #[async_trait]
 impl NodeStore for PostgresStore {
-    async fn beat(&self, own: &NodeBeat) -> Result<Vec<NodeBeat>, StoreError> {
+    async fn beat(&self, own: &NodeBeat) -> Result<Heartbeats, StoreError> {
         let rows = sqlx::query(
             "with own as (insert into nodes (node_id, on_bus, connections, users) values ($1, $2, $3, $4) \
              on conflict (node_id) do update set seen_at = now(), on_bus = excluded.on_bus, \
              connections = excluded.connections, users = excluded.users), \
              gone as (delete from nodes where seen_at < now() - interval '1 hour') \
-             select node_id, on_bus, connections, users from nodes \
-             where node_id <> $1 and seen_at > now() - make_interval(secs => $5)",
+             select clock_timestamp(), other.node_id, other.on_bus, other.connections, other.users \
+             from (select 1) always left join nodes other \
+             on other.node_id <> $1 and other.seen_at > now() - make_interval(secs => $5)",
         )
         .bind(own.node.0)
         .bind(own.on_bus)
@@ -25,16 +27,19 @@ impl NodeStore for PostgresStore {
         .bind(NODE_LIFE.as_secs_f64())
         .fetch_all(&self.pool)
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(NodeBeat {
-                    node: NodeId(row.try_get(0)?),
-                    on_bus: row.try_get(1)?,
-                    connections: row.try_get::<i32, _>(2)?.unsigned_abs() as usize,
-                    users: row.try_get::<i32, _>(3)?.unsigned_abs() as usize,
-                })
-            })
-            .collect()
+        let mut beats = Heartbeats::default();
+        for row in &rows {
+            beats.now = Some(Timestamp::from(row.try_get::<DateTime<Utc>, _>(0)?));
+            if let Some(node) = row.try_get(1)? {
+                beats.others.push(NodeBeat {
+                    node: NodeId(node),
+                    on_bus: row.try_get(2)?,
+                    connections: row.try_get::<i32, _>(3)?.unsigned_abs() as usize,
+                    users: row.try_get::<i32, _>(4)?.unsigned_abs() as usize,
+                });
+            }
+        }
+        Ok(beats)
     }
 
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {

@@ -53,10 +53,9 @@ impl<S: SqlStore> NotificationStore for S {
         let mut count = Statement::new("select count(*) from (select 1 from notification_state s");
         push_conditions(&mut count, scope, user, filter, now);
         count.push(" and s.status in ").push_list(filter.statuses.iter().map(|status| status.as_str()));
-        if let Some(since) = filter.since {
-            // Every urgency by name, so that the moment bounds the walk over the index.
-            count.push(" and s.urgency in ").push_list(Priority::ALL.map(Priority::urgency));
-            count.push(" and s.created_at >= ").push_bind(since);
+        if let Some(urgencies) = urgencies(filter) {
+            count.push(" and s.urgency in ").push_list(urgencies);
+            push_moments(&mut count, filter);
         }
         count.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
         let total = S::Db::fetch_one(&mut transaction, count).await?.big(0)?;
@@ -137,7 +136,8 @@ fn tenant(scope: &AccessScope, user: &UserId) -> StreamKey {
 }
 
 /// A page of a feed. Each status has a run in the index that is in the feed's order already, and a page is the head of a
-/// merge of those runs. With `since` each priority has a run of its own too, so that older rows are not walked over.
+/// merge of those runs. With a priority or a moment each priority has a run of its own too, so that other rows are not walked
+/// over.
 pub(in crate::store) fn feed_query<'q, D: Dialect>(
     scope: &'q AccessScope,
     user: &'q UserId,
@@ -145,9 +145,9 @@ pub(in crate::store) fn feed_query<'q, D: Dialect>(
     now: Timestamp,
 ) -> Statement<'q> {
     let rows = i64::from(filter.limit).saturating_add(filter.offset.cast_signed());
-    let urgencies: Vec<Option<i16>> = match filter.since {
+    let urgencies: Vec<Option<i16>> = match urgencies(filter) {
         None => vec![None],
-        Some(_) => Priority::ALL.into_iter().map(|priority| Some(priority.urgency())).collect(),
+        Some(urgencies) => urgencies.into_iter().map(Some).collect(),
     };
     let runs = filter.statuses.iter().flat_map(|status| urgencies.iter().map(move |urgency| (status, urgency)));
     let mut query = Statement::new(format!("select {} from (", notification_columns::<D>()));
@@ -157,9 +157,9 @@ pub(in crate::store) fn feed_query<'q, D: Dialect>(
         query.push("select * from (select s.* from notification_state s");
         push_conditions(&mut query, scope, user, filter, now);
         query.push(" and s.status = ").push_bind(status.as_str());
-        if let (Some(urgency), Some(since)) = (urgency, filter.since) {
+        if let Some(urgency) = urgency {
             query.push(" and s.urgency = ").push_bind(*urgency);
-            query.push(" and s.created_at >= ").push_bind(since);
+            push_moments(&mut query, filter);
         }
         if let Some(after) = filter.after {
             query.push(" and (s.urgency, s.created_at, s.notification_id) < (").push_bind(after.urgency);
@@ -173,7 +173,24 @@ pub(in crate::store) fn feed_query<'q, D: Dialect>(
     query
 }
 
-/// Everything of a filter but status, moment and place.
+/// The urgencies of a filter by name, if it has a priority, or a moment that is to bound the walk over the index.
+fn urgencies(filter: &FeedFilter) -> Option<Vec<i16>> {
+    let all = &Priority::ALL[..];
+    let named = if filter.priorities.is_empty() { all } else { &filter.priorities };
+    let is_bounded = named.len() < all.len() || filter.since.is_some() || filter.until.is_some();
+    is_bounded.then(|| named.iter().map(|priority| priority.urgency()).collect())
+}
+
+fn push_moments(query: &mut Statement<'_>, filter: &FeedFilter) {
+    if let Some(since) = filter.since {
+        query.push(" and s.created_at >= ").push_bind(since);
+    }
+    if let Some(until) = filter.until {
+        query.push(" and s.created_at <= ").push_bind(until);
+    }
+}
+
+/// Everything of a filter but status, priority, moment and place.
 fn push_conditions<'q>(
     query: &mut Statement<'q>,
     scope: &'q AccessScope,

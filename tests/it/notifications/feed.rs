@@ -68,6 +68,27 @@ async fn filters_narrow_a_feed(backend: Backend) {
     assert_eq!(alice.titles("?app_id=nobody").await, Vec::<String>::new());
     assert_eq!(alice.titles("?notification_type=type-normal").await, ["new", "read"]);
     assert_eq!(alice.titles(&format!("?since={since}")).await, ["two", "new"]);
+    let urgent_or_low = alice.titles("?priority=critical&priority=low").await;
+    let all = alice.feed("").await.body["notifications"].as_array().unwrap().clone();
+    let expected: Vec<_> = all
+        .iter()
+        .filter(|one| one["priority"] == "urgent" || one["priority"] == "low")
+        .map(|one| one["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(urgent_or_low, expected);
+    assert!(!expected.is_empty() && expected.len() < all.len());
+    let middle = all[all.len() / 2]["created_at"].as_str().unwrap();
+    let until: Vec<_> = alice.titles(&format!("?until={middle}")).await;
+    let expected: Vec<_> = all
+        .iter()
+        .filter(|one| one["created_at"].as_str().unwrap() <= middle)
+        .map(|one| one["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(until, expected, "inclusive");
+    let total = alice.feed(&format!("?until={middle}&limit=1")).await.body["total"].clone();
+    assert_eq!(total, expected.len());
+    let first = alice.feed("?cursor=&limit=1").await.body;
+    assert_eq!((&first["has_more"], &first["notifications"][0]["title"]), (&json!(true), &all[0]["title"]));
     let narrow = alice.feed(&format!("?since={since}&status=unread&app_id=two&limit=1")).await.body;
     assert_eq!((&narrow["total"], &narrow["unread_count"]), (&json!(1), &json!(2)), "the badge knows no filter");
 }

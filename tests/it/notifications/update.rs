@@ -4,11 +4,12 @@ use serde_json::json;
 
 use super::number;
 use crate::{
-    harness::{App, Backend, TestHub},
+    harness::{App, Backend, TestHub, callers::read},
     on_both_stores,
 };
 
 on_both_stores!(
+    a_published_dismissal_dismisses,
     every_move_of_the_table_goes_and_no_other,
     a_repeat_changes_nothing_and_publishes_nothing,
     sixteen_dismissals_give_one_event,
@@ -176,8 +177,7 @@ async fn a_read_all_reads_what_was_there(backend: Backend) {
     let app = hub.app("a").await;
     let alice = app.user("alice").await;
     let many: Vec<_> = (0..800).map(|n| App::notification("alice", n)).collect();
-    crate::harness::callers::read(app.request("POST", "/notifications/batch").json(&json!({"notifications": many})))
-        .await;
+    read(app.request("POST", "/notifications/batch").json(&json!({"notifications": many}))).await;
     let dismissed = app.notify(&App::notification("alice", "x")).await;
     alice.set(&dismissed, "dismissed").await;
     app.notify(&App::notification("bob", "bob's")).await;
@@ -244,4 +244,35 @@ async fn delivered_at_is_set_when_a_socket_was_handed_it(backend: Backend) {
     })
     .await;
     assert!(alice.get(&before).await.body["read_at"].is_null());
+}
+
+/// The seed's T015: "POST event or PATCH state".
+async fn a_published_dismissal_dismisses(backend: Backend) {
+    let hub = TestHub::start(backend).await;
+    let (app, other) = (hub.app("a").await, hub.app("b").await);
+    let alice = app.inbox("alice");
+    let id = app.notify(&App::notification("alice", "t")).await;
+    let dismissal = |user: &str| {
+        let mut event = App::event(user, &id);
+        event["event_category"] = json!("notification");
+        event["event_type"] = json!("dismissed");
+        event["entity_type"] = json!("notification");
+        event["event_data"] = json!({"from": "mail"});
+        event
+    };
+    // Another app's word, or one about another user, is an event and no more.
+    assert_eq!(other.post(&dismissal("alice")).await.status, 200);
+    assert_eq!(app.post(&dismissal("bob")).await.status, 200);
+    assert_eq!(alice.get(&id).await.body["status"], "unread");
+    let mut socket = app.connect("alice").await;
+    socket.subscribe(&["notification.dismissed"]).await;
+    let batch = json!({"events": [dismissal("alice"), dismissal("alice")]});
+    assert_eq!(read(app.request("POST", "/events/batch").json(&batch)).await.status, 200);
+    let state = alice.get(&id).await.body;
+    assert_eq!((&state["status"], &state["dismissed_from"]), (&json!("dismissed"), &json!("a")));
+    for _ in 0..2 {
+        let frame = socket.frame().await;
+        assert_eq!((&frame["entity_id"], &frame["event_data"]), (&json!(id), &json!({"from": "mail"})));
+    }
+    assert_eq!(alice.unread().await, 0);
 }

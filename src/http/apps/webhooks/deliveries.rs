@@ -142,7 +142,7 @@ pub async fn list(
     parameters: Parameters,
 ) -> Result<HttpResponse, Problem> {
     let id = webhook_id(&path.1)?;
-    let (mut fields, _) = query::fields(parameters, None);
+    let (mut fields, _) = query::fields(parameters, []);
     let limit = fields.optional("limit", query::number(1..=MAX_LIMIT)).unwrap_or(DEFAULT_LIMIT);
     let filter = DeliveryFilter {
         status: fields.optional("status", delivery_status),
