@@ -28,6 +28,7 @@ on_both_stores!(
     context_data_and_metadata_are_the_same_text_everywhere,
     an_archive_has_the_same_text,
     what_cannot_be_passed_on_is_refused_by_name,
+    the_largest_frame_and_body_are_as_long_as_the_documents_say,
 );
 
 /// JSON objects as text: numbers beyond every machine type, any escape, any order, keys that are there twice.
@@ -261,4 +262,27 @@ async fn a_store_of_before_is_migrated() {
         PgConnection::connect(&database.owner_url).await.unwrap().execute(sqlx::AssertSqlSafe(drop)).await.is_ok()
     })
     .await;
+}
+
+/// The longest notification that there can be, with characters that JSON writes as two.
+async fn the_largest_frame_and_body_are_as_long_as_the_documents_say(backend: Backend) {
+    let document: Value = serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
+    let longest = document["channels"]["stream"]["x-max-frame-bytes"].as_u64().unwrap();
+    let (hub, app, receiver) = start(backend).await;
+    let mut socket = app.connect("alice").await;
+    socket.subscribe(&["**"]).await;
+    app.webhook(&receiver.url("/ok"), &["**"]).await;
+    let url = format!("https://example.org/{}", "x".repeat(2028));
+    let data: String = "\u{1F600}".repeat(16_380);
+    let notification = json!({
+        "user_id": "alice", "title": "\u{1F600}".repeat(200), "body": "\"".repeat(1000), "action_label": "\"".repeat(50),
+        "notification_type": "\"".repeat(100), "external_id": "\"".repeat(255),
+        "action_url": url, "image_url": url, "icon_url": url, "context_data": {"a": data},
+    });
+    app.notify(&notification).await;
+    let frame = socket.frame().await.to_string().len() as u64;
+    let body = receiver.wait_for("/ok", 1).await[0].raw.len() as u64;
+    assert!((64 * 1024..=longest).contains(&frame), "{frame}");
+    assert!((2 * 64 * 1024..=160 * 1024).contains(&body), "{body}");
+    drop(hub);
 }
