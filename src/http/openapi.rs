@@ -4,19 +4,24 @@ pub mod answers;
 pub mod parameters;
 pub mod requests;
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, LazyLock},
+};
 
 use actix_web::{
     HttpResponse,
     http::header,
     web::{Path, Redirect},
 };
+use serde::Deserialize;
+use serde_json::Value;
 use utoipa::{
     Modify, OpenApi as _,
     openapi::{
-        Header, Object, OpenApi, Ref, RefOr, Response,
+        Content, Header, Object, OpenApi, Ref, RefOr, Response,
         path::Operation,
-        schema::Type,
+        schema::{AdditionalProperties, OneOf, Schema, Type},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
@@ -45,6 +50,7 @@ static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::
 #[openapi(
     info(
         title = "oriva-hub",
+        version = "1.0.0",
         description = "The realtime hub that a platform of many apps runs for its users: events, notifications, \
                        webhooks. docs/asyncapi.json describes the stream.",
         contact(name = "oriva-hub"),
@@ -90,7 +96,8 @@ static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::
         ops::metrics,
     ),
     components(schemas(ProblemBody)),
-    modifiers(&Credentials, &Errors, &Headers),
+    servers((url = "/", description = "This hub")),
+    modifiers(&Credentials, &Errors, &Headers, &Examples, &ForGenerators),
     tags(
         (name = "Events", description = "Publishing and listing events"),
         (name = "Notifications", description = "Notifications and feeds"),
@@ -186,6 +193,91 @@ impl Modify for Errors {
     }
 }
 
+/// One example for each body, by operation. They are answers of a hub; a test asks again.
+struct Examples;
+
+const EXAMPLES: &str = include_str!("openapi/examples.json");
+
+#[derive(Deserialize)]
+struct OperationExample {
+    request: Option<Value>,
+    response: Option<Value>,
+}
+
+impl Examples {
+    fn add<'c>(mut contents: impl Iterator<Item = &'c mut RefOr<Content>>, example: Option<Value>) {
+        if let Some(RefOr::T(content)) = contents.next() {
+            content.example = example;
+        }
+    }
+}
+
+impl Modify for Examples {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let mut examples: HashMap<String, OperationExample> =
+            serde_json::from_str(EXAMPLES).expect("the examples are JSON");
+        for operation in operations(openapi) {
+            let id = operation.operation_id.as_deref().unwrap_or_default();
+            let Some(OperationExample { request, response }) = examples.remove(id) else { continue };
+            if let Some(RefOr::T(body)) = &mut operation.request_body {
+                Self::add(body.content.values_mut(), request);
+            }
+            let succeeded = operation.responses.responses.iter_mut().find(|(status, _)| status.starts_with('2'));
+            if let Some((_, RefOr::T(answer))) = succeeded {
+                Self::add(answer.content.values_mut(), response);
+            }
+        }
+    }
+}
+
+/// What generators of clients read wrongly, written so that they do not.
+struct ForGenerators;
+
+impl ForGenerators {
+    /// Results of a batch's items. Two shapes that only their required fields tell apart are one for most generators, which
+    /// then read every answer as the first.
+    const RESULTS: [&str; 2] = ["EventResult", "NotificationResult"];
+
+    /// One object with the fields of all `shapes`, each of which may be absent.
+    fn merged(shapes: &OneOf, schemas: &BTreeMap<String, RefOr<Schema>>) -> Object {
+        let mut merged = Object::with_type(Type::Object);
+        merged.description.clone_from(&shapes.description);
+        for shape in &shapes.items {
+            let RefOr::Ref(reference) = shape else { continue };
+            let name = reference.ref_location.rsplit('/').next().unwrap_or_default();
+            if let Some(RefOr::T(Schema::Object(object))) = schemas.get(name) {
+                merged.properties.extend(object.properties.clone());
+            }
+        }
+        merged
+    }
+}
+
+impl Modify for ForGenerators {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let schemas = &mut openapi.components.get_or_insert_default().schemas;
+        for name in Self::RESULTS {
+            if let Some(RefOr::T(Schema::OneOf(shapes))) = schemas.get(name) {
+                let merged = Self::merged(shapes, schemas);
+                schemas.insert(name.to_owned(), merged.into());
+            }
+        }
+        // Without these words TypeScript's generators make it an object without fields.
+        if let Some(RefOr::T(Schema::Object(any))) = schemas.get_mut("JsonObject") {
+            any.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(true)));
+        }
+    }
+}
+
+fn operations(openapi: &mut OpenApi) -> impl Iterator<Item = &mut Operation> {
+    let items = openapi.paths.paths.values_mut();
+    items.flat_map(|item| {
+        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete, &mut item.head]
+            .into_iter()
+            .flatten()
+    })
+}
+
 /// The headers of every answer, and those of routes with a rate limit (contract §2, §3).
 struct Headers;
 
@@ -221,10 +313,7 @@ impl Headers {
 
 impl Modify for Headers {
     fn modify(&self, openapi: &mut OpenApi) {
-        for item in openapi.paths.paths.values_mut() {
-            let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete, &mut item.head];
-            operations.into_iter().flatten().for_each(Self::add);
-        }
+        operations(openapi).for_each(Self::add);
         let components = openapi.components.get_or_insert_default();
         for (name, response) in &mut components.responses {
             if let RefOr::T(response) = response {

@@ -47,7 +47,6 @@ pub struct NotificationReceipts {
 /// The result of one event of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[schema(as = PublishedOrRejected)]
 pub enum EventResult {
     /// It was published.
     Published(EventReceipt),
@@ -58,7 +57,6 @@ pub enum EventResult {
 /// The result of one notification of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[schema(as = CreatedOrRejected)]
 pub enum NotificationResult {
     /// It was created.
     Created(NotificationReceipt),

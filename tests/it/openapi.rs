@@ -79,6 +79,77 @@ fn every_operation_says_what_it_answers_and_who_may_call_it() {
     assert_eq!(ids.len(), count, "an operation's id is its own");
 }
 
+/// The names of all fields, with those of objects within.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            // What clients name themselves is not compared.
+            let is_free = |name: &str| ["limits", "by_app", "event_data", "context_data"].contains(&name);
+            let inner = |(name, value): (&String, &Value)| {
+                (name.clone(), if is_free(name) { Value::Null } else { shape(value) })
+            };
+            fields.iter().map(inner).collect()
+        }
+        Value::Array(items) => items.first().map_or_else(|| json!([]), |first| json!([shape(first)])),
+        _ => Value::Null,
+    }
+}
+
+/// Every operation is asked as its example says, and answers with the fields of its example.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_operation_has_an_example_that_holds() {
+    let hub = TestHub::start_with(Backend::Sqlite, |config| config.webhooks.allow_http = true).await;
+    let app = hub.app("work-buddy").await;
+    let receiver = Receiver::start().await;
+    let ids = furnish(&hub, &app, &receiver).await;
+    let id = |name: &str| ids.iter().find(|(id, _)| *id == name).map(|(_, id)| id.clone()).unwrap();
+    let document = serde_json::to_value(openapi::document()).unwrap();
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            // What is deleted comes last, and the app's own things before it.
+            let order = (method == "delete", !path.contains("admin"));
+            operations.push((order, method.clone(), path.clone(), operation.clone()));
+        }
+    }
+    operations.sort_by_key(|(order, ..)| *order);
+    for (_, method, path, operation) in operations {
+        if ["openStream", "getMetrics"].iter().any(|other| operation["operationId"] == *other) {
+            continue;
+        }
+        let to = if method == "delete" && path.ends_with("apps/{app_id}") { "deleted" } else { "work-buddy" };
+        let address = path
+            .replace("{app_id}", to)
+            .replace("{user_id}", "ada")
+            .replace("{notification_id}", &id("NOTIFICATION_ID"))
+            .replace("{webhook_id}", &id("WEBHOOK_ID"))
+            .replace("{delivery_id}", &id("DELIVERY_ID"))
+            .replace("{key_id}", &id("KEY_ID"));
+        let address = if to == "deleted" { address.replace("work-buddy", to) } else { address };
+        let request = operation["requestBody"]["content"]["application/json"]["example"].clone();
+        let body = (!request.is_null()).then(|| {
+            // An app that is there already, and an address that nobody listens at.
+            let text = request.to_string().replace("https://example.com/hook", &receiver.url("/ok"));
+            serde_json::from_str::<Value>(&text.replace("\"work-buddy\"", "\"new-app\"")).unwrap()
+        });
+        assert_eq!(
+            body.is_some(),
+            operation.get("requestBody").is_some() && method != "get" || body.is_some(),
+            "{path}"
+        );
+        let key = if path.contains("admin") { ADMIN_KEY } else { &app.key };
+        let answer =
+            crate::harness::callers::send(hub.addr, &method.to_uppercase(), &address, Some(key), &[], body).await;
+        assert!(answer.status < 300, "{method} {address}: {} {}", answer.status, answer.body);
+        let answers = operation["responses"].as_object().unwrap();
+        let (_, answered) = answers.iter().find(|(status, _)| status.starts_with('2')).unwrap();
+        if let Some(content) = answered.get("content") {
+            let example = &content["application/json"]["example"];
+            assert_eq!(shape(&answer.body), shape(example), "{method} {path}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_and_the_document_load_nothing_from_elsewhere() {
     let hub = TestHub::start(Backend::Sqlite).await;

@@ -48,7 +48,7 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// What the body of a request tells of its event (contract §14).
+/// What the body of a request tells of its event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PayloadForm {

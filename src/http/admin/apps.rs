@@ -90,7 +90,7 @@ pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
     path = "/api/v1/admin/apps",
     operation_id = "createApp",
     tag = "Admin",
-    request_body = requests::NewApp,
+    request_body = requests::AppInput,
     responses(
         (status = 201, description = "The new app and its key", body = AppWithKey),
         Operator,

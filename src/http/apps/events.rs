@@ -38,7 +38,7 @@ const MAX_LIMIT: u64 = 500;
     operation_id = "publishEvent",
     tag = "Events",
     params(OfApp, IdempotencyKey),
-    request_body = requests::NewEvent,
+    request_body = requests::EventInput,
     responses(
         (status = 200, description = "The event was published", body = EventReceipt, headers(("Idempotency-Replayed" = String, description = "`true` if this is the answer of an earlier request"))),
         Limited,

@@ -38,7 +38,7 @@ const MAX_RAW_CHARACTERS: usize = 16 * 1024;
     operation_id = "createNotification",
     tag = "Notifications",
     params(OfApp, IdempotencyKey),
-    request_body = requests::NewNotification,
+    request_body = requests::NotificationInput,
     responses(
         (
             status = 201,

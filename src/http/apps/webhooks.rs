@@ -23,7 +23,7 @@ use crate::{
         openapi::{
             answers::{Checked, Limited, WithBody},
             parameters::{OfApp, OfWebhook},
-            requests::{self, NewWebhook, WebhookQuery},
+            requests::{self, WebhookInput, WebhookQuery},
         },
         path,
         query::{self, Parameters},
@@ -167,7 +167,7 @@ struct TestOutcome {
     operation_id = "createWebhook",
     tag = "Webhooks",
     params(OfApp),
-    request_body = NewWebhook,
+    request_body = WebhookInput,
     responses(
         (
             status = 201,

@@ -14,7 +14,7 @@ use crate::store::{DeliveryStatus, Status};
 /// An event to publish: for one user, or a broadcast.
 #[derive(ToSchema)]
 #[serde(untagged)]
-pub enum NewEvent {
+pub enum EventInput {
     /// An event for one user.
     ForUser(EventForUser),
     /// An event for all users.
@@ -62,7 +62,7 @@ pub enum Audience {
 #[serde(deny_unknown_fields)]
 pub struct EventBatch {
     #[schema(min_items = 1, max_items = 1000)]
-    events: Vec<NewEvent>,
+    events: Vec<EventInput>,
 }
 
 /// Filters for events.
@@ -147,7 +147,7 @@ macro_rules! notification_shape {
 }
 notification_shape! {
     /// A notification to create.
-    NewNotification {
+    NotificationInput {
         user_id: UserId,
         /// Unique within the app.
         #[schema(min_length = 1, max_length = 255)]
@@ -177,7 +177,7 @@ pub enum NotificationBatch {
 #[serde(deny_unknown_fields)]
 pub struct NotificationList {
     #[schema(min_items = 1, max_items = 1000)]
-    notifications: Vec<NewNotification>,
+    notifications: Vec<NotificationInput>,
 }
 
 /// Filters for notifications.
@@ -241,7 +241,7 @@ pub struct EventPattern(String);
 /// A webhook to register.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NewWebhook {
+pub struct WebhookInput {
     /// An HTTPS URL at a public address, without credentials or fragment. The operator may allow more.
     #[schema(max_length = 2048, format = "uri", example = "https://example.com/hook")]
     webhook_url: String,
@@ -323,7 +323,7 @@ pub struct TokenRequest {
 /// An app to create.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NewApp {
+pub struct AppInput {
     app_id: AppId,
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$", example = "Work Buddy")]
     name: String,
