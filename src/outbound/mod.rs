@@ -1,5 +1,6 @@
 //! Outgoing requests to webhooks, and the guard on where they may go.
 
+mod client;
 mod guard;
 mod payload;
 mod resolver;

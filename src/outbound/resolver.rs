@@ -3,8 +3,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
+    vec,
 };
 
 use hickory_resolver::{
@@ -12,7 +15,8 @@ use hickory_resolver::{
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
+use tower_service::Service;
 
 /// How long one server has for its answer, …
 const ANSWER: Duration = Duration::from_millis(1500);
@@ -28,10 +32,14 @@ const BELIEVED: Duration = Duration::from_secs(300);
 const DISBELIEVED: Duration = Duration::from_secs(10);
 
 /// Resolves names, and refuses one if any of its addresses is closed.
+#[derive(Clone)]
 pub(super) struct GuardedResolver {
     names: TokioResolver,
     permits: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
 }
+
+/// [`Forbidden`] or [`Unresolved`].
+pub(super) type ResolveError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A name resolves to a closed address.
 #[derive(Debug, thiserror::Error)]
@@ -79,12 +87,20 @@ impl GuardedResolver {
     }
 }
 
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for GuardedResolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = ResolveError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ResolveError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ResolveError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let (names, permits) = (self.names.clone(), self.permits.clone());
         Box::pin(async move {
             let name = name.as_str();
-            let unresolved = |why: String| Unresolved(name.to_owned(), why);
+            let unresolved = |why: String| ResolveError::from(Unresolved(name.to_owned(), why));
             let found = tokio::time::timeout(RESOLVED, names.lookup_ip(name)).await;
             let found = found.map_err(|_| unresolved("its servers do not answer".to_owned()))?;
             let found = found.map_err(|error| unresolved(error.to_string()))?;
@@ -92,8 +108,9 @@ impl Resolve for GuardedResolver {
             if let Some(closed) = addresses.iter().find(|address| !permits(**address)) {
                 return Err(Forbidden(format!("{name} is {closed}")).into());
             }
-            let addresses: Addrs = Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
-            Ok(addresses)
+            // The connector puts the port in.
+            let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, 0)).collect();
+            Ok(addresses.into_iter())
         })
     }
 }

@@ -4,17 +4,19 @@
 use std::{error::Error as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use hickory_resolver::TokioResolver;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Method, Request, Response, Uri,
+    body::Incoming,
+    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+};
 use moka::sync::Cache;
 use oriva_hub_actors::{
     model::TraceParent,
     ports::{Delivery, Report, Target, Verdict, WebhookSender},
     traces::{Span, SpanKind},
-};
-use reqwest::{
-    Client, Response,
-    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
-    redirect::Policy,
 };
 use serde_json::{Map, Value};
 use tokio::{
@@ -25,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::{
+    client::{NoAnswer, WebhookClient},
     guard::{Guard, literal_address},
     payload,
     resolver::{self, Forbidden, GuardedResolver, Unresolved},
@@ -38,11 +41,10 @@ const MAX_HEADERS: usize = 50;
 const MAX_HEADER_CHARACTERS: usize = 512;
 /// Idle connections that are kept for one host.
 const IDLE_PER_HOST: usize = 8;
-const IDLE_FOR: Duration = Duration::from_secs(60);
+/// How long an origin may have a kept connection after its last answer.
+const KEPT_FOR: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("oriva-hub/", env!("CARGO_PKG_VERSION"));
 
-/// How long connecting may take: TCP, over all addresses in turn, and TLS.
-const CONNECT: Duration = Duration::from_secs(5);
 /// How long a body may take whose status has decided already.
 const BODY: Duration = Duration::from_secs(1);
 /// Threads that send.
@@ -92,26 +94,13 @@ impl Drop for HttpSender {
 
 /// Connections of one scheme: kept ones, and a new one for each request.
 struct Clients {
-    kept: Client,
-    new: Client,
+    kept: WebhookClient,
+    new: WebhookClient,
 }
 
 impl Clients {
-    /// HTTP/1.1 alone: a request has a connection to itself, so one that hangs harms no other.
-    fn new(guarded: impl Fn() -> GuardedResolver, https_only: bool, deadline: Duration) -> reqwest::Result<Self> {
-        let client = |kept: usize| {
-            Client::builder()
-                .dns_resolver(guarded())
-                .redirect(Policy::none())
-                .no_proxy()
-                .http1_only()
-                .https_only(https_only)
-                .connect_timeout(CONNECT.min(deadline))
-                .timeout(deadline)
-                .pool_max_idle_per_host(kept)
-                .pool_idle_timeout(IDLE_FOR)
-                .build()
-        };
+    fn new(resolver: &GuardedResolver, tls: bool, deadline: Duration) -> Result<Self, rustls::Error> {
+        let client = |kept| WebhookClient::new(resolver.clone(), tls, kept, deadline);
         Ok(Self { kept: client(IDLE_PER_HOST)?, new: client(0)? })
     }
 }
@@ -127,22 +116,16 @@ struct Requests {
 }
 
 impl Requests {
-    fn new(guard: Guard, deadline: Duration, names: &TokioResolver) -> reqwest::Result<Self> {
+    fn new(guard: Guard, deadline: Duration, names: &TokioResolver) -> Result<Self, rustls::Error> {
         let (tls_guard, plain_guard) = (guard.clone(), guard.clone());
-        let over_tls = || {
-            let guard = tls_guard.clone();
-            GuardedResolver::new(names.clone(), move |address| guard.permits(address))
-        };
-        let plain = || {
-            let guard = plain_guard.clone();
-            GuardedResolver::new(names.clone(), move |address| guard.permits_plain(address))
-        };
+        let over_tls = GuardedResolver::new(names.clone(), move |address| tls_guard.permits(address));
+        let plain = GuardedResolver::new(names.clone(), move |address| plain_guard.permits_plain(address));
         Ok(Self {
             guard,
             deadline,
-            over_tls: Clients::new(over_tls, true, deadline)?,
-            plain: Clients::new(plain, false, deadline)?,
-            answered: Cache::builder().max_capacity(ORIGINS).time_to_live(IDLE_FOR).build(),
+            over_tls: Clients::new(&over_tls, true, deadline)?,
+            plain: Clients::new(&plain, false, deadline)?,
+            answered: Cache::builder().max_capacity(ORIGINS).time_to_live(KEPT_FOR).build(),
         })
     }
 
@@ -163,22 +146,17 @@ impl Requests {
     }
 
     /// The error message for the app: the phase, and the innermost cause, which says most, without the URL.
-    fn cause(&self, error: &reqwest::Error) -> String {
-        if error.is_timeout() && !error.is_connect() {
-            return self.too_late();
-        }
-        let mut last: &dyn std::error::Error = error;
+    fn cause(error: &NoAnswer) -> String {
+        let NoAnswer::Failed(failed) = error else { return error.to_string() };
+        let mut last: &dyn std::error::Error = failed;
         while let Some(source) = last.source() {
             if source.is::<Unresolved>() || source.is::<Forbidden>() {
                 return source.to_string();
             }
             last = source;
         }
-        if error.is_timeout() {
-            return format!("no connection (TCP and TLS) within {} s", CONNECT.min(self.deadline).as_secs());
-        }
-        let kind = if error.is_connect() { "no connection: " } else { "" };
-        match error.source() {
+        let kind = if failed.is_connect() { "no connection: " } else { "" };
+        match failed.source() {
             Some(_) => format!("{kind}{last}"),
             None => "the request failed".to_owned(),
         }
@@ -196,18 +174,23 @@ impl Requests {
         let clients = self.clients(&url)?;
         let origin = url.origin().ascii_serialization();
         let headers = headers_of(target, delivery, body, trace);
-        let send = async |client: &Client| {
-            let request = client.post(url.clone()).headers(headers.clone()).body(body.to_owned()).send();
-            tokio::time::timeout_at(end, request).await
+        let address = Uri::try_from(url.as_str()).map_err(|_| "the URL is not valid".to_owned())?;
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let send = async |client: &WebhookClient| {
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = address.clone();
+            *request.headers_mut() = headers.clone();
+            tokio::time::timeout_at(end, client.send(request)).await
         };
         // A retry dials anew: the connection that failed may have been a kept one, and the others are as old.
         let may_be_kept = delivery.attempt == 1 && self.answered.contains_key(&origin);
         let mut response = send(if may_be_kept { &clients.kept } else { &clients.new }).await;
-        if may_be_kept && matches!(&response, Ok(Err(error)) if !error.is_timeout() && !error.is_connect()) {
+        if may_be_kept && matches!(&response, Ok(Err(error @ NoAnswer::Failed(_))) if !error.is_connect()) {
             // The receiver closed the kept connection as it was used. It answered nothing, so this is no attempt yet.
             response = send(&clients.new).await;
         }
-        let response = response.map_err(|_| self.too_late())?.map_err(|error| self.cause(&error))?;
+        let response = response.map_err(|_| self.too_late())?.map_err(|error| Self::cause(&error))?;
         self.answered.insert(origin, ());
         Ok(Answer::read(response, end.min(Instant::now() + BODY)).await)
     }
@@ -268,15 +251,15 @@ struct Answer {
 impl Answer {
     /// Reads what arrives before the deadline, up to the limit. The status decides the outcome, whatever happens to the
     /// body.
-    async fn read(mut response: Response, end: Instant) -> Self {
+    async fn read(response: Response<Incoming>, end: Instant) -> Self {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let headers = headers(response.headers());
-        let mut bytes = Vec::new();
+        let (mut body, mut bytes) = (response.into_body(), Vec::new());
         while bytes.len() < MAX_ANSWER_BYTES {
-            match tokio::time::timeout_at(end, response.chunk()).await {
-                Ok(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),
-                Ok(Ok(None) | Err(_)) | Err(_) => break,
+            match tokio::time::timeout_at(end, body.frame()).await {
+                Ok(Some(Ok(frame))) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Ok(None | Some(Err(_))) | Err(_) => break,
             }
         }
         bytes.truncate(MAX_ANSWER_BYTES);

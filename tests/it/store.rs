@@ -323,6 +323,40 @@ async fn filters_narrow_and_cursors_continue(backend: Backend) {
     }
 }
 
+/// The seed's T001: comments on tables and columns, and checks where the data is.
+#[actix_web::test]
+async fn postgres_explains_its_columns_and_checks_its_rows() {
+    let (database, _store) = store_with(Backend::Postgres, &["a"]).await;
+    let mut owner = PgConnection::connect(&database.owner_url).await.unwrap();
+    let query = "select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid \
+                 where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attnum > 0 \
+                 and not a.attisdropped and c.relname not like '%archive' and c.relname <> '_sqlx_migrations' \
+                 and col_description(c.oid, a.attnum) is null order by 1";
+    let unexplained: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut owner).await.unwrap();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
+    for (insert, check) in [
+        (
+            "insert into platform_events (id, app_id, user_id, event_category, event_type, entity_type, entity_id, \
+             from_platform, app_offset, user_offset, timestamp, created_at) \
+             values (gen_random_uuid(), 'a', 'u', 'user', '1x', 't', '1', false, 1, 1, now(), now())",
+            "platform_events_event_type_form",
+        ),
+        (
+            "insert into platform_notifications (id, app_id, user_id, title, body, expires_at) \
+             values (gen_random_uuid(), 'a', 'u', 't', 'b', now() - interval '1 s')",
+            "platform_notifications_expires_later",
+        ),
+        (
+            "insert into app_webhooks (id, app_id, webhook_url, secret, subscribed_events) \
+             values (gen_random_uuid(), 'a', 'ftp://x', '', '{**}')",
+            "app_webhooks_url_scheme",
+        ),
+    ] {
+        let refused = owner.execute(insert).await.unwrap_err();
+        assert_eq!(refused.as_database_error().and_then(|error| error.constraint()), Some(check), "{refused}");
+    }
+}
+
 /// PostgreSQL counts what it reads of each index. SQLite's plans are looked at in `src/store/sql/events.rs`.
 #[actix_web::test]
 async fn dates_and_users_are_found_by_index() {

@@ -196,3 +196,33 @@ async fn connections_that_froze_cost_one_attempt_and_no_more() {
     eventually("a new connection serves it", async || attempts(&app, &id).await.len() == 41).await;
     assert_eq!(attempts(&app, &id).await[0], 2);
 }
+
+/// Interim answers without end: what is read of them is bounded, whatever the endpoint sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_interim_answers_ends_the_attempt() {
+    let (_hub, app, _receiver) = start(Backend::Sqlite).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (sent, closed) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counter, ended) = (sent.clone(), closed.clone());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let hints = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(100);
+            while let Ok(count) = stream.write(&hints).await {
+                counter.fetch_add(count, Ordering::SeqCst);
+            }
+            ended.store(true, Ordering::SeqCst);
+        }
+    });
+    let body = json!({"webhook_url": url, "subscribed_events": ["**"], "max_retries": 1});
+    let id = app.webhook_with(&body).await["webhook_id"].clone();
+    app.publish("alice", "x").await;
+    eventually("it is given up", async || app.deliveries(&id, "?status=failed").await.len() == 1).await;
+    let delivery = app.deliveries(&id, "").await.remove(0);
+    let error = delivery["attempts"][0]["error_message"].as_str().unwrap();
+    assert!(error.contains("interim status"), "{error}");
+    eventually("the connection is ended", async || closed.load(Ordering::SeqCst)).await;
+    // Two attempts, and what the kernel held of each.
+    let sent = sent.load(Ordering::SeqCst);
+    assert!(sent < 64 << 20, "{sent} bytes");
+}
