@@ -1,5 +1,5 @@
 -- What the hub checks before it writes, checked once more where the data is. `not valid`: rows that an earlier version
--- wrote are left as they are.
+-- wrote are left as they are until they are updated.
 alter table platform_events
     add constraint platform_events_event_type_form
         check (event_type ~ '^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$') not valid;

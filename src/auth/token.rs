@@ -80,7 +80,8 @@ impl Tokens {
     /// Verifies signature, expiry and form.
     ///
     /// # Errors
-    /// [`TokenError::Expired`] only for a token that was valid once, and [`TokenError::Claims`] only for one that is signed.
+    /// [`TokenError::Expired`] for a signed token whose `exp` has passed, whatever else it says; [`TokenError::Claims`] only
+    /// for a signed one.
     pub fn verify(&self, token: &str) -> Result<UserToken, TokenError> {
         // Whoever has the secret may have made it with another library, so the claims can have any shape.
         let claims = jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding, &self.validation)

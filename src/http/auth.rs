@@ -228,7 +228,7 @@ async fn authenticate(request: &HttpRequest, hub: &Hub) -> Result<Caller, Proble
     Ok(hub.auth().authenticate(credential).await?)
 }
 
-/// The credential of an `Authorization: Bearer` header.
+/// The credential of `Authorization: Bearer`, or of `X-API-Key` if there is no header `Authorization`.
 pub(super) fn credential(headers: &HeaderMap) -> Option<&str> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return headers.get(API_KEY)?.to_str().ok().map(str::trim);

@@ -29,12 +29,14 @@ use oriva_hub_actors::{
 use super::{
     paced::{Paced, PendingAnswers},
     problem::{Code, Problem},
-    query, rate_limit, request_id,
+    rate_limit, request_id,
 };
 use crate::{hub::Hub, limits::RateLimitStatus, metrics};
 
-/// What clients are told of idle connections: a little less than the server's own time.
-const KEEP_ALIVE: &str = "timeout=70";
+/// How long an idle connection is kept.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// What clients are told of that: a little less, so that none uses a connection that is just being closed.
+const KEEP_ALIVE_HINT: &str = "timeout=70";
 
 /// Deadline of a request, its body included. Longer than the slowest webhook test may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(75);
@@ -81,6 +83,7 @@ pub async fn request_context(
     let closing = request.conn_data::<Rc<ClosingAnswer>>().cloned();
     let is_behind_last = closing.as_ref().is_some_and(|closing| closing.is_set());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
+    let hub = request.app_data::<Data<Hub>>().cloned();
     let pending = pending_answers(&request);
     let work = async {
         if is_behind_last {
@@ -113,9 +116,9 @@ pub async fn request_context(
         closing.iter().for_each(|closing| closing.set());
     }
     let headers = head.headers_mut();
-    if !is_last && !is_behind_last {
-        // So that clients do not use a connection that is just being closed for want of requests.
-        headers.insert(HeaderName::from_static("keep-alive"), HeaderValue::from_static(KEEP_ALIVE));
+    let is_draining = hub.is_some_and(|hub| hub.is_draining());
+    if !is_last && !is_behind_last && !is_draining {
+        headers.insert(HeaderName::from_static("keep-alive"), HeaderValue::from_static(KEEP_ALIVE_HINT));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(request_id::HEADER, value);
@@ -140,9 +143,6 @@ pub async fn admission(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let refuse = |problem: Problem| problem.error_response().map_into_right_body();
-    if let Err(fault) = query::check_escapes(request.uri()) {
-        return Ok(request.into_response(refuse(Problem::invalid(vec![fault]))));
-    }
     let hub = request.app_data::<Data<Hub>>().cloned();
     if !is_probe(request.path()) {
         if hub.as_ref().is_some_and(|hub| hub.is_draining()) {

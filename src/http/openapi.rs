@@ -20,6 +20,7 @@ use utoipa::{
     Modify, OpenApi as _,
     openapi::{
         Content, Header, Object, OpenApi, Ref, RefOr, Response,
+        extensions::ExtensionsBuilder,
         path::Operation,
         schema::{AdditionalProperties, OneOf, Schema, Type},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -260,6 +261,14 @@ impl Modify for ForGenerators {
             if let Some(RefOr::T(Schema::OneOf(shapes))) = schemas.get(name) {
                 let merged = Self::merged(shapes, schemas);
                 schemas.insert(name.to_owned(), merged.into());
+            }
+        }
+        // Go has one namespace for the names of all enums' values.
+        for (name, prefix) in [("ItemErrorCode", "ITEM_"), ("AskedPriority", "ASKED_")] {
+            if let Some(RefOr::T(Schema::Object(names))) = schemas.get_mut(name) {
+                let values = names.enum_values.iter().flatten().filter_map(Value::as_str);
+                let values: Vec<String> = values.map(|value| format!("{prefix}{}", value.to_uppercase())).collect();
+                names.extensions = Some(ExtensionsBuilder::new().add("x-enum-varnames", values).build());
             }
         }
         // Without these words TypeScript's generators make it an object without fields.

@@ -5,7 +5,7 @@ use oriva_hub_actors::model::UserId;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::problem::Problem;
+use super::{problem::Problem, query::has_valid_escapes};
 
 /// Parses an id that the hub made. Only its canonical form is accepted, so that each thing has one address.
 ///
@@ -27,6 +27,10 @@ pub(super) fn user_id(request: &HttpRequest) -> Result<Option<UserId>, Problem> 
     }
     // Decoded in full: `match_info` leaves `%2B`, `%2F` and `%25` as they are.
     let Ok(Parameters { user_id }) = request.match_info().load() else { return Ok(None) };
+    // `%` without two digits is passed over by the decoder, so it would be another user's id.
+    if !has_valid_escapes(request.uri().path()) {
+        return Err(Problem::not_found());
+    }
     let user = UserId::parse(&user_id).map_err(|rule| Problem::malformed_id("user_id", &rule))?;
     // A path that is not UTF-8 is decoded to this character.
     if user.as_str().contains(char::REPLACEMENT_CHARACTER) { Err(Problem::not_found()) } else { Ok(Some(user)) }

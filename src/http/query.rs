@@ -1,20 +1,56 @@
 //! Query strings, parsed like bodies: an unknown or faulty parameter is an error. And cursors.
 
-use actix_web::{http::Uri, web::Query};
+use std::future::{Ready, ready};
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Query};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use oriva_hub_actors::model::{Invalid, Timestamp};
 
-use super::body::Fields;
+use super::{body::Fields, problem::Problem};
 use crate::store::FaultyField;
 
-/// A query string as actix-web parses it.
-pub type Parameters = Query<Vec<(String, String)>>;
+/// The parameters of a query string, in their order.
+#[derive(Debug)]
+pub struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// Parses a query string. A `%` without two hexadecimal digits (RFC 3986 §2.1) is a fault: a decoder would pass over it,
+    /// and a filter would mean something else than was written.
+    ///
+    /// # Errors
+    /// The fault.
+    pub fn parse(text: &str) -> Result<Self, FaultyField> {
+        if !has_valid_escapes(text) {
+            let rule = "must have two hexadecimal digits after each %; % itself is written %25";
+            return Err(FaultyField::new("query", rule));
+        }
+        let parsed = Query::<Vec<(String, String)>>::from_query(text);
+        parsed
+            .map(|query| Self(query.into_inner()))
+            .map_err(|_| FaultyField::new("query", "must be UTF-8, percent-encoded"))
+    }
+}
+
+impl FromRequest for Parameters {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::parse(request.query_string()).map_err(|fault| Problem::invalid(vec![fault])))
+    }
+}
+
+/// Whether two hexadecimal digits follow each `%`.
+pub(super) fn has_valid_escapes(text: &str) -> bool {
+    let is_escape = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+    text.split('%').skip(1).all(is_escape)
+}
 
 /// Splits the parameters. A repeated one is a fault, except those of `repeatable`, whose values are returned in that order.
 pub fn fields<const N: usize>(parameters: Parameters, repeatable: [&str; N]) -> (Fields<'static>, [Vec<String>; N]) {
     let mut values = [const { Vec::new() }; N];
     let mut once = Vec::new();
-    for (name, value) in parameters.into_inner() {
+    for (name, value) in parameters.0 {
         match repeatable.iter().position(|one| *one == name) {
             Some(place) => values[place].push(value),
             None => once.push((name, value)),
@@ -23,7 +59,7 @@ pub fn fields<const N: usize>(parameters: Parameters, repeatable: [&str; N]) -> 
     (Fields::of_parameters(once), values)
 }
 
-/// Parses the values of a repeatable parameter, sorted and each once. The first fault is noted.
+/// Parses the values of a repeatable parameter, sorted and each once. Every fault is noted.
 pub fn each<T: Ord>(
     fields: &mut Fields<'_>,
     name: &str,
@@ -40,20 +76,6 @@ pub fn each<T: Ord>(
     parsed.sort_unstable();
     parsed.dedup();
     parsed
-}
-
-/// Checks that every `%` is followed by two hexadecimal digits (RFC 3986 §2.1). Decoders pass over one that is not, so an
-/// id or a filter would mean something else than was written.
-///
-/// # Errors
-/// The fault of the address.
-pub fn check_escapes(uri: &Uri) -> Result<(), FaultyField> {
-    let text = uri.path_and_query().map_or("", |path| path.as_str());
-    let is_escape = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
-    if text.split('%').skip(1).all(is_escape) {
-        return Ok(());
-    }
-    Err(FaultyField::new("url", "must have two hexadecimal digits after each %; % itself is written %25"))
 }
 
 /// A rule for whole numbers.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use oriva_hub_actors::{metric_names, model::Timestamp};
 
-/// From this difference on the node is degraded. Less than the shortest token's life by far, and more than a slow answer.
+/// From this difference on the node is degraded: small beside a token's usual life of an hour, and more than a slow answer.
 const FAR_OFF_MS: i64 = 10_000;
 
 /// The last comparison.
@@ -14,14 +14,14 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Compares. `asked` and `answered`, by this node's clock, are around the moment at which the database said `there`.
-    pub(super) fn compare(&self, asked: Timestamp, answered: Timestamp, there: Timestamp) {
-        let (asked, answered, there) = (asked.unix_ms(), answered.unix_ms(), there.unix_ms());
+    /// Compares. The database said its time between `before` and `after` by this node's clock.
+    pub(super) fn compare(&self, before: Timestamp, after: Timestamp, database: Timestamp) {
+        let (before, after, database) = (before.unix_ms(), after.unix_ms(), database.unix_ms());
         // Zero if the database's time lies between the two: then nothing is known to be wrong.
-        let ahead = if there < asked { asked - there } else { answered.min(there) - there };
+        let ahead = if database < before { before - database } else { after.min(database) - database };
         metrics::gauge!(metric_names::CLOCK_AHEAD).set(ahead as f64 / 1000.0);
-        let before = self.ahead_ms.swap(ahead, Ordering::SeqCst);
-        match (before.abs() >= FAR_OFF_MS, ahead.abs() >= FAR_OFF_MS) {
+        let earlier = self.ahead_ms.swap(ahead, Ordering::SeqCst);
+        match (earlier.abs() >= FAR_OFF_MS, ahead.abs() >= FAR_OFF_MS) {
             (false, true) => tracing::warn!(
                 ahead_ms = ahead,
                 "this node's clock is not the database's; tokens are refused or accepted wrongly: set the clock (NTP)"

@@ -7,15 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use moka::sync::Cache;
-use oriva_hub_actors::model::{AppId, Offset, StreamKey, Timestamp, UserId};
+use oriva_hub_actors::model::{AppId, StreamKey, Timestamp, UserId};
 
 use crate::metrics::cache_lookup;
-use crate::store::{AccessScope, FeedFilter, FeedPage, StatusCount, Store, StoreError, UnreadCount};
+use crate::store::{AccessScope, FeedFilter, FeedPage, StatusCount, Store, StoreError, UnreadCount, Validity};
 
 /// Greatest number of users in the cache.
 const CACHED: u64 = 100_000;
-/// Lifetime of an entry. A notification expires without a change of the stream until the worker writes it; this bounds
-/// how late a count shows that if no worker runs.
+/// Lifetime of an entry (contract §6). Entries that a change or an expiry made wrong are not used anyway.
 const CACHED_FOR: Duration = Duration::from_secs(60);
 
 /// A user, and the app whose notifications the caller may see, if only one.
@@ -24,7 +23,7 @@ type Whose = (UserId, Option<AppId>);
 /// Counts by user, each with the head of the user's stream when it was made.
 pub(super) struct CountCache {
     unread: Cache<Whose, UnreadCount>,
-    by_status: Cache<Whose, (Offset, Arc<[StatusCount]>)>,
+    by_status: Cache<Whose, (Validity, Arc<[StatusCount]>)>,
 }
 
 impl Default for CountCache {
@@ -63,15 +62,17 @@ impl CountCache {
         user: &UserId,
     ) -> Result<Arc<[StatusCount]>, StoreError> {
         let whose = (user.clone(), scope.app.clone());
+        let now = Timestamp::now();
         // The head is read first. A change in between makes the counts newer than their head, never older.
-        let end = store.head(&StreamKey::User(user.clone())).await?;
-        let counted = self.by_status.get(&whose).filter(|(counted_at, _)| *counted_at == end);
+        let head = store.head(&StreamKey::User(user.clone())).await?;
+        let counted = self.by_status.get(&whose).filter(|(until, _)| until.holds(head, now));
         cache_lookup("counts", counted.is_some());
         if let Some((_, counts)) = counted {
             return Ok(counts);
         }
-        let counts: Arc<[StatusCount]> = store.counts(scope, user, Timestamp::now()).await?.into();
-        self.by_status.insert(whose, (end, counts.clone()));
+        let (counts, next_expiry) = store.counts(scope, user, now).await?;
+        let counts: Arc<[StatusCount]> = counts.into();
+        self.by_status.insert(whose, (Validity { head, next_expiry }, counts.clone()));
         Ok(counts)
     }
 }

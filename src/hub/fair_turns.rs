@@ -14,10 +14,10 @@ pub(super) struct FairTurns(Arc<Mutex<State>>);
 
 struct State {
     free: usize,
-    /// Who waits, by app. Empty queues are removed.
-    waiting: HashMap<AppId, VecDeque<oneshot::Sender<Turn>>>,
+    /// Who waits, by app; the hub itself is `None`. Empty queues are removed.
+    waiting: HashMap<Option<AppId>, VecDeque<oneshot::Sender<Turn>>>,
     /// The apps that wait, in the order of their next turns.
-    rotation: VecDeque<AppId>,
+    rotation: VecDeque<Option<AppId>>,
 }
 
 /// The right to work now. Dropping it ends the turn.
@@ -29,8 +29,8 @@ impl FairTurns {
         Self(Arc::new(Mutex::new(State { free: at_once, waiting: HashMap::new(), rotation: VecDeque::new() })))
     }
 
-    /// Waits for a turn. Who stops waiting takes none.
-    pub(super) async fn take(&self, app: &AppId) -> Turn {
+    /// Waits for a turn of an app, or of the hub itself. Who stops waiting takes none.
+    pub(super) async fn take(&self, app: Option<&AppId>) -> Turn {
         let waiter = {
             let mut state = lock(&self.0);
             if state.free > 0 {
@@ -38,10 +38,10 @@ impl FairTurns {
                 return Turn(self.0.clone());
             }
             let (sender, waiter) = oneshot::channel();
-            let queue = state.waiting.entry(app.clone()).or_default();
+            let queue = state.waiting.entry(app.cloned()).or_default();
             queue.push_back(sender);
             if queue.len() == 1 {
-                state.rotation.push_back(app.clone());
+                state.rotation.push_back(app.cloned());
             }
             waiter
         };
@@ -96,13 +96,13 @@ mod tests {
     #[tokio::test]
     async fn apps_take_turns_however_much_one_of_them_wants() {
         let turns = FairTurns::new(1);
-        let first = turns.take(&app("busy")).await;
+        let first = turns.take(Some(&app("busy"))).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for name in ["busy", "busy", "busy", "quiet", "busy", "other"] {
             let (turns, order) = (turns.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
-                let _turn = turns.take(&app(name)).await;
+                let _turn = turns.take(Some(&app(name))).await;
                 order.lock().unwrap().push(name);
             }));
             tokio::task::yield_now().await;

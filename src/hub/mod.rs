@@ -33,7 +33,7 @@ pub use idempotency::{Idempotency, Written};
 pub use next_expiry::NextExpiry;
 pub use nodes::{Stats, UserPresence};
 pub use notifications::{Counts, Feed, NotificationWithApp};
-pub use outbox::{OutboxConfig, StoreOutbox};
+pub use outbox::{OutboxConfig, StoreOutbox, UnreadableSecrets};
 pub use peers::Cluster;
 pub use plain_text::{Lines, plain_text};
 pub use urls::{action_url, image_url};

@@ -1,7 +1,10 @@
 //! Implements the queue of the webhook actors with the store: claims under this node's name, opens secrets, and logs
 //! failing webhooks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use moka::sync::Cache;
@@ -24,9 +27,9 @@ const WEBHOOKS_PER_QUERY: u32 = 100;
 /// publishing.
 const AT_ONCE: usize = 4;
 /// Webhooks whose secret cannot be opened that are remembered, to log each once.
-const UNOPENED: u64 = 10_000;
+const UNREADABLE: u64 = 10_000;
 /// Pause until such a webhook's secret is tried again.
-const UNOPENED_PAUSE: Duration = Duration::from_secs(60);
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 /// Warnings, in percent of the failures that disable a webhook.
 const WARNINGS: [u32; 3] = [50, 75, 90];
 
@@ -39,6 +42,35 @@ pub struct OutboxConfig {
     pub disable_after: u32,
 }
 
+/// When secrets of webhooks last could not be opened. Clones are the same.
+#[derive(Clone)]
+pub struct UnreadableSecrets(Cache<WebhookId, Instant>);
+
+impl Default for UnreadableSecrets {
+    fn default() -> Self {
+        Self(Cache::new(UNREADABLE))
+    }
+}
+
+impl UnreadableSecrets {
+    /// How long a webhook's secret is still not tried again.
+    fn pause(&self, webhook: WebhookId) -> Option<Duration> {
+        UNREADABLE_PAUSE.checked_sub(self.0.get(&webhook)?.elapsed())
+    }
+
+    /// It could not be opened. Whether that is news.
+    fn insert(&self, webhook: WebhookId) -> bool {
+        let is_news = !self.0.contains_key(&webhook);
+        self.0.insert(webhook, Instant::now());
+        is_news
+    }
+
+    /// It was opened, or there is a new one.
+    pub(super) fn remove(&self, webhook: WebhookId) {
+        self.0.invalidate(&webhook);
+    }
+}
+
 /// The outbox of one node.
 pub struct StoreOutbox {
     store: Arc<dyn Store>,
@@ -47,8 +79,7 @@ pub struct StoreOutbox {
     config: OutboxConfig,
     node: Uuid,
     turns: FairTurns,
-    /// Webhooks whose secret could not be opened when it was last tried.
-    unopened: Cache<WebhookId, ()>,
+    unreadable: UnreadableSecrets,
 }
 
 impl StoreOutbox {
@@ -62,14 +93,14 @@ impl StoreOutbox {
             config,
             node: Uuid::now_v7(),
             turns: FairTurns::new(AT_ONCE),
-            unopened: Cache::new(UNOPENED),
+            unreadable: UnreadableSecrets::default(),
         }
     }
 
-    /// Asks the store when it is the app's turn.
+    /// Asks the store when it is the app's turn, or, without an app, the hub's own.
     async fn ask<T>(
         &self,
-        app: &AppId,
+        app: Option<&AppId>,
         question: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, Unavailable> {
         let _turn = self.turns.take(app).await;
@@ -77,6 +108,12 @@ impl StoreOutbox {
             tracing::warn!(error = &error as &dyn std::error::Error, "outbox unavailable");
             Unavailable
         })
+    }
+
+    /// The secrets that could not be opened. Who replaces one removes it there.
+    #[must_use]
+    pub fn unreadable_secrets(&self) -> UnreadableSecrets {
+        self.unreadable.clone()
     }
 
     /// Logs what attempts did to their webhook.
@@ -115,11 +152,11 @@ pub(super) fn warning(webhook: &Webhook, sealer: &Sealer, disable_after: u32) ->
     let failing =
         fails.then(|| format!("{failures} attempts failed in a row; at {disable_after} the webhook is disabled"));
     let patterns: Vec<_> = webhook.subscribed_events.iter().flat_map(|text| EventPattern::parse(text)).collect();
-    let is_sealed = sealer.open(&webhook.secret, webhook.id.0.as_bytes()).is_err();
-    let sealed = is_sealed.then(|| {
+    let is_unreadable = sealer.open(&webhook.secret, webhook.id.0.as_bytes()).is_err();
+    let unreadable = is_unreadable.then(|| {
         "the hub cannot open its secret, so its deliveries wait: rotate the secret, or tell the operator".to_owned()
     });
-    let warnings: Vec<_> = failing.into_iter().chain(sealed).chain(unmatchable_patterns(&patterns)).collect();
+    let warnings: Vec<_> = failing.into_iter().chain(unreadable).chain(unmatchable_patterns(&patterns)).collect();
     (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 
@@ -153,31 +190,39 @@ pub(super) fn target(webhook: &Webhook, sealer: &Sealer, now: Timestamp) -> Resu
 impl Deliveries for StoreOutbox {
     async fn claim(&self, webhook: &OwnedWebhook, limit: usize) -> Result<Claim, Unavailable> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        // Every event nudges: a secret that could not be opened is not tried again each time.
+        if let Some(pause) = self.unreadable.pause(webhook.id) {
+            return Ok(Claim { next_due: Some(pause), ..Claim::default() });
+        }
+        let began = std::sync::OnceLock::new();
         let claim = async {
             // When its turn has come: the lease is for the attempt and not for the wait before it.
+            let _ = began.set(Instant::now());
             let now = Timestamp::now();
             let lease = Lease { owner: self.node, until: Timestamp::from(now.as_datetime() + self.config.lease) };
             self.store.claim_deliveries(webhook.id, limit, lease, now).await
         };
-        let Some(claimed) = self.ask(&webhook.app, claim).await? else { return Ok(Claim::default()) };
-        let target = match target(&claimed.webhook, &self.sealer, Timestamp::now()) {
-            Ok(target) => target,
-            Err(error) => {
-                // The deliveries wait. The webhook's `warning` tells the app, and a new secret nudges at once.
-                if !self.unopened.contains_key(&webhook.id) {
-                    let (webhook_id, app_id) = (webhook.id, &webhook.app);
-                    tracing::error!(%webhook_id, %app_id, %error, "webhook secret cannot be opened; its deliveries wait: configure the key in auth.previous_encryption_keys or rotate the secret");
-                }
-                self.unopened.insert(webhook.id, ());
-                let claimed: Vec<DeliveryId> = claimed.deliveries.iter().map(|(id, ..)| *id).collect();
-                self.release(webhook, &claimed).await?;
-                return Ok(Claim { next_due: Some(UNOPENED_PAUSE), ..Claim::default() });
-            }
-        };
-        self.unopened.invalidate(&webhook.id);
+        let Some(claimed) = self.ask(Some(&webhook.app), claim).await? else { return Ok(Claim::default()) };
         let until = |moment: Timestamp| {
             Duration::from_millis(u64::try_from(moment.unix_ms() - Timestamp::now().unix_ms()).unwrap_or(0))
         };
+        let target = match target(&claimed.webhook, &self.sealer, Timestamp::now()) {
+            Ok(target) => target,
+            Err(error) => {
+                if claimed.deliveries.is_empty() {
+                    return Ok(Claim { next_due: claimed.next_due.map(until), ..Claim::default() });
+                }
+                // The deliveries wait. The webhook's `warning` tells the app, and a new secret nudges at once.
+                if self.unreadable.insert(webhook.id) {
+                    let (webhook_id, app_id) = (webhook.id, &webhook.app);
+                    tracing::error!(%webhook_id, %app_id, %error, "webhook secret cannot be opened; its deliveries wait: configure the key in auth.previous_encryption_keys or rotate the secret");
+                }
+                let claimed: Vec<DeliveryId> = claimed.deliveries.iter().map(|(id, ..)| *id).collect();
+                self.release(webhook, &claimed).await?;
+                return Ok(Claim { next_due: Some(UNREADABLE_PAUSE), ..Claim::default() });
+            }
+        };
+        self.unreadable.remove(webhook.id);
         Ok(Claim {
             target: Some(Arc::new(target)),
             deliveries: claimed
@@ -186,6 +231,7 @@ impl Deliveries for StoreOutbox {
                 .map(|(id, attempt, event)| Delivery { id, attempt, event })
                 .collect(),
             next_due: claimed.next_due.map(until),
+            age: began.get().map_or(Duration::ZERO, Instant::elapsed),
         })
     }
 
@@ -194,21 +240,21 @@ impl Deliveries for StoreOutbox {
             let now = Timestamp::now();
             self.store.record_attempts(webhook.id, self.node, attempts, self.config.disable_after, now).await
         };
-        if let Some(after) = self.ask(&webhook.app, record).await? {
+        if let Some(after) = self.ask(Some(&webhook.app), record).await? {
             self.report(webhook.id, &after);
         }
         Ok(())
     }
 
     async fn release(&self, webhook: &OwnedWebhook, deliveries: &[DeliveryId]) -> Result<(), Unavailable> {
-        self.ask(&webhook.app, self.store.release_deliveries(webhook.id, self.node, deliveries)).await
+        self.ask(Some(&webhook.app), self.store.release_deliveries(webhook.id, self.node, deliveries)).await
     }
 
     async fn with_work(&self) -> Result<Vec<OwnedWebhook>, Unavailable> {
         let mut all: Vec<OwnedWebhook> = Vec::new();
         loop {
             let last = all.last().map(|webhook| webhook.id);
-            let page = self.ask(&AppId::hub(), self.store.webhooks_with_work(last, WEBHOOKS_PER_QUERY)).await?;
+            let page = self.ask(None, self.store.webhooks_with_work(last, WEBHOOKS_PER_QUERY)).await?;
             let is_last = page.len() < WEBHOOKS_PER_QUERY as usize;
             all.extend(page);
             if is_last {
@@ -218,6 +264,6 @@ impl Deliveries for StoreOutbox {
     }
 
     async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, Unavailable> {
-        self.ask(&AppId::hub(), self.store.free_leases(Timestamp::now())).await
+        self.ask(None, self.store.free_leases(Timestamp::now())).await
     }
 }

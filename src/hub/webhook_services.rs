@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use oriva_hub_actors::{Webhooks, model::Invalid, ports::WebhookSender};
 
+use super::outbox::UnreadableSecrets;
 use crate::auth::Sealer;
 
 /// The rule for a webhook's URL when it is registered. Returns the URL, or the rule it breaks.
@@ -19,6 +20,8 @@ pub struct WebhookServices {
     pub actors: Webhooks,
     /// Failures in a row that disable a webhook.
     pub disable_after: u32,
+    /// Secrets that could not be opened.
+    pub unreadable_secrets: UnreadableSecrets,
     /// Greatest number of webhooks of one app.
     pub max_per_app: u32,
     /// The rule for a webhook's URL.

@@ -102,7 +102,9 @@ impl Hub {
             payload: wanted.payload,
         };
         let max = self.webhooks.max_per_app;
-        let webhook = self.store.create_webhook(&new, max, audit).await?.ok_or_else(|| {
+        // The app was deleted meanwhile.
+        let missing = |error| if matches!(error, StoreError::InUse) { HubError::NotFound } else { error.into() };
+        let webhook = self.store.create_webhook(&new, max, audit).await.map_err(missing)?.ok_or_else(|| {
             HubError::Conflict(format!("the app has {max} webhooks, which is as many as it may have"))
         })?;
         tracing::info!(app_id = %webhook.app_id, webhook_id = %id, "webhook created");
@@ -190,6 +192,7 @@ impl Hub {
         let Some(webhook) = changed else { return Err(self.no_webhook(id).await) };
         tracing::info!(app_id = %caller.app.id, webhook_id = %id, "webhook secret rotated");
         // Its deliveries may have waited for a secret that can be opened.
+        self.webhooks.unreadable_secrets.remove(id);
         self.webhooks.actors.nudge(vec![owned(caller, id)]);
         Ok(WebhookWithSecret { webhook, secret })
     }

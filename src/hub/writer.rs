@@ -216,6 +216,11 @@ async fn run(store: &dyn Store, after: &AfterCommit, jobs: &mut mpsc::UnboundedR
 
 async fn write_batch(store: &dyn Store, after: &AfterCommit, batch: Vec<Job>) {
     let AfterCommit { realtime, webhooks, .. } = after;
+    // What nobody waits for any more is not written: its client was told so, or is gone.
+    let batch: Vec<Job> = batch.into_iter().filter(|job| !job.waiting.answer.is_closed()).collect();
+    if batch.is_empty() {
+        return;
+    }
     let (submissions, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.submission, job.waiting)).unzip();
     let began = Instant::now();
     let appended = append(store, &submissions).await;

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use oriva_hub_actors::{
     Realtime, RealtimeConfig, Tasks, WebhookConfig, Webhooks,
-    model::Timestamp,
     ports::{Deliveries, WebhookSender},
 };
 
@@ -23,8 +22,6 @@ use crate::{
 
 /// How much longer than an attempt a claimed delivery stays claimed: time to record the outcome.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
-/// No lease is longer than this.
-const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 /// How often deliveries of nodes that are gone are searched for.
 const LEASE_CHECK: Duration = Duration::from_secs(5);
 /// How often due deliveries are searched for of which no nudge came (seed task T037).
@@ -107,7 +104,7 @@ pub(super) async fn start_webhooks(
     }
     if config.is_embedded() {
         // Nobody else serves this store: whoever has deliveries under a lease is gone, and they need not wait for its end.
-        store.free_leases(Timestamp::from(Timestamp::now().as_datetime() + LONGEST_LEASE)).await?;
+        store.free_all_leases().await?;
     }
     let deadline = Duration::from_secs(settings.timeout_seconds);
     let guard = Guard::new(settings.allow_http, &settings.allowed_networks);
@@ -115,8 +112,9 @@ pub(super) async fn start_webhooks(
     let sender = HttpSender::new(guard.clone(), deadline, &name_servers)?;
     let sender: Arc<dyn WebhookSender> = Arc::new(sender);
     let outbox = OutboxConfig { lease: deadline + LEASE_MARGIN, disable_after: settings.disable_after_failures };
-    let deliveries: Arc<dyn Deliveries> =
-        Arc::new(StoreOutbox::new(store.clone(), sealer.clone(), realtime.clone(), outbox));
+    let outbox = StoreOutbox::new(store.clone(), sealer.clone(), realtime.clone(), outbox);
+    let unreadable_secrets = outbox.unreadable_secrets();
+    let deliveries: Arc<dyn Deliveries> = Arc::new(outbox);
     let actors = WebhookConfig {
         concurrency: settings.concurrency_per_endpoint,
         sweep: WEBHOOK_SWEEP,
@@ -127,6 +125,7 @@ pub(super) async fn start_webhooks(
         actors: Webhooks::start(actors, deliveries, sender.clone(), tasks),
         sender,
         disable_after: settings.disable_after_failures,
+        unreadable_secrets,
         max_per_app: settings.max_per_app,
         check_url: Arc::new(move |text| guard.webhook_url(text)),
     })

@@ -26,11 +26,12 @@ use socket2::TcpKeepalive;
 use super::{connection::Connection, error::ServeError};
 use crate::{
     config::Config,
-    http::{MaxBodyBytes, PendingAnswers, TrustedProxies, admission, openapi, request_context, routes, stream},
+    http::{
+        KEEP_ALIVE, MaxBodyBytes, PendingAnswers, TrustedProxies, admission, openapi, request_context, routes, stream,
+    },
     hub::Hub,
 };
 
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The kernel asks the other end of a silent connection whether it is there: after this time, …
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);

@@ -17,4 +17,4 @@ pub(super) use claims::{Claims, Insertion};
 pub(super) use decided::Decided;
 pub(super) use locked::Locked;
 pub(super) use numbered::{Answer, EventRow, Numbered};
-pub(super) use stream_offsets::{StreamCounts, StreamOffsets};
+pub(super) use stream_offsets::{LONGEST_WAIT_MS, StreamCounts, StreamOffsets};

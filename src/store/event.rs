@@ -31,7 +31,8 @@ impl NewEvent {
     /// The notification that its app says the user dismissed, if it says so.
     pub(super) fn dismisses(&self) -> Option<NotificationId> {
         let is_dismissal = self.category == Category::Notification && self.event_type.as_str() == "dismissed";
-        is_dismissal.then(|| self.entity_id.parse().ok().map(NotificationId)).flatten()
+        let id = self.entity_id.parse().ok().map(NotificationId).filter(|id| id.to_string() == self.entity_id);
+        id.filter(|_| is_dismissal)
     }
 
     /// Bytes of its longest parts.

@@ -39,7 +39,7 @@ pub use model::{
 };
 pub use notification::{
     AccessScope, Change, ChangeError, Content, DeliveryReceipt, FeedFilter, FeedPage, FeedPosition, Lookup,
-    NewNotification, Notification, NotificationRecord, NotificationState, Priority, UnreadCount,
+    NewNotification, Notification, NotificationRecord, NotificationState, Priority, UnreadCount, Validity,
 };
 pub use receipts::{
     BatchItem, EventReceipt, EventReceipts, EventResult, FaultyField, ItemError, ItemErrorCode, NotificationReceipt,
@@ -265,8 +265,13 @@ pub trait NotificationStore: Send + Sync {
         counted: Option<UnreadCount>,
     ) -> Result<FeedPage, StoreError>;
 
-    /// Numbers of a user's notifications in the scope, by app and status.
-    async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError>;
+    /// Numbers of a user's notifications in the scope, by app and status, and when the first of them expires.
+    async fn counts(
+        &self,
+        scope: &AccessScope,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<(Vec<StatusCount>, Option<Timestamp>), StoreError>;
 
     /// The earliest `expires_at` of a notification that can still expire. It may have passed.
     async fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError>;
@@ -361,6 +366,9 @@ pub trait DeliveryQueue: Send + Sync {
 
     /// Makes deliveries due again whose leases have ended. Returns their webhooks.
     async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError>;
+
+    /// Makes every claimed delivery due again, whoever claimed it: for a hub that is alone with its store and just starts.
+    async fn free_all_leases(&self) -> Result<(), StoreError>;
 }
 
 /// Outcomes of deliveries, recoveries, and what workers ask about the queue.

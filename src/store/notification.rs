@@ -274,13 +274,20 @@ pub struct FeedPage {
 pub struct UnreadCount {
     /// The number.
     pub count: u64,
+    /// How long it holds.
+    pub validity: Validity,
+}
+
+/// How long a count of a user's notifications holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
     /// The head of the user's stream when they were counted. Every change of a notification raises it.
     pub head: Offset,
     /// When the first of them expires, which is before the stream tells of it.
     pub next_expiry: Option<Timestamp>,
 }
 
-impl UnreadCount {
+impl Validity {
     /// Whether counting again would give the same, at this head and moment.
     #[must_use]
     pub fn holds(&self, head: Offset, now: Timestamp) -> bool {

@@ -260,6 +260,38 @@ async fn a_fuzzer_finds_the_hub_as_documented(backend: Backend) {
     assert!(tested.and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count >= 37), "{report}");
 }
 
+/// Clients in three languages, made by public generators from the document in the repository: they compile, publish a batch
+/// and read its answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generated_clients_publish_a_batch_and_read_its_answer() {
+    let hub = TestHub::start(Backend::Sqlite).await;
+    let app = hub.app("work-buddy").await;
+    let scratch = tempfile::TempDir::new().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let run = async |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(scratch.path());
+        command.env("URL", format!("http://{}", hub.addr)).env("APP", "work-buddy").env("KEY", &app.key);
+        let output = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{program}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        said
+    };
+    let generator = std::env::var("ORIVA_TEST_GENERATOR").expect("ORIVA_TEST_GENERATOR: use ./scripts/test");
+    let (document, folder) = (root.join("docs/openapi.yml"), scratch.path().to_str().unwrap());
+    let build = root.join("tests/it/openapi/clients/build");
+    run(build.to_str().unwrap(), &[document.to_str().unwrap(), folder]).await;
+    let classpath = format!("classes:{generator}");
+    for (offset, program, arguments) in [
+        (1, "java", &["-cp", &*classpath, "Main"][..]),
+        (2, "./go-client", &[]),
+        (3, "node", &["typescript/out/main.js"]),
+    ] {
+        let said = run(program, arguments).await;
+        assert_eq!(said, format!("published at {offset}\nrejected validation_failed event_type\n"), "{program}");
+    }
+}
+
 /// Each route is counted in the rate-limit class that the document names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_class_of_rate_limit_is_the_documented_one() {

@@ -122,6 +122,8 @@ pub struct Claim {
     pub deliveries: Vec<Delivery>,
     /// Time until the next delivery is due that this claim left behind.
     pub next_due: Option<Duration>,
+    /// How long ago the lease began.
+    pub age: Duration,
 }
 
 /// The receiver's verdict on an attempt.

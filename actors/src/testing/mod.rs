@@ -246,6 +246,7 @@ impl Deliveries for MemoryOutbox {
                 .map(|(_, id, attempts)| Delivery { id, attempt: attempts + 1, event: event("alice", 1, 1) })
                 .collect(),
             next_due,
+            age: Duration::ZERO,
         })
     }
 

@@ -132,29 +132,22 @@ impl Endpoint {
             return;
         }
         self.is_claiming = true;
-        let claimed_at = Instant::now();
         let (deliveries, webhook) = (self.context.deliveries.clone(), self.webhook.clone());
         async move { deliveries.claim(&webhook, capacity).await }
             .into_actor(self)
-            .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, capacity, claimed_at, ctx))
+            .map(move |claim, endpoint, ctx| endpoint.on_claim(claim, capacity, ctx))
             .spawn(ctx);
     }
 
-    /// `claimed_at`: when their lease began.
-    fn on_claim(
-        &mut self,
-        claim: Result<Claim, Unavailable>,
-        capacity: usize,
-        claimed_at: Instant,
-        ctx: &mut Context<Self>,
-    ) {
+    fn on_claim(&mut self, claim: Result<Claim, Unavailable>, capacity: usize, ctx: &mut Context<Self>) {
         self.is_claiming = false;
         let was_nudged = std::mem::take(&mut self.was_nudged);
-        let Ok(Claim { target, deliveries, next_due }) = claim else {
+        let Ok(Claim { target, deliveries, next_due, age }) = claim else {
             return self.wake_at(Instant::now() + RETRY, ctx);
         };
         self.has_more = deliveries.len() == capacity;
         if let Some(target) = target {
+            let claimed_at = Instant::now() - age;
             self.waiting.extend(deliveries.into_iter().map(|delivery| (target.clone(), delivery, claimed_at)));
         }
         self.send_waiting(ctx);
@@ -235,7 +228,7 @@ impl Endpoint {
             Verdict::Failed { .. } | Verdict::Gone => endpoint.breaker.failed(now),
         }
         if was_open || endpoint.breaker.is_open() {
-            endpoint.tell_breaker();
+            endpoint.report_breaker();
         }
         endpoint.finished.push(attempt);
         endpoint.send_waiting(ctx);
@@ -283,7 +276,7 @@ impl Endpoint {
         }));
     }
 
-    fn tell_breaker(&self) {
+    fn report_breaker(&self) {
         let (webhook, serial, breaker) = (self.webhook.id, self.serial, self.breaker);
         self.supervisor.do_send(EndpointEvent::Breaker { webhook, serial, breaker });
     }
@@ -316,7 +309,7 @@ impl Handler<CloseBreaker> for Endpoint {
 
     fn handle(&mut self, _: CloseBreaker, ctx: &mut Self::Context) {
         self.breaker.succeeded();
-        self.tell_breaker();
+        self.report_breaker();
         self.claim(ctx);
     }
 }

@@ -120,9 +120,11 @@ impl Handler<Repaired> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Repaired { webhook }: Repaired, ctx: &mut Self::Context) {
-        if let Some(child) = self.endpoints.get(&webhook.id) {
+        if let Some(child) = self.endpoints.get_mut(&webhook.id)
             // If it does not fit, the next probe closes the breaker.
-            let _ = child.addr.try_send(CloseBreaker);
+            && child.addr.try_send(CloseBreaker).is_ok()
+        {
+            child.breaker = Breaker::default();
         }
         // An endpoint that is not there has forgotten already.
         self.nudge(webhook, ctx);

@@ -193,6 +193,7 @@ fn a_repair_by_hand_closes_the_breaker() {
         let breakers = bench.webhooks.breakers(vec![webhook.id, WebhookId::generate()]).await;
         assert!(matches!(breakers[..], [BreakerState::Open { .. }, BreakerState::Closed]), "{breakers:?}");
         bench.webhooks.repaired(webhook.clone());
+        assert_eq!(bench.webhooks.breakers(vec![webhook.id]).await, [BreakerState::Closed], "at once");
         sleep(Duration::from_secs(5)).await;
         let delivered = bench.outbox.ended().iter().filter(|(_, next)| *next == Next::Succeeded).count();
         assert!(delivered > 80, "{delivered}");

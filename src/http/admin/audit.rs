@@ -29,6 +29,8 @@ const MAX_LIMIT: u64 = 500;
 struct AuditLog<'a> {
     entries: Vec<EntryView<'a>>,
     limit: u32,
+    /// Whether there may be a next page.
+    has_more: bool,
     next_cursor: Option<String>,
 }
 
@@ -82,7 +84,7 @@ pub async fn list(_: Admin, hub: Data<Hub>, parameters: Parameters) -> Result<Ht
     let is_full = log.len() == filter.limit as usize;
     let next_cursor = log.last().filter(|_| is_full).map(|last| query::encode(&last.id.to_string()));
     let entries = log.iter().map(EntryView::from).collect();
-    Ok(HttpResponse::Ok().json(AuditLog { entries, limit: filter.limit, next_cursor }))
+    Ok(HttpResponse::Ok().json(AuditLog { entries, limit: filter.limit, has_more: next_cursor.is_some(), next_cursor }))
 }
 
 fn audit_filter(parameters: Parameters) -> Result<AuditFilter, Vec<FaultyField>> {

@@ -137,6 +137,8 @@ struct WebhookWithSecret<'a> {
 #[schema(as = Webhooks)]
 struct WebhooksView<'a> {
     webhooks: Vec<WebhookView<'a>>,
+    /// Whether there may be a next page.
+    has_more: bool,
     next_cursor: Option<String>,
 }
 
@@ -236,7 +238,11 @@ pub async fn list(app: AppKey<Webhooks>, hub: Data<Hub>, parameters: Parameters)
     let next_cursor = webhooks.last().filter(|_| is_full).map(|last| query::encode(&last.id.to_string()));
     let views =
         webhooks.iter().zip(breakers).map(|(webhook, breaker)| WebhookView::from_webhook(webhook, breaker, &hub));
-    Ok(HttpResponse::Ok().json(WebhooksView { webhooks: views.collect(), next_cursor }))
+    Ok(HttpResponse::Ok().json(WebhooksView {
+        webhooks: views.collect(),
+        has_more: next_cursor.is_some(),
+        next_cursor,
+    }))
 }
 
 /// Returns one webhook.

@@ -191,9 +191,8 @@ pub struct FeedQuery {
     notification_type: Option<String>,
     /// May be repeated.
     priority: Option<Vec<AskedPriority>>,
-    /// Only notifications created at this moment or later. `created_at` is taken when a transaction begins, and the
-    /// transaction may end up to 15 s later: who polls asks from a minute before the newest `created_at` on, and passes over
-    /// the ids that it has seen.
+    /// Only notifications created at this moment or later. A notification can become visible up to 15 s after its
+    /// `created_at`. To poll, ask again from one minute before the newest `created_at` that you have, and skip ids you know.
     since: Option<Timestamp>,
     /// Only notifications created at this moment or earlier.
     until: Option<Timestamp>,
@@ -229,7 +228,8 @@ pub struct ReadAll {
     before: Option<Timestamp>,
 }
 
-/// A pattern for event types. `*` matches one segment, a final `.**` one or more, and `*` or `**` alone everything.
+/// A pattern for event types. `*` matches one segment, a final `.**` one or more, and `*` or `**` alone everything. A category
+/// alone is the same as with `.*`.
 #[derive(ToSchema)]
 #[schema(
     pattern = r"^(\*\*?|(\*|[a-z0-9_]+)(\.(\*|[a-z0-9_]+))*(\.\*\*)?)$",

@@ -56,11 +56,12 @@ impl Offer {
             }
         }
         offer.deflate = deflate(request);
-        if let Err(fault) = query::check_escapes(request.uri()) {
-            return (offer, Err(vec![fault]));
-        }
-        let Ok(parameters) = Parameters::from_query(request.uri().query().unwrap_or("")) else {
-            return (offer, Err(vec![FaultyField::new("query", "must be UTF-8, percent-encoded")]));
+        let parameters = match Parameters::parse(request.uri().query().unwrap_or("")) {
+            Ok(parameters) => parameters,
+            Err(fault) => {
+                offer.credential = offer.credential.or_else(|| credential(request.headers()).map(str::to_owned));
+                return (offer, Err(vec![fault]));
+            }
         };
         let (mut fields, [patterns]) = query::fields(parameters, ["event_types"]);
         fields.rename("auth", "token");
@@ -107,35 +108,36 @@ fn offset(text: &str) -> Result<Offset, Invalid> {
     text.parse().map_err(|_| Invalid("must be a whole number from 0 on".to_owned()))
 }
 
-/// Checks that a request asks for a WebSocket as RFC 6455 §4.2.1 says.
+/// Checks that a request asks for a WebSocket as RFC 6455 §4.2.1 says. The server has checked `Upgrade`, `Connection` and
+/// `Host`.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn verify(request: &Request) -> Result<(), Unacceptable> {
+pub(super) fn verify(request: &Request) -> Result<(), HandshakeError> {
     let head = request.head();
     let only = |name| {
         let mut values = head.headers().get_all(name);
         values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
     };
     if head.method != Method::GET {
-        return Err(Unacceptable::Method);
+        return Err(HandshakeError::Method);
     }
     if head.version < Version::HTTP_11 {
-        return Err(Unacceptable::HttpVersion);
+        return Err(HandshakeError::HttpVersion);
     }
     if only(header::SEC_WEBSOCKET_VERSION).map(str::trim) != Some(VERSION) {
-        return Err(Unacceptable::Version);
+        return Err(HandshakeError::Version);
     }
     let key = only(header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64_STANDARD.decode(key.trim()).ok());
     if key.is_none_or(|key| key.len() != 16) {
-        return Err(Unacceptable::Key);
+        return Err(HandshakeError::Key);
     }
     Ok(())
 }
 
 /// Why an upgrade request is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unacceptable {
+pub(super) enum HandshakeError {
     #[error("a WebSocket is opened with GET")]
     Method,
     #[error("a WebSocket is opened with HTTP/1.1")]
@@ -237,11 +239,11 @@ mod tests {
         let (get, one) = (|| Method::GET, Version::HTTP_11);
         assert_eq!(ask("13", &[key], get(), one), Ok(()));
         for keys in [&[][..], &[key, key], &["dGhlIA=="], &["not base64"]] {
-            assert_eq!(ask("13", keys, get(), one), Err(Unacceptable::Key), "{keys:?}");
+            assert_eq!(ask("13", keys, get(), one), Err(HandshakeError::Key), "{keys:?}");
         }
-        assert_eq!(ask("8", &[key], get(), one), Err(Unacceptable::Version));
-        assert_eq!(ask("13", &[key], Method::POST, one), Err(Unacceptable::Method));
-        assert_eq!(ask("13", &[key], get(), Version::HTTP_10), Err(Unacceptable::HttpVersion));
+        assert_eq!(ask("8", &[key], get(), one), Err(HandshakeError::Version));
+        assert_eq!(ask("13", &[key], Method::POST, one), Err(HandshakeError::Method));
+        assert_eq!(ask("13", &[key], get(), Version::HTTP_10), Err(HandshakeError::HttpVersion));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use oriva_hub_actors::model::{AppId, NotificationId, StreamKind, Timestamp};
+use oriva_hub_actors::model::{AppId, EventId, NotificationId, StreamKind, Timestamp};
 
 use super::{claims::Insertion, locked::Locked, stream_offsets::StreamCounts};
 use crate::store::{
@@ -25,6 +25,8 @@ pub(in crate::store) struct Decided<'a> {
     records: HashMap<NotificationId, NotificationRecord>,
     changed: HashSet<NotificationId>,
     deleted: Vec<NotificationId>,
+    /// Published events that dismissed a notification.
+    pub(super) dismissing: HashSet<EventId>,
 }
 
 impl<'a> Decided<'a> {
@@ -37,6 +39,7 @@ impl<'a> Decided<'a> {
             records: std::mem::take(&mut locked.records),
             changed: HashSet::new(),
             deleted: Vec::new(),
+            dismissing: HashSet::new(),
         };
         let mut settled = std::mem::take(&mut locked.claims.settled);
         for index in ranked(decided.submissions) {
@@ -133,6 +136,7 @@ impl<'a> Decided<'a> {
         };
         if record.dismiss_silently(&event.app_id, self.now) {
             self.changed.insert(record.id);
+            self.dismissing.insert(event.id);
         }
     }
 

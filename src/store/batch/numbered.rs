@@ -1,6 +1,9 @@
 //! The last step of a transaction: events have their offsets.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use oriva_hub_actors::{
     model::{AppId, EventId, OwnedWebhook, Timestamp},
@@ -39,13 +42,15 @@ pub(in crate::store) struct Numbered<'a> {
     submissions: &'a [Submission],
     /// By submission.
     events: Vec<Vec<EventRow<'a>>>,
+    /// Published events that dismissed a notification.
+    dismissing: HashSet<EventId>,
     outcomes: Vec<Outcome>,
 }
 
 impl<'a> Numbered<'a> {
     /// `offsets` gives each event its offset in both of its streams.
     pub(in crate::store) fn new(decided: Decided<'a>, mut offsets: StreamOffsets) -> Self {
-        let Decided { now, submissions, drafts, .. } = decided;
+        let Decided { now, submissions, drafts, dismissing, .. } = decided;
         let mut numbered: Vec<_> = drafts
             .into_iter()
             .map(|(index, draft)| {
@@ -57,7 +62,7 @@ impl<'a> Numbered<'a> {
             .collect();
         numbered.sort_unstable_by_key(|(index, ..)| *index);
         let (events, outcomes) = numbered.into_iter().map(|(_, rows, outcome)| (rows, outcome)).unzip();
-        Self { now, submissions, events, outcomes }
+        Self { now, submissions, events, dismissing, outcomes }
     }
 
     /// Every event to insert.
@@ -69,11 +74,14 @@ impl<'a> Numbered<'a> {
         self.events().map(|row| &row.published)
     }
 
-    /// Events that the audit log records: all but those that an app published itself.
+    /// Events that the audit log records: all but those that an app published itself and that changed nothing.
     pub(in crate::store) fn audited(&self) -> impl Iterator<Item = &EventRow<'a>> {
-        let is_audited = |work: &Work| !matches!(work, Work::Publish(_) | Work::PublishBatch(_));
+        let is_published = |work: &Work| matches!(work, Work::Publish(_) | Work::PublishBatch(_));
         let events = self.submissions.iter().zip(&self.events);
-        events.filter(move |(submission, _)| is_audited(&submission.work)).flat_map(|(_, rows)| rows)
+        events.flat_map(move |(submission, rows)| {
+            let is_published = is_published(&submission.work);
+            rows.iter().filter(move |row| !is_published || self.dismissing.contains(&row.published.event().id))
+        })
     }
 
     /// The answers to keep, one for each claim that this transaction took.

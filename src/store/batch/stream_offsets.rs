@@ -12,6 +12,9 @@ use oriva_hub_actors::{
 
 use crate::store::event::NewEvent;
 
+/// Greatest distance of an event's `created_at` from its `timestamp`. Requests are given up long before.
+pub(in crate::store) const LONGEST_WAIT_MS: i64 = 120_000;
+
 /// The number of new events in each stream, by the stream's kind and name.
 pub(in crate::store) type StreamCounts<'a> = BTreeMap<(&'a str, &'a str), u64>;
 
@@ -58,6 +61,7 @@ impl StreamOffsets {
             Some(user) => (Some(self.user(user)), None),
             None => (None, Some(self.broadcast())),
         };
+        let latest = Timestamp::from_unix_ms(event.timestamp.unix_ms() + LONGEST_WAIT_MS);
         PublishedEvent::new(Event {
             id: event.id,
             app_id: event.app_id,
@@ -68,8 +72,8 @@ impl StreamOffsets {
             entity_id: event.entity_id,
             data: event.data,
             timestamp: event.timestamp,
-            // Lists rely on this order of the two, whatever a clock that was set back says.
-            created_at: created_at.max(event.timestamp),
+            // Lists rely on the distance of the two, whatever a clock says that was set in between.
+            created_at: created_at.clamp(event.timestamp, latest),
             from_platform: event.from_platform,
             offsets: Offsets { app, user, broadcast },
             trace,

@@ -169,8 +169,9 @@ impl SqlStore for PostgresStore {
         // The head is read by the same statement: the statement still runs as the hub, and costs no round trip more.
         let head = ", (select last_offset from streams where kind = $3 and key = $4)";
         let query = become_tenant(tenant, head).map(|query| query.bind(stream.kind().as_str()).bind(stream.name()));
-        let row = Postgres::fetch_one(&mut transaction, query.unwrap_or_else(|| head_query(stream))).await?;
-        Ok((transaction, row.big_or_null(row.len() - 1)?.unwrap_or(0)))
+        let row = Postgres::fetch_optional(&mut transaction, query.unwrap_or_else(|| head_query(stream))).await?;
+        let head = row.map_or(Ok(None), |row| row.big_or_null(row.len() - 1))?;
+        Ok((transaction, head.unwrap_or(0)))
     }
 
     fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>> {

@@ -87,4 +87,11 @@ impl DeliveryQueue for PostgresStore {
         .await?;
         rows.iter().map(owned_webhook_from_row).collect()
     }
+
+    async fn free_all_leases(&self) -> Result<(), StoreError> {
+        let free = "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
+                    where status = 'delivering'";
+        sqlx::query(free).execute(&self.pool).await?;
+        Ok(())
+    }
 }

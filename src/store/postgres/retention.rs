@@ -34,9 +34,12 @@ impl RetentionStore for PostgresStore {
             RetentionClass::DeliveryLog => "webhook_delivery_log n where n.id < $1".to_owned(),
             RetentionClass::AuditLog => "audit_log n where n.id < $1".to_owned(),
         };
+        let mut transaction = self.pool.begin().await?;
+        // A whole table may take its time; only a command asks.
+        sqlx::query("set local statement_timeout = 0").execute(&mut *transaction).await?;
         let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {rows}")))
             .bind(first_id_at(before))
-            .fetch_one(&self.pool)
+            .fetch_one(&mut *transaction)
             .await?;
         Ok(count.unsigned_abs())
     }

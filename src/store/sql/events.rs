@@ -11,7 +11,7 @@ use super::{
     rows::{event_columns, event_from_row},
     statement::{Kind, Rows, Statement},
 };
-use crate::store::{EventFilter, EventPage, EventReader, PageRequest, StoreError, TOTAL_CAP};
+use crate::store::{EventFilter, EventPage, EventReader, PageRequest, StoreError, TOTAL_CAP, batch::LONGEST_WAIT_MS};
 
 #[async_trait]
 impl<S: SqlStore> EventReader for S {
@@ -81,9 +81,6 @@ impl<S: SqlStore> EventReader for S {
 
 /// Bytes of `event_data` in one list. The rest is on the next page.
 const MAX_LIST_BYTES: usize = 4 << 20;
-
-/// The longest time from an event's acceptance until it is stored. Longer waits than a request's deadline end with an error.
-const LONGEST_WAIT_MS: i64 = 120_000;
 
 /// Each kind of stream, and the columns of an event that say which stream contains it and where.
 const STREAMS: [(StreamKind, [&str; 2]); 3] = [
@@ -176,7 +173,8 @@ fn push_conditions<'q>(query: &mut Statement<'q>, app: &'q AppId, filter: &'q Ev
     if let Some(entity) = &filter.entity_id {
         query.push(" and entity_id = ").push_bind(entity);
     }
-    // The index has `created_at`, when an event was stored. That is never before its `timestamp`, when it was accepted.
+    // The index has `created_at`, when an event was stored. That is never before its `timestamp`, when it was accepted,
+    // and at most `LONGEST_WAIT_MS` later.
     if let Some(start) = filter.start {
         query.push(" and timestamp >= ").push_bind(start).push(" and created_at >= ").push_bind(start);
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{
     AccessScope, DeliveryReceipt, FeedFilter, FeedPage, Lookup, NotificationStore, Priority, StatusCount, StoreError,
-    TOTAL_CAP, UnreadCount,
+    TOTAL_CAP, UnreadCount, Validity,
 };
 
 /// The order of a feed, and of the index that serves it.
@@ -59,7 +59,7 @@ impl<S: SqlStore> NotificationStore for S {
         }
         count.push(" limit ").push_bind((TOTAL_CAP + 1).cast_signed()).push(") counted");
         let total = S::Db::fetch_one(&mut transaction, count).await?.big(0)?;
-        let unread = match counted.filter(|counted| counted.holds(head, now)) {
+        let unread = match counted.filter(|counted| counted.validity.holds(head, now)) {
             Some(counted) => counted,
             None => {
                 let mut query = Statement::new("select count(*), min(s.expires_at) from notification_state s");
@@ -67,7 +67,7 @@ impl<S: SqlStore> NotificationStore for S {
                 query.push(" and s.status = 'unread'");
                 push_not_expired(&mut query, now);
                 let row = S::Db::fetch_one(&mut transaction, query).await?;
-                UnreadCount { count: row.big(0)?, head, next_expiry: row.moment_or_null(1)? }
+                UnreadCount { count: row.big(0)?, validity: Validity { head, next_expiry: row.moment_or_null(1)? } }
             }
         };
         transaction.commit().await?;
@@ -75,24 +75,30 @@ impl<S: SqlStore> NotificationStore for S {
         Ok(FeedPage { notifications, total, unread })
     }
 
-    async fn counts(&self, scope: &AccessScope, user: &UserId, now: Timestamp) -> Result<Vec<StatusCount>, StoreError> {
+    async fn counts(
+        &self,
+        scope: &AccessScope,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<(Vec<StatusCount>, Option<Timestamp>), StoreError> {
         let mut query = Statement::new("select s.app_id, case when s.expires_at <= ");
         query.push_bind(now).push(
-            " and s.status in ('unread', 'read', 'clicked') then 'expired' else s.status end, count(*) \
-             from notification_state s",
+            " and s.status in ('unread', 'read', 'clicked') then 'expired' else s.status end, count(*), \
+             min(case when s.status in ('unread', 'read', 'clicked') and s.expires_at > ",
         );
+        query.push_bind(now).push(" then s.expires_at end) from notification_state s");
         push_owner(&mut query, scope.app.as_ref(), user);
         query.push(" group by 1, 2");
-        let rows = self.query_all(&tenant(scope, user), query).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(StatusCount {
-                    app_id: AppId::parse(&row.text(0)?).map_err(|error: Invalid| corrupt_row(error))?,
-                    status: status_from_text(&row.text(1)?)?,
-                    count: row.big(2)?,
-                })
-            })
-            .collect()
+        let (mut counts, mut next_expiry) = (Vec::new(), None);
+        for row in self.query_all(&tenant(scope, user), query).await? {
+            counts.push(StatusCount {
+                app_id: AppId::parse(&row.text(0)?).map_err(|error: Invalid| corrupt_row(error))?,
+                status: status_from_text(&row.text(1)?)?,
+                count: row.big(2)?,
+            });
+            next_expiry = [next_expiry, row.moment_or_null(3)?].into_iter().flatten().min();
+        }
+        Ok((counts, next_expiry))
     }
 
     async fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -102,4 +102,11 @@ impl DeliveryQueue for SqliteStore {
         }
         Ok(webhooks)
     }
+
+    async fn free_all_leases(&self) -> Result<(), StoreError> {
+        let free = "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null, \
+                    updated_at = ?1 where status = 'delivering'";
+        sqlx::query(free).bind(Timestamp::now().unix_ms()).execute(&self.writer).await?;
+        Ok(())
+    }
 }

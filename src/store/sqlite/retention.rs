@@ -35,7 +35,8 @@ impl RetentionStore for SqliteStore {
         let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {rows}")))
             .bind(first_id_at(before))
             .bind(Timestamp::now().unix_ms())
-            .fetch_one(&self.readers)
+            // Readers have a deadline. Only a command asks, which writes nothing meanwhile.
+            .fetch_one(&self.writer)
             .await?;
         Ok(count.unsigned_abs())
     }

@@ -208,7 +208,7 @@ async fn nobody_reads_or_changes_beyond_their_scope(backend: Backend) {
     assert_eq!(store.feed(&of_b, &alice(), &filter(10), now, None).await.unwrap().unread.count, 2);
     assert_eq!(store.feed(&anybody(), &alice(), &filter(10), now, None).await.unwrap().unread.count, 3);
     let counts = store.counts(&of_b, &alice(), now).await.unwrap();
-    assert_eq!(counts.iter().map(|row| (row.app_id.as_str(), row.count)).collect::<Vec<_>>(), [("b", 2)]);
+    assert_eq!(counts.0.iter().map(|row| (row.app_id.as_str(), row.count)).collect::<Vec<_>>(), [("b", 2)]);
     assert_eq!(status(&store, id).await, Some(Status::Unread));
 }
 
@@ -225,7 +225,7 @@ async fn a_past_moment_counts_as_expired_before_the_row_says_so(backend: Backend
     assert_eq!(store.feed(&anybody(), &alice(), &filter(10), later, None).await.unwrap().unread.count, 1);
     assert_eq!(store.feed(&anybody(), &alice(), &filter(10), later, None).await.unwrap().total, 1);
     let counts = store.counts(&anybody(), &alice(), later).await.unwrap();
-    let mut counts: Vec<_> = counts.iter().map(|row| (row.status, row.count)).collect();
+    let mut counts: Vec<_> = counts.0.iter().map(|row| (row.status, row.count)).collect();
     counts.sort_unstable();
     assert_eq!(counts, [(Status::Unread, 1), (Status::Expired, 1)]);
     let early = Expire { until: Timestamp::now(), limit: 10 };

@@ -38,6 +38,8 @@ const MAX_LIMIT: u64 = 100;
 struct DeliveriesView<'a> {
     deliveries: Vec<DeliveryView<'a>>,
     limit: u32,
+    /// Whether there may be a next page.
+    has_more: bool,
     next_cursor: Option<String>,
 }
 
@@ -156,7 +158,12 @@ pub async fn list(
     let is_full = rows.len() == filter.limit as usize;
     let next_cursor = rows.last().filter(|_| is_full).map(|last| query::encode(&last.id.to_string()));
     let deliveries = rows.iter().map(DeliveryView::from).collect();
-    Ok(HttpResponse::Ok().json(DeliveriesView { deliveries, limit: filter.limit, next_cursor }))
+    Ok(HttpResponse::Ok().json(DeliveriesView {
+        deliveries,
+        limit: filter.limit,
+        has_more: next_cursor.is_some(),
+        next_cursor,
+    }))
 }
 
 /// Queues a delivery again.
