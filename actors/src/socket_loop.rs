@@ -323,7 +323,7 @@ impl SocketLoop {
             (Incoming::Text(text), Phase::Open(session)) => match parse_client_frame(&text) {
                 // Before that the session answers, behind its `welcome`.
                 Ok(ClientFrame::Ping { id }) if socket.is_welcomed => {
-                    self.queue(key, ServerFrame::Pong { id: id.as_ref() }.encode())
+                    self.queue(key, ServerFrame::Pong { id: id.as_ref() }.encode());
                 }
                 Ok(frame) => match session.try_send(SessionInput::Frame { socket: key, frame }) {
                     Ok(()) => {}

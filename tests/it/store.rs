@@ -385,7 +385,12 @@ async fn dates_and_users_are_found_by_index() {
         let row = sqlx::query(query).bind(index).fetch_one(&mut owner).await.unwrap();
         (row.get::<i64, _>(0), row.get::<i64, _>(1))
     };
-    eventually("the counters are written", async || read("platform_events_user_offset").await.0 >= 4).await;
+    // Each connection writes its own, when it is idle.
+    eventually("the counters are written", async || {
+        let (dates, users) = (read("platform_events_app_dates").await, read("platform_events_user_offset").await);
+        dates.0 >= 6 && dates.1 > 10_000 && users.0 >= 4
+    })
+    .await;
     let (dates, users) = (read("platform_events_app_dates").await, read("platform_events_user_offset").await);
     assert!(dates.0 >= 6 && dates.1 <= 100 + 10_001 && users.1 <= 2, "{dates:?} {users:?}");
     assert_eq!(read("platform_events_app_offset").await, (0, 0));

@@ -347,8 +347,8 @@ async fn an_attempt_is_written_down_once_and_an_arrival_counts_whoever_holds_it(
     let publish = oriva_hub::store::Publish { event: owe.clone() };
     let submission = oriva_hub::store::Submission::new(&owe.app_id, origin, publish);
     let owned = OwnedWebhook { app: owe.app_id.clone(), id };
-    assert_eq!(store.append(&[submission]).await.unwrap()[0].enqueued_for, [owned.clone()]);
-    assert_eq!(store.webhooks_with_work(None, 1).await.unwrap(), [owned.clone()]);
+    assert_eq!(store.append(&[submission]).await.unwrap()[0].enqueued_for, std::slice::from_ref(&owned));
+    assert_eq!(store.webhooks_with_work(None, 1).await.unwrap(), std::slice::from_ref(&owned));
     assert_eq!(store.webhooks_with_work(Some(id), 1).await.unwrap(), []);
     let now = Timestamp::now;
     let (one, two) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());

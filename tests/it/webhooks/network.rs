@@ -207,6 +207,8 @@ async fn a_flood_of_interim_answers_ends_the_attempt() {
     let (counter, ended) = (sent.clone(), closed.clone());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
             let hints = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(100);
             while let Ok(count) = stream.write(&hints).await {
                 counter.fetch_add(count, Ordering::SeqCst);
