@@ -22,8 +22,34 @@ on_both_stores!(
     a_second_signal_ends_at_once,
     a_command_beside_a_running_hub_is_noticed,
     the_log_names_requests_and_holds_no_secret,
+    each_event_has_a_line_unless_that_is_turned_off,
     a_log_that_cannot_be_written_costs_nothing_else,
 );
+
+/// The seed's T021. A line has no data, and a refused event has none.
+async fn each_event_has_a_line_unless_that_is_turned_off(backend: Backend) {
+    let database = Database::new(backend).await;
+    let mut app: Option<App> = None;
+    for (events, lines) in [("true", 3), ("false", 0)] {
+        let hub = HubProcess::start(&database, &[("ORIVA_HUB__LOG__EVENTS", events)]).await;
+        let here = app.map_or_else(|| create_app(&database, hub.addr, "a", false), |app| app.at(hub.addr));
+        for n in 0..2 {
+            here.publish("alice", n).await;
+        }
+        here.post(&json!({"event_data": {"not": "stored"}})).await;
+        here.notify(&App::notification("alice", "secret title")).await;
+        let id = client().get(format!("http://{}/nowhere", hub.addr)).send().await.unwrap();
+        let id = id.headers()["x-request-id"].to_str().unwrap().to_owned();
+        eventually("a later line is there", async || hub.log().contains(&id)).await;
+        let log = hub.log();
+        let told = log.lines().filter(|line| line.contains("event published"));
+        assert_eq!(told.clone().count(), lines, "{log}");
+        assert!(told.clone().all(|line| line.contains("app_id") && line.contains("offset")), "{log}");
+        assert!(!log.contains("secret title"), "{log}");
+        app = Some(here);
+        hub.kill();
+    }
+}
 
 async fn an_acknowledged_event_survives_kill_9(backend: Backend) {
     let database = Database::new(backend).await;

@@ -1,9 +1,11 @@
 //! Reconnecting with `after`: nothing is missed, and nothing comes twice (contract §5).
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::{
-    harness::{App, Backend, Socket, TestHub},
+    harness::{App, Backend, Database, HubProcess, Socket, TestHub, callers::read, process::create_app},
     on_both_stores,
 };
 
@@ -15,6 +17,7 @@ on_both_stores!(
     a_second_pattern_replays_only_what_was_not_sent,
     a_long_replay_of_large_events_is_paced,
     reconnecting_during_a_burst_misses_and_repeats_nothing,
+    twenty_thousand_missed_events_reach_a_client_that_reads_slowly_and_pauses,
 );
 
 fn offsets(events: &[serde_json::Value]) -> Vec<u64> {
@@ -163,7 +166,7 @@ async fn a_long_replay_of_large_events_is_paced(backend: Backend) {
     for _ in 0..10 {
         let events = vec![event.clone(); 15];
         let request = app.request("POST", "/events/batch").json(&json!({"events": events}));
-        assert_eq!(crate::harness::callers::read(request).await.status, 200);
+        assert_eq!(read(request).await.status, 200);
     }
     let mut socket = app.connect("alice").await;
     let (events, _) = socket.resume(0).await;
@@ -221,4 +224,36 @@ async fn reconnecting_during_a_burst_misses_and_repeats_nothing(backend: Backend
         assert_eq!(seen, (1..=EVENTS).collect::<Vec<_>>());
         assert!(connections > 10, "{connections} connections");
     }
+}
+
+/// What waits for the client stays in the store: the node holds a page or two of it, however long the client pauses.
+async fn twenty_thousand_missed_events_reach_a_client_that_reads_slowly_and_pauses(backend: Backend) {
+    const MISSED: u64 = 20_000;
+    let database = Database::new(backend).await;
+    let hub = HubProcess::start(&database, &[("ORIVA_HUB__LOG__EVENTS", "false")]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let mut event = App::event("alice", "missed");
+    event["event_data"] = json!({"text": "x".repeat(4000)});
+    let batch = json!({"events": vec![event; 200]});
+    for _ in 0..MISSED / 200 {
+        assert_eq!(read(app.request("POST", "/events/batch").json(&batch)).await.status, 200);
+    }
+    let mut socket = app.connect("alice").await;
+    let before = hub.rss_kib();
+    socket.send(json!({"action": "subscribe", "event_types": ["**"], "after": 0})).await;
+    assert_eq!(socket.frame().await["type"], "subscribed");
+    let mut most = 0;
+    for expected in 1..=MISSED {
+        assert_eq!(socket.offset().await, expected);
+        if expected == MISSED / 4 {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        if expected % 500 == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            most = most.max(hub.rss_kib().saturating_sub(before));
+        }
+    }
+    let resumed = socket.frame().await;
+    assert_eq!((&resumed["type"], &resumed["replayed"]), (&json!("resumed"), &json!(MISSED)));
+    assert!(most < 24 * 1024, "{most} KiB more for a replay of 80 MiB");
 }

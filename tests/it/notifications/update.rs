@@ -275,4 +275,8 @@ async fn a_published_dismissal_dismisses(backend: Backend) {
         assert_eq!((&frame["entity_id"], &frame["event_data"]), (&json!(id), &json!({"from": "mail"})));
     }
     assert_eq!(alice.unread().await, 0);
+    let audit = hub.admin("GET", "/api/v1/admin/audit?limit=100", None).await.body;
+    let dismissals =
+        audit["entries"].as_array().unwrap().iter().filter(|one| one["action"] == "notification.dismissed");
+    assert_eq!(dismissals.map(|one| &one["subject"]).collect::<Vec<_>>(), [&json!(id)], "the change, once");
 }

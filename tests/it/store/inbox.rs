@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use oriva_hub::store::{
     AccessScope, Appended, Change, ChangeError, Content, Create, CreateBatch, Delete, DeliveryReceipt,
     DuplicateExternalId, Expire, FeedFilter, FeedPosition, KeyedOutcome, Lookup, NewNotification, NotificationResult,
-    Operation, Origin, Priority, Progress, ReadAll, Status, Store, Submission,
+    Operation, Origin, Priority, Progress, ReadAll, Status, Store, Submission, UnreadCount, Validity,
 };
 use oriva_hub_actors::model::{AppId, JsonObject, NotificationId, Timestamp, UserId};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -221,7 +221,21 @@ async fn a_past_moment_counts_as_expired_before_the_row_says_so(backend: Backend
     write(&store, "a", Create { from_platform: false, notification }).await.unwrap();
     create(&store, "a", 1).await;
     assert_eq!(store.next_expiry().await.unwrap(), Some(expires_at));
+    // A count is believed until the first of them expires, or the stream's head is another one.
+    let now = Timestamp::now();
+    let unread = async |counted: Option<UnreadCount>, now: Timestamp| {
+        store.feed(&anybody(), &alice(), &filter(10), now, counted).await.unwrap().unread
+    };
+    let counted = unread(None, now).await;
+    assert_eq!((counted.count, counted.validity.next_expiry), (2, Some(expires_at)));
+    let believed = UnreadCount { count: 99, ..counted };
+    assert_eq!(unread(Some(believed), now).await, believed);
+    assert_eq!(unread(Some(believed), expires_at).await.count, 1);
+    let earlier = Validity { head: counted.validity.head - 1, ..counted.validity };
+    assert_eq!(unread(Some(UnreadCount { validity: earlier, ..believed }), now).await.count, 2);
+    assert_eq!(store.counts(&anybody(), &alice(), now).await.unwrap().1, Some(expires_at));
     let later = Timestamp::from(expires_at.as_datetime() + Duration::from_secs(1));
+    assert_eq!(store.counts(&anybody(), &alice(), later).await.unwrap().1, None);
     assert_eq!(store.feed(&anybody(), &alice(), &filter(10), later, None).await.unwrap().unread.count, 1);
     assert_eq!(store.feed(&anybody(), &alice(), &filter(10), later, None).await.unwrap().total, 1);
     let counts = store.counts(&anybody(), &alice(), later).await.unwrap();
