@@ -325,7 +325,7 @@ impl SocketLoop {
                 Ok(ClientFrame::Ping { id }) if socket.is_welcomed => {
                     self.queue(key, ServerFrame::Pong { id: id.as_ref() }.encode());
                 }
-                Ok(frame) => match session.try_send(SessionInput::Frame { socket: key, frame }) {
+                frame => match session.try_send(SessionInput::Frame { socket: key, frame }) {
                     Ok(()) => {}
                     Err(SendError::Full(_)) => {
                         let message = "too many frames at once; send this one again";
@@ -333,12 +333,6 @@ impl SocketLoop {
                     }
                     Err(SendError::Closed(_)) => self.close(key, Close::Internal),
                 },
-                Err(mistake) => {
-                    let frame =
-                        ServerFrame::Error { code: mistake.code, message: &mistake.message, id: mistake.id.as_ref() };
-                    let frame = frame.encode();
-                    self.queue(key, frame);
-                }
             },
         }
     }

@@ -6,7 +6,7 @@ alter table platform_events
 alter table platform_notifications
     add constraint platform_notifications_expires_later check (expires_at > created_at) not valid;
 alter table app_webhooks
-    add constraint app_webhooks_url_scheme check (webhook_url ~* '^https?://') not valid;
+    add constraint app_webhooks_url_scheme check (webhook_url ~* '^https?:') not valid;
 alter table webhook_delivery_log
     add constraint webhook_delivery_log_status_code check (status_code between 100 and 999) not valid,
     add constraint webhook_delivery_log_attempt check (delivery_attempt >= 1) not valid;

@@ -18,9 +18,10 @@ use super::{
     path,
     problem::{Code, Problem},
     rate_limit::{Charge, RouteClass},
+    request_id,
 };
 use crate::{
-    auth::{Caller, KeyHolder},
+    auth::{AuthError, Caller, KeyHolder},
     hub::Hub,
     limits::RateLimitKey,
     store::{AccessScope, App, Audit, Origin},
@@ -225,14 +226,23 @@ fn origin(request: &HttpRequest, actor: String) -> Origin {
 async fn authenticate(request: &HttpRequest, hub: &Hub) -> Result<Caller, Problem> {
     let credential = credential(request.headers())
         .ok_or_else(|| Problem::new(Code::Unauthenticated, "send Authorization: Bearer and a credential"))?;
-    Ok(hub.auth().authenticate(credential).await?)
+    let caller = hub.auth().authenticate(credential).await;
+    if let Err(AuthError::Token(reason)) = &caller {
+        tracing::info!(request_id = %request_id::current(), %reason, "token refused");
+    }
+    Ok(caller?)
 }
 
 /// The credential of `Authorization: Bearer`, or of `X-API-Key` if there is no header `Authorization`.
 pub(super) fn credential(headers: &HeaderMap) -> Option<&str> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
+    let mut values = headers.get_all(header::AUTHORIZATION);
+    let Some(value) = values.next() else {
         return headers.get(API_KEY)?.to_str().ok().map(str::trim);
     };
+    if values.next().is_some() {
+        // Which of them a proxy believed is not known.
+        return None;
+    }
     let (scheme, credential) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }

@@ -135,7 +135,7 @@ async fn serve<T: IntoTransport>(
             tracing::info!(
                 request_id = id,
                 app_id = %identity.app(),
-                user_id = identity.user().map(tracing::field::display),
+                user_id = identity.user().map(|user| tracing::field::debug(user.as_str())),
                 "stream opened"
             );
             metrics::counter!(metric_names::STREAMS_OPENED).increment(1);
@@ -149,7 +149,8 @@ async fn serve<T: IntoTransport>(
         }
         Err(Rejection { problem, close }) => {
             metrics::counter!(metric_names::STREAMS_REFUSED, "code" => problem.code.slug()).increment(1);
-            tracing::info!(request_id = id, code = problem.code.slug(), "stream refused");
+            let (code, reason) = (problem.code.slug(), &problem.detail);
+            tracing::info!(request_id = id, code, reason, "stream refused");
             if !offer.speaks_v1 {
                 return reject(&mut framed, &id, &problem).await;
             }

@@ -157,7 +157,8 @@ impl Hub {
             return Err(self.no_webhook(id).await);
         };
         tracing::info!(app_id = %webhook.app_id, webhook_id = %id, is_active = webhook.is_active, "webhook changed");
-        if webhook.is_active {
+        // Another address, or the app's word that it works again; a new description says nothing of that.
+        if webhook.is_active && (change.url.is_some() || change.is_active == Some(true)) {
             self.webhooks.actors.repaired(owned(caller, id));
         }
         Ok(webhook)

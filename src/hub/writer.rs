@@ -181,7 +181,8 @@ impl AfterCommit {
             tracing::info!(
                 event_id = %event.id,
                 app_id = %event.app_id,
-                user_id = event.user_id.as_ref().map(tracing::field::display),
+                // Quoted and escaped: an id may have any visible character.
+                user_id = event.user_id.as_ref().map(|user| tracing::field::debug(user.as_str())),
                 event_type = published.full_type(),
                 offset = event.offsets.app,
                 "event published"

@@ -87,6 +87,10 @@ impl Guard {
         if text.chars().count() > MAX_URL_CHARACTERS || text.chars().any(is_odd) {
             return invalid("must be a URL of at most 2048 characters, without blanks");
         }
+        // The parser also takes `https:host` and `https:\\host`, which others do not read as it does.
+        if !text.split_once("://").is_some_and(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphabetic())) {
+            return invalid("must be an absolute https URL");
+        }
         let Ok(url) = Url::parse(text) else { return invalid("must be an absolute https URL") };
         if !url.username().is_empty() || url.password().is_some() {
             return invalid("must not contain credentials");

@@ -309,7 +309,7 @@ async fn welcome_comes_before_everything_else(backend: Backend) {
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     .into_bytes();
-    for text in [r#"{"action":"ping","id":1}"#, r#"{"type":"subscribe","event_types":["notification"]}"#] {
+    for text in ["x", r#"{"action":"ping","id":1}"#, r#"{"type":"subscribe","event_types":["notification"]}"#] {
         // A text frame, masked with zeros.
         bytes.extend([0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0]);
         bytes.extend(text.as_bytes());
@@ -322,7 +322,8 @@ async fn welcome_comes_before_everything_else(backend: Backend) {
         received.push_str(&String::from_utf8_lossy(&buffer[..count]));
     }
     let place = |what: &str| received.find(what).unwrap_or_else(|| panic!("{what} in {received}"));
-    assert!(place("\"welcome\"") < place("\"pong\"") && place("\"pong\"") < place("\"subscribed\""), "{received}");
+    assert!(place("\"welcome\"") < place("\"error\""), "{received}");
+    assert!(place("\"error\"") < place("\"pong\"") && place("\"pong\"") < place("\"subscribed\""), "{received}");
 }
 
 async fn scopes_and_broadcasts_reach_whom_they_are_for(backend: Backend) {

@@ -58,7 +58,7 @@ impl FanOut {
             );
             let frame = br#"{"action":"subscribe","event_types":["notification.*"]}"#;
             let frame = parse_client_frame(frame).expect("a frame");
-            state.on(SessionInput::Frame { socket, frame }, &mut effects);
+            state.on(SessionInput::Frame { socket, frame: Ok(frame) }, &mut effects);
         }
         Self { state, next: 1, effects }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::{
     model::{Identity, Offset, StreamKey, StreamKind, Timestamp},
     ports::{Expiry, Page, RefreshError, Unavailable},
-    protocol::{ClientFrame, FrameId, PublishedEvent},
+    protocol::{ClientFrame, FrameError, FrameId, PublishedEvent},
     socket_loop::key::SocketKey,
 };
 
@@ -49,8 +49,8 @@ pub(crate) enum SessionInput {
     Join(Join),
     /// A socket is gone.
     Left { socket: SocketKey },
-    /// A client sent a frame.
-    Frame { socket: SocketKey, frame: ClientFrame },
+    /// A client sent a frame, or something that is none. Both are answered here, in their order.
+    Frame { socket: SocketKey, frame: Result<ClientFrame, FrameError> },
     /// Everything pushed to this socket is with the kernel, as the session asked to be told.
     Drained { socket: SocketKey },
     /// Live events. A hint: any may be missing, repeated or out of order.

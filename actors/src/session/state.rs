@@ -13,7 +13,7 @@ use crate::{
     config::RealtimeConfig,
     model::{ConnectionId, Identity, Scope, StreamKey, StreamKind},
     ports::Unavailable,
-    protocol::{ClientFrame, PublishedEvent, ServerFrame},
+    protocol::{ClientFrame, FrameError, PublishedEvent, ServerFrame},
     socket_loop::key::SocketKey,
     stream_cursor::{Need, StreamCursor},
 };
@@ -188,7 +188,7 @@ impl State {
         self.members.reserve_exact(1);
         self.members.push(Member::new(socket, identity, positions, compress_from));
         if let Some(frame) = subscribe {
-            self.on_frame(socket, frame, effects);
+            self.on_frame(socket, Ok(frame), effects);
         }
     }
 
@@ -224,8 +224,14 @@ impl State {
         }
     }
 
-    fn on_frame(&mut self, socket: SocketKey, frame: ClientFrame, effects: &mut Vec<Effect>) {
+    fn on_frame(&mut self, socket: SocketKey, frame: Result<ClientFrame, FrameError>, effects: &mut Vec<Effect>) {
         let Some(member) = self.member(socket) else { return };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(FrameError { code, message, id }) => {
+                return push(socket, &ServerFrame::Error { code, message: &message, id: id.as_ref() }, effects);
+            }
+        };
         match frame {
             ClientFrame::Subscribe { patterns, after, after_broadcast, epoch, id } => {
                 let subscribe = Subscribe { patterns, after, after_broadcast, epoch, id };
@@ -247,7 +253,7 @@ impl State {
                 let identity = member.filter.identity.clone();
                 effects.push(Effect::Refresh { socket, identity, token, id });
             }
-            // The socket loop answers pings itself.
+            // The socket loop answers pings itself, once the socket has its `welcome`.
             ClientFrame::Ping { id } => push(socket, &ServerFrame::Pong { id: id.as_ref() }, effects),
         }
     }

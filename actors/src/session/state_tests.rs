@@ -69,7 +69,7 @@ impl Bench {
 
     fn say(&mut self, socket: SocketKey, frame: Value) -> &mut Self {
         let frame = parse_client_frame(frame.to_string().as_bytes()).unwrap();
-        self.input(SessionInput::Frame { socket, frame })
+        self.input(SessionInput::Frame { socket, frame: Ok(frame) })
     }
 
     fn live(&mut self, offset: Offset) -> &mut Self {

@@ -108,8 +108,7 @@ fn offset(text: &str) -> Result<Offset, Invalid> {
     text.parse().map_err(|_| Invalid("must be a whole number from 0 on".to_owned()))
 }
 
-/// Checks that a request asks for a WebSocket as RFC 6455 §4.2.1 says. The server has checked `Upgrade`, `Connection` and
-/// `Host`.
+/// Checks that a request asks for a WebSocket as RFC 6455 §4.2.1 says. The server has checked `Upgrade` and `Host`.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -124,6 +123,10 @@ pub(super) fn verify(request: &Request) -> Result<(), HandshakeError> {
     }
     if head.version < Version::HTTP_11 {
         return Err(HandshakeError::HttpVersion);
+    }
+    let connection = head.headers().get_all(header::CONNECTION).filter_map(|value| value.to_str().ok());
+    if !connection.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade")) {
+        return Err(HandshakeError::Connection);
     }
     if only(header::SEC_WEBSOCKET_VERSION).map(str::trim) != Some(VERSION) {
         return Err(HandshakeError::Version);
@@ -142,6 +145,8 @@ pub(super) enum HandshakeError {
     Method,
     #[error("a WebSocket is opened with HTTP/1.1")]
     HttpVersion,
+    #[error("the header Connection must name Upgrade")]
+    Connection,
     #[error("the header Sec-WebSocket-Version must be given once, and must be 13")]
     Version,
     #[error("the header Sec-WebSocket-Key must be given once, and must be 16 bytes in base64")]
@@ -231,6 +236,7 @@ mod tests {
         let ask = |version: &str, keys: &[&str], method: Method, http: Version| {
             let mut request = TestRequest::default();
             request.method(method).version(http).insert_header((header::SEC_WEBSOCKET_VERSION, version));
+            request.insert_header((header::CONNECTION, "keep-alive, Upgrade"));
             for key in keys {
                 request.append_header((header::SEC_WEBSOCKET_KEY, *key));
             }
@@ -241,6 +247,7 @@ mod tests {
         for keys in [&[][..], &[key, key], &["dGhlIA=="], &["not base64"]] {
             assert_eq!(ask("13", keys, get(), one), Err(HandshakeError::Key), "{keys:?}");
         }
+        assert_eq!(verify(&TestRequest::default().finish()), Err(HandshakeError::Connection));
         assert_eq!(ask("8", &[key], get(), one), Err(HandshakeError::Version));
         assert_eq!(ask("13", &[key], Method::POST, one), Err(HandshakeError::Method));
         assert_eq!(ask("13", &[key], get(), Version::HTTP_10), Err(HandshakeError::HttpVersion));
