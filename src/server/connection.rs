@@ -92,6 +92,10 @@ impl<T> Connection<T> {
     }
 
     fn on_read(&mut self, bytes: &[u8]) {
+        // A handshake record (RFC 8446 §5.1). The parser answers it with 400, which a TLS client cannot read.
+        if matches!(self.waiting, Waiting::Request) && bytes.starts_with(&[0x16, 0x03]) {
+            tracing::info!("a client speaks TLS to the plain port: is its URL https, or server.tls not set?");
+        }
         let mut matched = match self.waiting {
             Waiting::Request => 0,
             Waiting::Head { matched } => matched,

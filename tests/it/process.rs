@@ -26,6 +26,14 @@ on_both_stores!(
     a_log_that_cannot_be_written_costs_nothing_else,
 );
 
+/// Its client is told nothing that it could read, so the log says what is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_to_the_plain_port_has_a_line() {
+    let hub = HubProcess::start(&Database::new(Backend::Sqlite).await, &[]).await;
+    assert!(client().get(format!("https://{}/healthz", hub.addr)).send().await.is_err());
+    eventually("it is said", async || hub.log().contains("speaks TLS to the plain port")).await;
+}
+
 /// The seed's T021. A line has no data, and a refused event has none.
 async fn each_event_has_a_line_unless_that_is_turned_off(backend: Backend) {
     let database = Database::new(backend).await;
