@@ -30,6 +30,7 @@ use super::{
     paced::{Paced, PendingAnswers},
     problem::{Code, Problem},
     rate_limit, request_id,
+    unread_body::UnreadBody,
 };
 use crate::{hub::Hub, limits::RateLimitStatus, metrics};
 
@@ -64,7 +65,7 @@ impl ClosingAnswer {
 /// # Errors
 /// The handler's own, as an answer.
 pub async fn request_context(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = request_id::choose(request.headers());
@@ -85,6 +86,7 @@ pub async fn request_context(
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
     let hub = request.app_data::<Data<Hub>>().cloned();
     let pending = pending_answers(&request);
+    let body = UnreadBody::lend(&mut request);
     let work = async {
         if is_behind_last {
             let answer = Problem::overloaded("the connection was to end with an earlier request").error_response();
@@ -107,6 +109,10 @@ pub async fn request_context(
         // The request is gone with its handler.
         Err(answer) => (answer.status(), None, None),
     };
+    let is_refused = status.is_client_error() || status.is_server_error();
+    if let Some(body) = body.filter(|_| is_refused && !is_last && !is_behind_last) {
+        body.read_off().await;
+    }
     let head = match &mut answer {
         Ok(answer) => answer.response_mut().head_mut(),
         Err(answer) => answer.head_mut(),

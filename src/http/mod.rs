@@ -17,6 +17,7 @@ mod query;
 mod rate_limit;
 mod request_id;
 pub mod stream;
+mod unread_body;
 mod users;
 
 use actix_web::{

@@ -148,3 +148,32 @@ async fn answers_that_nobody_reads_are_bounded_and_given_up() {
         .await;
     assert_eq!(app.events("?limit=1").await.status, 200);
 }
+
+/// A client whose requests are refused keeps its connection, as long as it sends what it said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_request_does_not_cost_its_connection() {
+    let hub = TestHub::start(Backend::Sqlite).await;
+    let mut stream = TcpStream::connect(hub.addr).await.unwrap();
+    let head = |length: usize| {
+        format!(
+            "POST /api/v1/apps/a/events HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n"
+        )
+    };
+    for length in [2, 1000, 60_000] {
+        // In two parts: the answer does not wait for what is said to come.
+        stream.write_all(head(length).as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.write_all(&vec![b' '; length]).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{length}");
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401") && !answer.contains("connection: close"), "{answer}");
+    }
+    // One that sends nothing of it is answered all the same, and its connection ends.
+    stream.write_all(head(10).as_bytes()).await.unwrap();
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("http/1.1 401"), "{answer}");
+}
