@@ -171,7 +171,11 @@ impl Modify for Credentials {
     fn modify(&self, openapi: &mut OpenApi) {
         let components = openapi.components.get_or_insert_default();
         for (name, format, description) in [
-            ("app_key", "ohk_", "An app's API key: its server, acting for itself alone"),
+            (
+                "app_key",
+                "ohk_",
+                "An app's API key: its server, acting for itself alone. `X-API-Key` is taken too, if there is no `Authorization`",
+            ),
             ("user_token", "JWT", "A user's token, issued by an app: one user on a device"),
             ("admin_key", "opaque", "The operator's key, from the configuration"),
         ] {

@@ -1,8 +1,8 @@
 //! Two nodes with one PostgreSQL, as real processes.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{App, Backend, Database, HubProcess, Socket, process::create_app};
+use crate::harness::{App, Backend, Database, HubProcess, Refused, Socket, eventually, process::create_app};
 
 /// Two nodes and an app.
 async fn two_nodes() -> (Database, [HubProcess; 2], App) {
@@ -88,4 +88,24 @@ async fn each_expiry_happens_once_however_many_nodes_look() {
     crate::harness::eventually("all are over", async || total().await >= Some(MANY as u64)).await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(total().await, Some(MANY as u64), "each once");
+}
+
+/// A node whose clock is an hour ahead refuses every token of the other. It says what is wrong, and the other nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_wrong_clock_is_degraded() {
+    let library = std::env::var("ORIVA_TEST_FAKETIME").expect("ORIVA_TEST_FAKETIME: use ./scripts/test");
+    let database = Database::new(Backend::Postgres).await;
+    let right = HubProcess::start(&database, &[]).await;
+    let wrong = HubProcess::start(&database, &[("LD_PRELOAD", &library), ("FAKETIME", "+1h")]).await;
+    let ready = async |node: &HubProcess| {
+        let answer = reqwest::get(format!("http://{}/readyz", node.addr)).await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let degraded = (200, json!({"status": "degraded", "failing": "clock"}));
+    eventually("it is noticed", async || ready(&wrong).await == degraded).await;
+    eventually("it is said", async || wrong.log().contains("clock is not the database's")).await;
+    let token = create_app(&database, right.addr, "a", false).token("alice").await;
+    assert_eq!(Socket::open(wrong.addr, &token).await.err(), Some(Refused::Http(401, "token_expired".to_owned())));
+    assert!(Socket::open(right.addr, &token).await.is_ok());
+    assert_eq!(ready(&right).await.1["failing"], Value::Null);
 }
