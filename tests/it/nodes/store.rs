@@ -85,7 +85,7 @@ async fn each_expiry_happens_once_however_many_nodes_look() {
         assert_eq!(crate::harness::callers::read(request).await.status, 200);
     }
     let total = async || app.events("?event_type=notification.expired").await.body["total"].as_u64();
-    crate::harness::eventually("all are over", async || total().await >= Some(MANY as u64)).await;
+    eventually("all are over", async || total().await >= Some(MANY as u64)).await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(total().await, Some(MANY as u64), "each once");
 }
