@@ -12,8 +12,9 @@ use super::{
 /// Greatest number of objects and arrays inside each other. Common JSON parsers stop near it.
 const MAX_DEPTH: usize = 127;
 
-/// A JSON object as text. It comes back as the client wrote it: the digits of numbers, the order of keys, keys that are
-/// there twice, and blanks. It also stays encoded because it is sent far more often than it is read.
+/// A JSON object. It comes back as the client wrote it: the digits of numbers, the order of keys, keys that are there
+/// twice, and blanks.
+// As text: it is sent far more often than it is read.
 #[derive(Debug, Clone, ToSchema)]
 #[schema(value_type = Object)]
 pub struct JsonObject(Box<RawValue>);
