@@ -30,7 +30,7 @@ use crate::{
     store::Store,
     workers::{
         Archiver, DeliveryReceiptWriter, IdempotencyPurge, IdentityWatch, KeyUsage, NodeBeats, NotificationExpiry,
-        OutboxWatch, WebhookRecovery, Worker, Workers,
+        OutboxWatch, WebhookRecovery, Worker, Workers, WriteWatch,
     },
 };
 
@@ -79,7 +79,7 @@ impl Server {
         let credentials_changed = Arc::new(Notify::new());
         let epoch = store.epoch().await?;
         let mut nodes = nodes::start(config, epoch.clone(), &tasks)?;
-        let realtime_config = build::realtime_config(config, epoch);
+        let realtime_config = build::realtime_config(config, epoch.clone());
         let ports = Ports {
             history: Arc::new(StoreHistory::new(store.clone(), realtime_config.page_limit())),
             credentials: auth.clone(),
@@ -94,10 +94,11 @@ impl Server {
             store: store.clone(),
             auth: auth.clone(),
             limits: Limits::new(config.rate_limits.clone(), nodes.redis),
-            writer: Writer::start(&store, &realtime, &webhooks.actors, config.log.events, &tasks),
+            writer: Writer::start(&store, &realtime, &webhooks.actors, epoch.clone(), config.log.events, &tasks),
             realtime,
             webhooks,
             cluster: Cluster { node: nodes.node, bus: nodes.bus, presence: nodes.presence },
+            epoch,
             tasks: tasks.clone(),
         }));
 
@@ -117,6 +118,7 @@ impl Server {
         workers.spawn(DeliveryReceiptWriter::new(store.clone(), receipts.clone()));
         workers.spawn(WebhookRecovery::new(hub.clone()));
         workers.spawn(OutboxWatch::new(store.clone()));
+        workers.spawn(WriteWatch::new(store.clone(), hub.write_state()));
         workers.spawn(Archiver::new(store.clone(), &config.retention, hub.next_expiry()));
         if !config.is_embedded() {
             workers.spawn(NodeBeats::new(store.clone(), hub.clone()));

@@ -51,6 +51,7 @@ metric_table! {
     WRITER_COMMIT: Histogram = "oriva_writer_commit_duration_seconds", "How long such a transaction took.";
     WRITER_QUEUE: Gauge = "oriva_writer_queue_events", "Events that wait to be written, those being written among them.";
     STORE_CONNECTIONS: Gauge = "oriva_store_connections", "Connections to the store, by whether they are idle or in use.";
+    STORE_FSYNC: Gauge = "oriva_store_fsync", "1 where PostgreSQL runs with fsync; 0 where a power cut loses what was acknowledged.";
     ATTEMPTS: Histogram = "oriva_webhook_attempt_duration_seconds", "Attempts at webhooks by outcome, and how long they took.";
     DELIVERIES_IN_FLIGHT: Gauge = "oriva_webhook_deliveries_in_flight", "Deliveries that this node has claimed.";
     CLOCK_AHEAD: Gauge = "oriva_clock_ahead_seconds", "How far this node's clock is ahead of the database's; negative where it is behind.";

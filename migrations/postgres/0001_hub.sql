@@ -1,22 +1,11 @@
 -- The whole model: what apps publish, the streams that number it, the inbox, webhooks and their outbox.
 -- See ARCHITECTURE.md ('Data'). Never edited after release: a change is a new file.
 
--- Two roles without login. The hub's own connection takes on one or the other, so that it is neither owner nor
--- superuser while it works: 'service' for work of the hub itself, 'tenant' for one app's or one user's request.
+-- Two roles without login: 'service' for work of the hub itself, 'tenant' for one app's or one user's request. The hub's own
+-- connection takes on one or the other, so that it is neither owner nor superuser while it works. `oriva-hub migrate` has
+-- made them before this runs, or found them.
 do $$
-declare
-    role_name text;
 begin
-    foreach role_name in array array['oriva_hub_service', 'oriva_hub_tenant'] loop
-        begin
-            execute format('create role %I nologin noinherit', role_name);
-        exception
-            when duplicate_object or unique_violation then null;
-        end;
-        if not pg_has_role(current_user, role_name, 'member') then
-            execute format('grant %I to current_user', role_name);
-        end if;
-    end loop;
     execute format('grant usage on schema %I to oriva_hub_service, oriva_hub_tenant', current_schema());
 end
 $$;

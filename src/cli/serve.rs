@@ -50,7 +50,7 @@ pub(super) async fn migrate(config: &Config, args: &MigrateArgs, as_json: bool) 
     let url = masked_url(&config.database.url);
     let store = open_store(config).await?;
     let applied = store.migrate().await?;
-    let epoch = if args.new_epoch { store.renew_epoch().await? } else { store.epoch().await? };
+    let epoch = if args.new_epoch { store.renew_epoch(None).await? } else { store.epoch().await? };
     if as_json {
         say(json!({"store": url, "applied": applied, "epoch": epoch}))?;
     } else if applied.is_empty() {

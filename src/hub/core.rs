@@ -18,6 +18,7 @@ use super::{
     next_expiry::NextExpiry,
     peers::{Cluster, Peers},
     webhook_services::WebhookServices,
+    write_state::WriteState,
     writer::Writer,
 };
 use crate::{auth::Authenticator, limits::Limits, metrics::Figures, store::Store};
@@ -41,6 +42,8 @@ pub struct Adapters {
     pub webhooks: WebhookServices,
     /// The other nodes.
     pub cluster: Cluster,
+    /// The store's epoch when this node began.
+    pub epoch: Arc<str>,
     /// The long-lived tasks of this node.
     pub tasks: Tasks,
 }
@@ -61,6 +64,8 @@ pub struct Hub {
     pub(super) clock: Clock,
     /// Notified when a recovery is started on this node.
     pub(super) recovery_started: Notify,
+    epoch: Arc<str>,
+    epoch_changed: Notify,
     tasks: Tasks,
     is_draining: AtomicBool,
     requests: Arc<AtomicUsize>,
@@ -79,7 +84,7 @@ impl Hub {
     /// Puts the parts together.
     #[must_use]
     pub fn new(adapters: Adapters) -> Self {
-        let Adapters { store, auth, limits, writer, realtime, webhooks, cluster, tasks } = adapters;
+        let Adapters { store, auth, limits, writer, realtime, webhooks, cluster, epoch, tasks } = adapters;
         Self {
             apps: Apps::new(store.clone()),
             store,
@@ -94,6 +99,8 @@ impl Hub {
             peers: Peers::default(),
             clock: Clock::default(),
             recovery_started: Notify::new(),
+            epoch,
+            epoch_changed: Notify::new(),
             tasks,
             is_draining: AtomicBool::new(false),
             requests: Arc::default(),
@@ -141,10 +148,31 @@ impl Hub {
         if let Some(task) = self.tasks.down() {
             return Err(task);
         }
+        if !self.writer.state().is_good() {
+            return Err("store");
+        }
         match tokio::time::timeout(READY_TIMEOUT, self.store.ping()).await {
             Ok(Ok(())) => Ok(()),
             _ => Err("store"),
         }
+    }
+
+    /// Whether the store takes writes.
+    #[must_use]
+    pub fn write_state(&self) -> WriteState {
+        self.writer.state()
+    }
+
+    /// Compares the store's epoch with the one that this node began with.
+    pub fn check_epoch(&self, current: &str) {
+        if *self.epoch != *current {
+            self.epoch_changed.notify_one();
+        }
+    }
+
+    /// Completes when the store has another epoch: offsets that this node knows mean other events from then on.
+    pub async fn epoch_changed(&self) {
+        self.epoch_changed.notified().await;
     }
 
     /// Accepts no new work from now on, and closes every socket at a random moment within `over`.

@@ -1,6 +1,9 @@
 //! Why the hub did not do what it was asked. Without HTTP: `http/problem.rs` maps it.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use oriva_hub_actors::model::NotificationId;
 
@@ -51,12 +54,25 @@ impl From<ChangeError> for HubError {
 impl From<StoreError> for HubError {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Unavailable(cause) => {
-                tracing::warn!(%cause, "store unavailable");
+            StoreError::Unavailable(..) => {
+                if is_first_of_its_second() {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "store unavailable");
+                }
                 Self::Overloaded
             }
-            StoreError::Contended => Self::Overloaded,
+            StoreError::Contended | StoreError::WentBack => Self::Overloaded,
             _ => Self::Store(Arc::new(error)),
         }
     }
+}
+
+/// During an outage every request fails alike: one line a second is enough.
+fn is_first_of_its_second() -> bool {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let (now, mut last) = (Instant::now(), LAST.lock().unwrap_or_else(PoisonError::into_inner));
+    let is_first = last.is_none_or(|last| now - last >= Duration::from_secs(1));
+    if is_first {
+        *last = Some(now);
+    }
+    is_first
 }

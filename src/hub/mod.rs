@@ -21,6 +21,7 @@ mod plain_text;
 mod urls;
 mod webhook_services;
 mod webhooks;
+mod write_state;
 mod writer;
 
 pub use self::core::{Adapters, Hub, TrackedRequest};
@@ -39,4 +40,5 @@ pub use plain_text::{Lines, plain_text};
 pub use urls::{action_url, image_url};
 pub use webhook_services::{UrlRule, WebhookServices};
 pub use webhooks::{NewWebhookRequest, WebhookWithSecret, reseal_secrets};
+pub use write_state::WriteState;
 pub use writer::Writer;

@@ -10,7 +10,7 @@ use super::{core::Hub, error::HubError};
 use crate::{
     bus::BusState,
     presence::Unknown,
-    store::{Heartbeats, NodeBeat, Store, StoreError},
+    store::{Heartbeats, NodeBeat, Outage, Store, StoreError},
 };
 
 /// The presence of a user, as far as the caller's scope goes.
@@ -117,7 +117,12 @@ impl Hub {
         let on_bus = matches!(self.cluster.bus.state(), BusState::Connected | BusState::Split);
         let own = NodeBeat { node: self.cluster.node, on_bus, connections: state.connections, users: state.users };
         let asked = Timestamp::now();
-        let Heartbeats { others, now } = store.beat(&own).await?;
+        let Heartbeats { others, now } = store.beat(&own).await.inspect_err(|error| {
+            // The heartbeat is what an idle node writes.
+            if matches!(error.outage(), Some(Outage::ReadOnly | Outage::Full)) {
+                self.writer.state().failed(error);
+            }
+        })?;
         if let Some(now) = now {
             self.clock.compare(asked, Timestamp::now(), now);
         }

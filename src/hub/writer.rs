@@ -1,7 +1,7 @@
 //! The one way to write events. Batches form by themselves: while a transaction runs, further submissions wait and go
 //! into the next one. So an idle hub adds no delay, and a busy one shares its commits.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, time::Duration};
 
 use oriva_hub_actors::{
     Realtime, Tasks, Webhooks, metric_names,
@@ -9,14 +9,18 @@ use oriva_hub_actors::{
     protocol::PublishedEvent,
     traces::{Span, SpanKind},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     error::HubError,
     idempotency::Idempotency,
     in_flight_keys::{InFlightKey, InFlightKeys},
+    write_state::WriteState,
 };
-use crate::store::{Appended, KeyedOperation, Operation, Origin, Store, StoreError, Submission, within_deadline};
+use crate::store::{Appended, DEADLINE, KeyedOperation, Operation, Origin, Store, StoreError, Submission, before};
 
 /// Greatest number of events in the queue, with those being written. Beyond it requests get 503.
 const WAITING_EVENTS: usize = 16 * 1024;
@@ -32,9 +36,12 @@ const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 
 /// How often a submission is tried again that conflicts with another node's transaction although it is alone in its own.
 const REPEATS: usize = 3;
+/// What a transaction may take at least, however long its submissions have waited for the one before.
+const LEAST_TIME: Duration = Duration::from_secs(1);
 
 struct Job {
     submission: Submission,
+    since: Instant,
     waiting: Waiting,
 }
 
@@ -55,22 +62,26 @@ pub struct Writer {
     kib: Arc<Semaphore>,
     /// Idempotency keys whose first request is being written.
     in_flight: InFlightKeys,
+    state: WriteState,
 }
 
 impl Writer {
     /// Starts the writer. It ends when its last handle is dropped. Committed events go to `realtime`, and `webhooks` are
-    /// nudged. `logs_events`: each event has a line in the log.
+    /// nudged. `epoch` is the store's. `logs_events`: each event has a line in the log.
     #[must_use]
     pub fn start(
         store: &Arc<dyn Store>,
         realtime: &Realtime,
         webhooks: &Webhooks,
+        epoch: Arc<str>,
         logs_events: bool,
         tasks: &Tasks,
     ) -> Self {
         let (queue, jobs) = mpsc::unbounded_channel();
         let (jobs, tasks) = (Arc::new(tokio::sync::Mutex::new(jobs)), tasks.clone());
-        let after = AfterCommit { realtime: realtime.clone(), webhooks: webhooks.clone(), logs_events };
+        let state = WriteState::default();
+        let (realtime, webhooks) = (realtime.clone(), webhooks.clone());
+        let after = AfterCommit { realtime, webhooks, epoch, logs_events, state: state.clone() };
         let store = store.clone();
         actix_rt::spawn(async move {
             let mut is_restart = false;
@@ -89,7 +100,14 @@ impl Writer {
             events: Arc::new(Semaphore::new(WAITING_EVENTS)),
             kib: Arc::new(Semaphore::new(WAITING_KIB)),
             in_flight: InFlightKeys::default(),
+            state,
         }
+    }
+
+    /// Whether the store takes writes.
+    #[must_use]
+    pub fn state(&self) -> WriteState {
+        self.state.clone()
     }
 
     /// Number of events in the queue, with those being written.
@@ -156,7 +174,7 @@ impl Writer {
         let permits = (acquire(&self.events, events)?, acquire(&self.kib, kib)?);
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { answer, _permits: permits, _in_flight: in_flight };
-        self.queue.send(Job { submission, waiting }).map_err(|_| HubError::Overloaded)?;
+        self.queue.send(Job { submission, since: Instant::now(), waiting }).map_err(|_| HubError::Overloaded)?;
         // No answer: the writer panicked. What it wrote, if anything, is not known.
         answered.await.map_err(|_| HubError::Overloaded)?
     }
@@ -167,10 +185,25 @@ impl Writer {
 struct AfterCommit {
     realtime: Realtime,
     webhooks: Webhooks,
+    epoch: Arc<str>,
     logs_events: bool,
+    state: WriteState,
 }
 
 impl AfterCommit {
+    /// The store came back older than it was. Offsets that were told mean other events from now on, so it takes another
+    /// epoch; every node sees that, and tells its sockets.
+    async fn lost_commits(&self, store: &dyn Store) {
+        let renewed = store.renew_epoch(Some(&self.epoch)).await;
+        match renewed {
+            Ok(epoch) => tracing::error!(
+                %epoch,
+                "the database lost committed events; clients are told to reload: see to its replication, fsync and synchronous_commit"
+            ),
+            Err(error) => self.state.failed(&error),
+        }
+    }
+
     /// Writes one line for each event, without its data.
     fn log(&self, committed: &[Arc<PublishedEvent>]) {
         if !self.logs_events {
@@ -222,27 +255,16 @@ async fn write_batch(store: &dyn Store, after: &AfterCommit, batch: Vec<Job>) {
     if batch.is_empty() {
         return;
     }
-    let (submissions, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.submission, job.waiting)).unzip();
+    let oldest = batch.iter().map(|job| job.since).min();
+    after.state.writing(oldest);
     let began = Instant::now();
-    let appended = append(store, &submissions).await;
+    // Submissions that have waited for a batch without an answer do not wait as long again.
+    let deadline = oldest.map_or(began, |oldest| (oldest + DEADLINE).max(began + LEAST_TIME));
+    let (submissions, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.submission, job.waiting)).unzip();
+    let outcomes = write_all(store, after, &submissions, deadline).await;
+    after.state.writing(None);
     metrics::histogram!(metric_names::WRITER_BATCH).record(submissions.len() as f64);
     metrics::histogram!(metric_names::WRITER_COMMIT).record(began.elapsed().as_secs_f64());
-    let outcomes = match appended {
-        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-        // Written one by one: a submission that cannot be written must not fail the others, and one that conflicted
-        // with another node's transaction succeeds alone.
-        Err(StoreError::Contended) => one_by_one(store, realtime, &submissions).await,
-        Err(error) if submissions.len() > 1 && !matches!(error, StoreError::Unavailable(_)) => {
-            one_by_one(store, realtime, &submissions).await
-        }
-        Err(error) => {
-            if error.is_outcome_unknown() {
-                realtime.resync_all_nodes();
-            }
-            let error = HubError::from(error);
-            submissions.iter().map(|_| Err(error.clone())).collect::<Vec<_>>()
-        }
-    };
     let (mut committed, mut enqueued_for): (Vec<Arc<PublishedEvent>>, Vec<_>) = (Vec::new(), Vec::new());
     for outcome in outcomes.iter().flatten() {
         committed.extend_from_slice(&outcome.events);
@@ -262,34 +284,75 @@ async fn write_batch(store: &dyn Store, after: &AfterCommit, batch: Vec<Job>) {
     after.log(&committed);
 }
 
-async fn append(store: &dyn Store, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
-    within_deadline(store, store.append(submissions)).await
+/// Writes all in one transaction. If the database refuses that, writes them one by one: one that cannot be written must not
+/// fail the others, and one that conflicted with another node's transaction succeeds alone.
+async fn write_all(
+    store: &dyn Store,
+    after: &AfterCommit,
+    submissions: &[Submission],
+    deadline: Instant,
+) -> Vec<Result<Appended, HubError>> {
+    match append(store, after, submissions, deadline).await {
+        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+        Err(StoreError::Contended) => one_by_one(store, after, submissions, deadline).await,
+        Err(error) if submissions.len() > 1 && is_of_one(&error) => {
+            one_by_one(store, after, submissions, deadline).await
+        }
+        Err(error) => {
+            let error = HubError::from(error);
+            submissions.iter().map(|_| Err(error.clone())).collect()
+        }
+    }
 }
 
+/// Whether another submission may succeed after this one failed so.
+fn is_of_one(error: &StoreError) -> bool {
+    error.outage().is_none() && !matches!(error, StoreError::WentBack)
+}
+
+async fn append(
+    store: &dyn Store,
+    after: &AfterCommit,
+    submissions: &[Submission],
+    deadline: Instant,
+) -> Result<Vec<Appended>, StoreError> {
+    let appended = before(store, deadline, store.append(submissions)).await;
+    match &appended {
+        Ok(_) => after.state.succeeded(),
+        Err(StoreError::WentBack) => after.lost_commits(store).await,
+        Err(error) => {
+            after.state.failed(error);
+            if error.is_outcome_unknown() {
+                after.realtime.resync_all_nodes();
+            }
+        }
+    }
+    appended
+}
+
+/// The first that fails for want of a lock, a connection or time fails the rest: each would wait for the same.
 async fn one_by_one(
     store: &dyn Store,
-    realtime: &Realtime,
+    after: &AfterCommit,
     submissions: &[Submission],
+    deadline: Instant,
 ) -> Vec<Result<Appended, HubError>> {
     let mut outcomes = Vec::with_capacity(submissions.len());
-    let mut is_available = true;
+    let mut is_over = false;
     for submission in submissions {
-        // Each would wait for its own deadline.
-        if !is_available {
+        if is_over {
             outcomes.push(Err(HubError::Overloaded));
             continue;
         }
-        let mut outcome = append(store, std::slice::from_ref(submission)).await;
+        let one = std::slice::from_ref(submission);
+        let mut outcome = append(store, after, one, deadline).await;
         for _ in 0..REPEATS {
             if !matches!(outcome, Err(StoreError::Contended)) {
                 break;
             }
-            outcome = append(store, std::slice::from_ref(submission)).await;
+            outcome = append(store, after, one, deadline).await;
         }
-        is_available = !matches!(outcome, Err(StoreError::Unavailable(_)));
-        if outcome.as_ref().is_err_and(StoreError::is_outcome_unknown) {
-            realtime.resync_all_nodes();
-        }
+        is_over = outcome.as_ref().is_err_and(|error| !matches!(error, StoreError::Contended) && !is_of_one(error));
         outcomes.push(
             outcome
                 .map_err(HubError::from)

@@ -4,6 +4,7 @@
 mod append;
 mod audit;
 mod batch;
+mod error;
 mod event;
 mod migrations;
 mod model;
@@ -16,7 +17,7 @@ pub mod sqlite;
 mod status;
 mod webhook;
 
-use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use oriva_hub_actors::{
@@ -26,12 +27,14 @@ use oriva_hub_actors::{
     ports::{Attempt, Page, PageLimit},
 };
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use append::{
     Appended, Create, CreateBatch, Delete, DuplicateExternalId, Expire, IdempotencyClaim, KeyedOperation, KeyedOutcome,
     Operation, Origin, Outcome, Progress, Publish, PublishBatch, ReadAll, Submission, Work,
 };
+pub use error::{Cause, Outage, StoreError};
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
 pub use event::NewEvent;
 pub use model::{
@@ -58,96 +61,6 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 pub const NODE_LIFE: Duration = Duration::from_secs(5);
 /// Greatest `total` of a list. Beyond it `total_is_capped` is true (contract §4).
 pub const TOTAL_CAP: u64 = 10_000;
-
-/// Why a call of the store failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// It exists already.
-    #[error("already exists")]
-    Duplicate,
-    /// Other rows refer to it.
-    #[error("still in use")]
-    InUse,
-    /// The database cannot be reached, or accepts no more work now. The same call may succeed later.
-    #[error("database unavailable")]
-    Unavailable(#[source] sqlx::Error),
-    /// Two transactions conflicted, and this one was rolled back. A repeat succeeds.
-    #[error("transactions in each other's way")]
-    Contended,
-    /// The schema is not the one this binary was built for.
-    #[error("schema is not up to date: run `oriva-hub migrate`")]
-    Outdated,
-    /// The file of an embedded store.
-    #[error("database.url: {}", .0.display())]
-    File(PathBuf, #[source] Box<Self>),
-    /// The URL of a database server cannot be parsed.
-    #[error("database.url: characters such as / + = @ of a password are written %2F %2B %3D %40")]
-    Url(#[source] sqlx::Error),
-    /// Anything else: a bug of the hub, or a database that somebody changed.
-    #[error("database error")]
-    Failed(#[source] sqlx::Error),
-    /// A migration could not be applied.
-    #[error("migration failed")]
-    Migration(#[from] sqlx::migrate::MigrateError),
-}
-
-impl StoreError {
-    /// No answer in time, or none that could be shared.
-    pub(crate) fn no_answer() -> Self {
-        Self::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
-    }
-
-    /// Whether the store was closed, because the hub has stopped.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Unavailable(sqlx::Error::PoolClosed))
-    }
-
-    /// Whether the write may have succeeded all the same: it may if the connection broke during the commit, but not if
-    /// there was never a connection.
-    #[must_use]
-    pub fn is_outcome_unknown(&self) -> bool {
-        match self {
-            Self::Unavailable(cause) => !matches!(cause, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed),
-            _ => false,
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        use sqlx::error::ErrorKind;
-        match &error {
-            sqlx::Error::Database(cause) => match cause.kind() {
-                ErrorKind::UniqueViolation => Self::Duplicate,
-                ErrorKind::ForeignKeyViolation => Self::InUse,
-                // SQLite's extended code for a restricted delete. SQLite counts it as a trigger.
-                _ if cause.code().as_deref() == Some("1811") => Self::InUse,
-                // Serialisation failure and deadlock.
-                _ if matches!(cause.code().as_deref(), Some("40001" | "40P01")) => Self::Contended,
-                _ if cause.code().is_some_and(|code| is_temporary(&code)) => Self::Unavailable(error),
-                _ => Self::Failed(error),
-            },
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
-            _ => Self::Failed(error),
-        }
-    }
-}
-
-/// Whether a database's code says that it cannot work now. PostgreSQL's are five characters, of which the first two are
-/// the class: 08 connection, 40 rollback, 53 resources, 57 operator intervention. SQLite's are numbers, of which the low
-/// byte is the kind: 5 busy, 6 locked, 9 interrupted, 10 I/O, 13 full.
-fn is_temporary(code: &str) -> bool {
-    match code.as_bytes() {
-        [class @ .., _, _, _] if class.len() == 2 => [b"08", b"40", b"53", b"57"].iter().any(|known| class == *known),
-        _ => code.parse::<u32>().is_ok_and(|number| matches!(number & 0xff, 5 | 6 | 9 | 10 | 13)),
-    }
-}
 
 /// The number of a store's connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -187,6 +100,15 @@ pub trait EventReader: Send + Sync {
 
     /// Deletes at most `limit` expired idempotency keys. Returns their number.
     async fn purge_idempotency_keys(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
+}
+
+/// What other nodes and commands may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revisions {
+    /// It rises with every change of an app or key, on whichever node or by whichever command.
+    pub identity: u64,
+    /// The store's epoch.
+    pub epoch: String,
 }
 
 /// Apps and their keys. Every change raises the identity revision in its own transaction.
@@ -229,8 +151,8 @@ pub trait AppStore: Send + Sync {
     /// Notes when keys were last used.
     async fn touch_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError>;
 
-    /// A number that rises with every change of an app or key, on whichever node or by whichever command.
-    async fn identity_revision(&self) -> Result<u64, StoreError>;
+    /// What every node looks at each second.
+    async fn revisions(&self) -> Result<Revisions, StoreError>;
 
     /// Those of `keys` that exist and are not revoked.
     async fn valid_keys(&self, keys: &[KeyId]) -> Result<HashSet<KeyId>, StoreError>;
@@ -478,11 +400,23 @@ pub trait Store:
     /// The store's id. It stays the same for as long as its offsets mean the same.
     async fn epoch(&self) -> Result<Arc<str>, StoreError>;
 
-    /// Takes a new epoch, for a store that was restored from a backup.
-    async fn renew_epoch(&self) -> Result<Arc<str>, StoreError>;
+    /// Takes a new epoch, for a store that was restored from a backup or came back older than it was. With `expected` only
+    /// if the epoch is still that one, so that several nodes take one together. Returns the epoch.
+    async fn renew_epoch(&self, expected: Option<&str>) -> Result<Arc<str>, StoreError>;
 
     /// Runs a trivial query.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Writes what is there already, as the writer would.
+    ///
+    /// # Errors
+    /// Why nothing can be written.
+    async fn try_writing(&self) -> Result<(), StoreError>;
+
+    /// Size of the write-ahead log, where the store has one of its own.
+    fn log_bytes(&self) -> Option<u64> {
+        None
+    }
 
     /// Its connections now.
     fn pool(&self) -> Pool;
@@ -503,8 +437,20 @@ pub async fn within_deadline<T, E: From<StoreError>>(
     store: &dyn Store,
     question: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
+    before(store, Instant::now() + DEADLINE, question).await
+}
+
+/// Runs a query until a moment.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] then. Whether the query took effect is unknown.
+pub async fn before<T, E: From<StoreError>>(
+    store: &dyn Store,
+    moment: Instant,
+    question: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::pin!(question);
-    tokio::time::timeout(DEADLINE, &mut question).await.unwrap_or_else(|_| {
+    tokio::time::timeout_at(moment, &mut question).await.unwrap_or_else(|_| {
         store.suspect_connections();
         Err(StoreError::no_answer().into())
     })
@@ -519,21 +465,4 @@ fn new_epoch() -> String {
 /// An IP address as text, in the form that both databases take.
 fn ip_text(ip: Option<IpAddr>) -> Option<String> {
     ip.map(|ip| ip.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_temporary;
-
-    #[test]
-    fn what_may_pass_is_told_from_what_is_broken() {
-        // Connection lost, disk full, shutdown; busy, I/O error, and its extended codes for writing and syncing; disk full.
-        for code in ["08006", "53100", "57P01", "5", "10", "778", "1034", "13"] {
-            assert!(is_temporary(code), "{code}");
-        }
-        // A value too long, no such table; an error in SQL, a corrupt file, a constraint.
-        for code in ["22001", "42P01", "1", "11", "2067"] {
-            assert!(!is_temporary(code), "{code}");
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Notices that an app or key was changed by another node or a command, within a second, or at once if the bus brings
-//! the message. Then it empties this node's caches and closes the sockets whose credentials are no longer good.
+//! the message. Then it empties this node's caches and closes the sockets whose credentials are no longer good. The same look
+//! finds a new epoch of the store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +8,10 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{Progress, Worker, WorkerError};
-use crate::{hub::Hub, store::Store};
+use crate::{
+    hub::Hub,
+    store::{Revisions, Store},
+};
 
 /// Finds what another node or a command changed.
 pub struct IdentityWatch {
@@ -39,12 +43,13 @@ impl Worker for IdentityWatch {
     }
 
     async fn run_once(&mut self) -> Result<Progress, WorkerError> {
-        let revision = self.store.identity_revision().await?;
-        let changed = self.seen != Some(revision);
+        let Revisions { identity, epoch } = self.store.revisions().await?;
+        self.hub.check_epoch(&epoch);
+        let changed = self.seen != Some(identity);
         if changed || self.look_again {
             self.hub.check_credentials().await?;
             self.look_again = changed;
-            self.seen = Some(revision);
+            self.seen = Some(identity);
         }
         Ok(Progress::Done)
     }

@@ -9,6 +9,7 @@ mod node_beat;
 mod notification_expiry;
 mod outbox_watch;
 mod webhook_recovery;
+mod write_watch;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ pub use notification_expiry::NotificationExpiry;
 use oriva_hub_actors::{Tasks, metric_names, model::Timestamp};
 pub use outbox_watch::OutboxWatch;
 pub use webhook_recovery::WebhookRecovery;
+pub use write_watch::WriteWatch;
 
 use crate::store::{Store, StoreError, within_deadline};
 

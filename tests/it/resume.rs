@@ -84,16 +84,17 @@ async fn recovery_is_never_partial(backend: Backend) {
 
 /// As the archiver does.
 async fn delete_event(hub: &TestHub, user_offset: i64) {
-    use sqlx::Connection as _;
     let sql = format!("delete from platform_events where user_offset = {user_offset}");
     match hub.database.backend {
         Backend::Sqlite => {
+            use sqlx::Connection as _;
             let mut connection = sqlx::SqliteConnection::connect(&hub.database.url).await.unwrap();
             sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
         }
         Backend::Postgres => {
-            let mut connection = sqlx::PgConnection::connect(&hub.database.owner_url).await.unwrap();
-            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+            use sqlx_pg::Connection as _;
+            let mut connection = sqlx_pg::PgConnection::connect(&hub.database.owner_url).await.unwrap();
+            sqlx_pg::query(&sql).execute(&mut connection).await.unwrap();
         }
     }
 }

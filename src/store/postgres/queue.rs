@@ -3,13 +3,17 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::model::{DeliveryId, OwnedWebhook, Timestamp, WebhookId};
-use sqlx::{Postgres, Row as _};
+use sqlx_pg::{Postgres, Row as _};
 use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::store::{
     Claimed, DeliveryQueue, Lease, StoreError,
-    sql::rows::{WEBHOOK, event_columns, event_from_row, owned_webhook_from_row, webhook_from_row},
+    sql::{
+        dialect::SqlStore as _,
+        rows::{WEBHOOK, event_columns, event_from_row, owned_webhook_from_row, webhook_from_row},
+        statement::Statement,
+    },
 };
 
 #[async_trait]
@@ -21,15 +25,15 @@ impl DeliveryQueue for PostgresStore {
         lease: Lease,
         now: Timestamp,
     ) -> Result<Option<Claimed>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_write().await?;
         let row =
-            sqlx::query(sqlx::AssertSqlSafe(format!("select {WEBHOOK} from app_webhooks where id = $1 and is_active")))
+            sqlx_pg::query(&format!("select {WEBHOOK} from app_webhooks where id = $1 and is_active"))
                 .bind(id.0)
                 .fetch_optional(&mut *transaction)
                 .await?;
         let Some(row) = row else { return Ok(None) };
         let webhook = webhook_from_row(&row)?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let rows = sqlx_pg::query(&format!(
             "with due as (select id from webhook_deliveries where webhook_id = $1 and status = 'pending' \
              and next_attempt_at <= $2 order by next_attempt_at limit $3 for update skip locked), \
              claimed as (update webhook_deliveries d set status = 'delivering', lease_owner = $4, lease_until = $5 \
@@ -37,7 +41,7 @@ impl DeliveryQueue for PostgresStore {
              select claimed.delivery_id, claimed.attempts, {} \
              from claimed left join platform_events on platform_events.id = claimed.event_id order by app_offset",
             event_columns::<Postgres>()
-        )))
+        ))
         .bind(id.0)
         .bind(now.as_datetime())
         .bind(i64::from(limit))
@@ -58,7 +62,7 @@ impl DeliveryQueue for PostgresStore {
             deliveries.push((DeliveryId(delivery), attempt, event_from_row(row, 2)?));
         }
         if !lost.is_empty() {
-            sqlx::query(
+            sqlx_pg::query(
                 "update webhook_deliveries set status = 'cancelled', lease_owner = null, \
                          lease_until = null where id = any($1)",
             )
@@ -66,7 +70,7 @@ impl DeliveryQueue for PostgresStore {
             .execute(&mut *transaction)
             .await?;
         }
-        let next_due: Option<DateTime<Utc>> = sqlx::query_scalar(
+        let next_due: Option<DateTime<Utc>> = sqlx_pg::query_scalar(
             "select min(next_attempt_at) from webhook_deliveries where webhook_id = $1 and status = 'pending'",
         )
         .bind(id.0)
@@ -77,21 +81,18 @@ impl DeliveryQueue for PostgresStore {
     }
 
     async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError> {
-        let rows = sqlx::query(
+        let free = Statement::new(
             "with freed as (update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
              where id in (select id from webhook_deliveries where status = 'delivering' and lease_until <= $1 \
              limit 1000 for update skip locked) returning app_id, webhook_id) select distinct app_id, webhook_id from freed",
-        )
-        .bind(now.as_datetime())
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let rows = self.run(free.bind(now)).await?;
         rows.iter().map(owned_webhook_from_row).collect()
     }
 
     async fn free_all_leases(&self) -> Result<(), StoreError> {
         let free = "update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
                     where status = 'delivering'";
-        sqlx::query(free).execute(&self.pool).await?;
-        Ok(())
+        self.run(Statement::new(free)).await.map(drop)
     }
 }

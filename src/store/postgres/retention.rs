@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
-use sqlx::PgConnection;
+use sqlx_pg::PgConnection;
 use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::store::{
     ArchiveTable, Export, Range, RetentionClass, RetentionStore, Step, StoreError,
     retention::{Shape, first_id_at, unpack},
+    sql::dialect::SqlStore as _,
 };
 
 /// With a user who may still act on it.
@@ -34,10 +35,10 @@ impl RetentionStore for PostgresStore {
             RetentionClass::DeliveryLog => "webhook_delivery_log n where n.id < $1".to_owned(),
             RetentionClass::AuditLog => "audit_log n where n.id < $1".to_owned(),
         };
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_write().await?;
         // A whole table may take its time; only a command asks.
-        sqlx::query("set local statement_timeout = 0").execute(&mut *transaction).await?;
-        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {rows}")))
+        sqlx_pg::query("set local statement_timeout = 0").execute(&mut *transaction).await?;
+        let count: i64 = sqlx_pg::query_scalar(&format!("select count(*) from {rows}"))
             .bind(first_id_at(before))
             .fetch_one(&mut *transaction)
             .await?;
@@ -76,18 +77,18 @@ impl RetentionStore for PostgresStore {
                    insert into audit_log_archive select * from gone"],
             ),
         };
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_write().await?;
         let looked_at = next(&mut transaction, rows, &is_over, range, limit).await?;
         let over: Vec<Uuid> = looked_at.iter().filter(|(_, is_over)| *is_over).map(|(id, _)| *id).collect();
         for statement in statements {
-            sqlx::query(*statement).bind(&over).execute(&mut *transaction).await?;
+            sqlx_pg::query(*statement).bind(&over).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(Step { last: looked_at.last().map(|(id, _)| *id), done: over.len() as u64 })
     }
 
     async fn expire_retired(&self, range: Range, limit: u32) -> Result<Step, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_write().await?;
         let is_endless = format!("n.expires_at is null and {IS_OPEN}");
         let looked_at = next(&mut transaction, NOTIFICATIONS, &is_endless, range, limit).await?;
         let endless: Vec<Uuid> = looked_at.iter().filter(|(_, is_endless)| *is_endless).map(|(id, _)| *id).collect();
@@ -95,41 +96,41 @@ impl RetentionStore for PostgresStore {
             "update notification_state set expires_at = $2 where notification_id = any($1)",
             "update platform_notifications set expires_at = $2 where id = any($1)",
         ] {
-            sqlx::query(statement).bind(&endless).bind(range.before.as_datetime()).execute(&mut *transaction).await?;
+            sqlx_pg::query(statement).bind(&endless).bind(range.before.as_datetime()).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(Step { last: looked_at.last().map(|(id, _)| *id), done: endless.len() as u64 })
     }
 
     async fn begin_export(&self, table: ArchiveTable, limit: u32) -> Result<Option<Export>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_write().await?;
         // Waits for whoever finishes one: what is deleted with it is not begun with again. Of two that begin at once one waits,
         // and goes on with what the other began.
-        sqlx::query("lock table archive_exports in share row exclusive mode").execute(&mut *transaction).await?;
-        sqlx::query(sqlx::AssertSqlSafe(format!(
+        sqlx_pg::query("lock table archive_exports in share row exclusive mode").execute(&mut *transaction).await?;
+        sqlx_pg::query(&format!(
             "insert into archive_exports (table_name, id, ids) \
              select $1, $2, string_agg(uuid_send(id), ''::bytea order by id) \
              from (select id from {} order by id limit $3) oldest having count(*) > 0 \
              on conflict (table_name) do nothing",
             table.table()
-        )))
+        ))
         .bind(table.as_str())
         .bind(Uuid::now_v7())
         .bind(i64::from(limit))
         .execute(&mut *transaction)
         .await?;
         let begun: Option<(Uuid, Vec<u8>)> =
-            sqlx::query_as("select id, ids from archive_exports where table_name = $1")
+            sqlx_pg::query_as("select id, ids from archive_exports where table_name = $1")
                 .bind(table.as_str())
                 .fetch_optional(&mut *transaction)
                 .await?;
         let Some((id, ids)) = begun else { return Ok(None) };
         // Under the lock: whoever finishes it deletes them afterwards, and an object is never written again with less.
         let object = table.object(json_value);
-        let lines: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        let lines: Vec<String> = sqlx_pg::query_scalar(&format!(
             "select {object} from {} where id = any($1) order by id",
             table.table()
-        )))
+        ))
         .bind(unpack(&ids))
         .fetch_all(&mut *transaction)
         .await?;
@@ -138,13 +139,13 @@ impl RetentionStore for PostgresStore {
     }
 
     async fn finish_export(&self, table: ArchiveTable, id: Uuid) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let ids: Option<Vec<u8>> = sqlx::query_scalar("delete from archive_exports where id = $1 returning ids")
+        let mut transaction = self.begin_write().await?;
+        let ids: Option<Vec<u8>> = sqlx_pg::query_scalar("delete from archive_exports where id = $1 returning ids")
             .bind(id)
             .fetch_optional(&mut *transaction)
             .await?;
         if let Some(ids) = ids {
-            sqlx::query(sqlx::AssertSqlSafe(format!("delete from {} where id = any($1)", table.table())))
+            sqlx_pg::query(&format!("delete from {} where id = any($1)", table.table()))
                 .bind(unpack(&ids))
                 .execute(&mut *transaction)
                 .await?;
@@ -173,10 +174,10 @@ async fn next(
     range: Range,
     limit: u32,
 ) -> Result<Vec<(Uuid, bool)>, StoreError> {
-    let rows = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+    let rows = sqlx_pg::query_as(&format!(
         "select n.id, {condition} from {rows} where n.id > $1 and n.id < $2 order by n.id limit $3 \
          for update skip locked"
-    )))
+    ))
     .bind(range.after)
     .bind(range.end())
     .bind(i64::from(limit))

@@ -3,18 +3,19 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::model::Timestamp;
-use sqlx::{
-    Arguments as _, AssertSqlSafe, PgConnection, Postgres, Row as _,
+use sqlx_pg::{
+    Arguments as _, PgConnection, Postgres, Row as _,
     error::BoxDynError,
     postgres::{PgArguments, PgRow},
 };
 use uuid::Uuid;
 
+use super::Transaction;
 use crate::store::{
     StoreError,
     batch::{StreamCounts, StreamOffsets},
     sql::{
-        dialect::{Dialect, SqlRow, plain_columns},
+        dialect::{Commit, Dialect, SqlRow, plain_columns},
         rows::stream_offsets,
         statement::{Kind, Rows, Statement, Value},
     },
@@ -22,6 +23,10 @@ use crate::store::{
 
 #[async_trait]
 impl Dialect for Postgres {
+    type Connection = PgConnection;
+    type Row = PgRow;
+    type Transaction = Transaction;
+
     const NOW: &'static str = "now()";
 
     const LOCK_R_OR_SKIP: &'static str = " for update of r skip locked";
@@ -101,7 +106,7 @@ impl Dialect for Postgres {
 
     async fn execute(connection: &mut PgConnection, statement: Statement<'_>) -> Result<u64, StoreError> {
         let (sql, arguments) = encode(statement)?;
-        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection).await?.rows_affected())
+        Ok(sqlx_pg::query_with(&sql, arguments).execute(connection).await?.rows_affected())
     }
 
     async fn fetch_optional(
@@ -109,12 +114,19 @@ impl Dialect for Postgres {
         statement: Statement<'_>,
     ) -> Result<Option<PgRow>, StoreError> {
         let (sql, arguments) = encode(statement)?;
-        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_optional(connection).await?)
+        Ok(sqlx_pg::query_with(&sql, arguments).fetch_optional(connection).await?)
     }
 
     async fn fetch_all(connection: &mut PgConnection, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
         let (sql, arguments) = encode(statement)?;
-        Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await?)
+        Ok(sqlx_pg::query_with(&sql, arguments).fetch_all(connection).await?)
+    }
+}
+
+#[async_trait]
+impl Commit for Transaction {
+    async fn commit(self) -> Result<(), StoreError> {
+        Self::commit(self).await
     }
 }
 
@@ -133,7 +145,7 @@ pub(super) fn encode(statement: Statement<'_>) -> Result<(String, PgArguments), 
             Value::Moment(moment) => arguments.add(moment.map(Timestamp::as_datetime)),
             Value::Texts(texts) => arguments.add(texts),
         };
-        added.map_err(sqlx::Error::Encode)?;
+        added.map_err(StoreError::failed)?;
     }
     Ok((statement.sql, arguments))
 }

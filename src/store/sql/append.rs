@@ -11,7 +11,7 @@ use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
 use uuid::Uuid;
 
 use super::{
-    dialect::{Dialect, SqlRow as _, SqlStore},
+    dialect::{Commit as _, Dialect, SqlRow as _, SqlStore},
     outbox::{insert_deliveries, subscriptions},
     rows::{RECORD, corrupt_row, record_from_row},
     statement::{Kind, Rows, Statement},
@@ -26,7 +26,7 @@ use crate::store::{
 #[async_trait]
 impl<S: SqlStore> EventStore for S {
     async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
-        let mut transaction = self.begin_write().await?;
+        let mut transaction = self.begin_append().await?;
         let connection = &mut *transaction;
         let claims = claim::<S::Db>(connection, Claims::new(submissions, Timestamp::now())).await?;
         let locked = lock::<S::Db>(connection, claims).await?;
@@ -39,7 +39,11 @@ impl<S: SqlStore> EventStore for S {
         insert_deliveries::<S::Db>(connection, &pending, numbered.now).await?;
         insert_audit::<S::Db>(connection, &numbered).await?;
         keep_answers::<S::Db>(connection, &numbered).await?;
+        let last = numbered.published().last().map(|published| published.event().id);
         transaction.commit().await?;
+        if let Some(last) = last {
+            self.appended(last);
+        }
         Ok(numbered.finish(&pending))
     }
 }
@@ -48,7 +52,7 @@ impl<S: SqlStore> EventStore for S {
 /// made it.
 async fn current_subscriptions<S: SqlStore>(
     store: &S,
-    connection: &mut <S::Db as sqlx::Database>::Connection,
+    connection: &mut <S::Db as Dialect>::Connection,
     revision: i64,
 ) -> Result<Arc<Subscriptions>, StoreError> {
     let known = store.subscriptions().read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -91,7 +95,7 @@ async fn claim<'a, D: Dialect>(
 }
 
 fn unreadable(error: serde_json::Error) -> StoreError {
-    StoreError::Failed(sqlx::Error::Decode(error.into()))
+    StoreError::failed(error)
 }
 
 /// Inserts new notifications, and locks those that exist and are to be changed: all that it waits for in the order of

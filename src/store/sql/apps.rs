@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use super::{
     audit::write_audit,
-    dialect::{Dialect, SqlRow as _, SqlStore},
+    dialect::{Commit as _, Dialect, SqlRow as _, SqlStore},
     revisions::raise_identity_revision,
     rows::{KEY, app_columns, app_from_row, key_from_row, qualified},
     statement::{Kind, Rows, Statement, Value},
 };
-use crate::store::{ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, StoreError};
+use crate::store::{ApiKey, App, AppChange, AppStore, Audit, LimitOverrides, NewApp, NewKey, Revisions, StoreError};
 
 #[async_trait]
 impl<S: SqlStore> AppStore for S {
@@ -140,9 +140,13 @@ impl<S: SqlStore> AppStore for S {
         Ok(())
     }
 
-    async fn identity_revision(&self) -> Result<u64, StoreError> {
-        let query = Statement::new("select cast(value as bigint) from hub_meta where key = 'identity_revision'");
-        self.query_one(query).await?.big(0)
+    async fn revisions(&self) -> Result<Revisions, StoreError> {
+        let query = Statement::new(
+            "select cast(identity.value as bigint), epoch.value from hub_meta identity, hub_meta epoch \
+             where identity.key = 'identity_revision' and epoch.key = 'epoch'",
+        );
+        let row = self.query_one(query).await?;
+        Ok(Revisions { identity: row.big(0)?, epoch: row.text(1)? })
     }
 
     async fn valid_keys(&self, keys: &[KeyId]) -> Result<HashSet<KeyId>, StoreError> {
@@ -161,7 +165,7 @@ impl<S: SqlStore> AppStore for S {
 
 fn limits<'q>(limits: Option<&LimitOverrides>) -> Result<Value<'q>, StoreError> {
     let text = limits.map(serde_json::to_string).transpose();
-    Ok(text.map_err(|error| sqlx::Error::Encode(error.into()))?.into())
+    Ok(text.map_err(StoreError::failed)?.into())
 }
 
 fn insert_key<D: Dialect>(key: &NewKey) -> Statement<'_> {

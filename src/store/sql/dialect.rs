@@ -1,10 +1,12 @@
 //! What the shared SQL needs of a database: how to run a statement, and the few words in which the two differ.
 
-use std::sync::{Arc, RwLock};
+use std::{
+    ops::DerefMut,
+    sync::{Arc, RwLock},
+};
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{Offset, StreamKey, Timestamp};
-use sqlx::{Database, Transaction};
+use oriva_hub_actors::model::{EventId, Offset, StreamKey, Timestamp};
 use uuid::Uuid;
 
 use super::statement::{Rows, Statement};
@@ -14,9 +16,20 @@ use crate::store::{
     webhook::Subscriptions,
 };
 
-/// A database. Implemented by `sqlx::Postgres` and `sqlx::Sqlite`.
+/// A transaction. It is rolled back when it is dropped without a commit.
 #[async_trait]
-pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
+pub(in crate::store) trait Commit {
+    /// Commits.
+    async fn commit(self) -> Result<(), StoreError>;
+}
+
+/// A database. Implemented by the drivers' own types for it.
+#[async_trait]
+pub(in crate::store) trait Dialect: Send + Sync + 'static {
+    type Connection: Send;
+    type Row: SqlRow;
+    type Transaction: Commit + DerefMut<Target = Self::Connection> + Send;
+
     /// The present by the database's own clock.
     const NOW: &'static str;
 
@@ -83,7 +96,7 @@ pub(in crate::store) trait Dialect: Database<Row: SqlRow> {
     /// Runs a query that always has a row. Returns the first.
     async fn fetch_one(connection: &mut Self::Connection, statement: Statement<'_>) -> Result<Self::Row, StoreError> {
         let row = Self::fetch_optional(connection, statement).await?;
-        row.ok_or(StoreError::Failed(sqlx::Error::RowNotFound))
+        row.ok_or_else(no_row)
     }
 
     /// Runs statements one after the other. Returns the rows of all of them.
@@ -164,6 +177,10 @@ macro_rules! plain_columns {
 }
 pub(in crate::store) use plain_columns;
 
+fn no_row() -> StoreError {
+    StoreError::failed("a query that always has a row had none")
+}
+
 /// A store whose reads and administration are the shared SQL.
 #[async_trait]
 pub(in crate::store) trait SqlStore: Send + Sync {
@@ -171,40 +188,48 @@ pub(in crate::store) trait SqlStore: Send + Sync {
 
     /// A transaction that reads as this stream's holder, and sees only what is theirs where the database can enforce that.
     /// [`StreamKey::Broadcast`] reads as the hub itself. All of its queries see the store at one moment.
-    async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction<'static, Self::Db>, StoreError>;
+    async fn begin_read(&self, tenant: &StreamKey) -> Result<<Self::Db as Dialect>::Transaction, StoreError>;
 
     /// As [`SqlStore::begin_read`]. Returns also the head of `stream` at that moment, whoever's it is.
     async fn begin_read_at(
         &self,
         tenant: &StreamKey,
         stream: &StreamKey,
-    ) -> Result<(Transaction<'static, Self::Db>, Offset), StoreError>;
+    ) -> Result<(<Self::Db as Dialect>::Transaction, Offset), StoreError>;
 
     /// What webhooks subscribe to, as this node last read it.
     fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>>;
 
     /// A transaction that writes as the hub itself.
-    async fn begin_write(&self) -> Result<Transaction<'static, Self::Db>, StoreError>;
+    async fn begin_write(&self) -> Result<<Self::Db as Dialect>::Transaction, StoreError>;
+
+    /// A transaction of the writer. There is one at a time.
+    async fn begin_append(&self) -> Result<<Self::Db as Dialect>::Transaction, StoreError> {
+        self.begin_write().await
+    }
+
+    /// The writer has committed, and this was the last event.
+    fn appended(&self, _last: EventId) {}
 
     /// Runs one query as this stream's holder. Returns all rows.
     async fn query_all(
         &self,
         tenant: &StreamKey,
         statement: Statement<'_>,
-    ) -> Result<Vec<<Self::Db as Database>::Row>, StoreError>;
+    ) -> Result<Vec<<Self::Db as Dialect>::Row>, StoreError>;
 
     /// Runs one query as this stream's holder. Returns the first row, if any.
     async fn query_optional(
         &self,
         tenant: &StreamKey,
         statement: Statement<'_>,
-    ) -> Result<Option<<Self::Db as Database>::Row>, StoreError> {
+    ) -> Result<Option<<Self::Db as Dialect>::Row>, StoreError> {
         Ok(self.query_all(tenant, statement).await?.into_iter().next())
     }
 
     /// Runs one query of the hub itself that always has a row. Returns the first.
-    async fn query_one(&self, statement: Statement<'_>) -> Result<<Self::Db as Database>::Row, StoreError> {
+    async fn query_one(&self, statement: Statement<'_>) -> Result<<Self::Db as Dialect>::Row, StoreError> {
         let row = self.query_optional(&StreamKey::Broadcast, statement).await?;
-        row.ok_or(StoreError::Failed(sqlx::Error::RowNotFound))
+        row.ok_or_else(no_row)
     }
 }

@@ -7,7 +7,7 @@ use oriva_hub_actors::{
 };
 
 use super::{
-    dialect::{Dialect, SqlRow as _, SqlStore},
+    dialect::{Commit as _, Dialect, SqlRow as _, SqlStore},
     rows::{event_columns, event_from_row},
     statement::{Kind, Rows, Statement},
 };

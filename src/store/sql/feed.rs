@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use oriva_hub_actors::model::{AppId, Invalid, NotificationId, StreamKey, Timestamp, UserId};
 
 use super::{
-    dialect::{Dialect, SqlRow as _, SqlStore},
+    dialect::{Commit as _, Dialect, SqlRow as _, SqlStore},
     rows::{corrupt_row, notification_columns, notification_from_row, status_from_text},
     statement::{Kind, Rows, Statement},
 };

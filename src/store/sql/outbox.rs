@@ -9,7 +9,7 @@ use oriva_hub_actors::{
 use uuid::Uuid;
 
 use super::{
-    dialect::{Dialect, SqlRow as _, SqlStore},
+    dialect::{Commit as _, Dialect, SqlRow as _, SqlStore},
     revisions::raise_webhook_revision,
     rows::{RECOVERY, corrupt_row, owned_webhook_from_row, qualified, recovery_from_row},
     statement::{Kind, Rows, Statement},

@@ -71,7 +71,7 @@ pub(in crate::store) fn notification_columns<D: Dialect>() -> String {
 
 /// A row that breaks the rules it was written by.
 pub(in crate::store) fn corrupt_row(error: Invalid) -> StoreError {
-    StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
+    StoreError::failed(error)
 }
 
 fn app_id(row: &impl SqlRow, column: usize) -> Result<AppId, StoreError> {
@@ -85,7 +85,7 @@ pub(in crate::store) fn app_from_row(row: &impl SqlRow) -> Result<App, StoreErro
         icon_url: row.text_or_null(2)?,
         is_active: row.flag(3)?,
         is_platform: row.flag(4)?,
-        limits: serde_json::from_str(&row.text(5)?).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        limits: serde_json::from_str(&row.text(5)?).map_err(StoreError::failed)?,
         created_at: row.moment(6)?,
         updated_at: row.moment(7)?,
     })

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     audit::write_audit,
-    dialect::{Dialect, SqlRow as _, SqlStore},
+    dialect::{Commit as _, Dialect, SqlRow as _, SqlStore},
     revisions::raise_webhook_revision,
     rows::{
         ATTEMPT, DELIVERY, RECOVERY, WEBHOOK, attempt_from_row, delivery_from_row, recovery_from_row, webhook_from_row,

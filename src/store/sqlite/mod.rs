@@ -4,12 +4,15 @@
 //! survives a crash of the process and a power cut alike (`normal` would lose the last commits in the latter). One
 //! connection writes; its commits are shared by the batches that form while the one before is under way.
 
+mod errors;
+mod files;
 mod nodes;
 mod queue;
 mod retention;
 mod values;
 
 use std::{
+    borrow::Cow,
     path::Path,
     str::FromStr,
     sync::{Arc, LazyLock, RwLock},
@@ -19,14 +22,15 @@ use std::{
 use async_trait::async_trait;
 use oriva_hub_actors::model::{Offset, StreamKey};
 use sqlx::{
-    Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
-    migrate::{Migrate as _, Migrator},
+    Connection as _, Row, SqlSafeStr as _, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::{Migrate as _, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
+use self::files::Files;
 use super::{
     DEADLINE, Pool, Store, StoreError,
-    migrations::{migration_files, migrator},
+    migrations::{migration_files, version_and_description},
     new_epoch,
     sql::{
         dialect::{Dialect as _, SqlRow as _, SqlStore},
@@ -39,7 +43,13 @@ use super::{
 /// The table in which sqlx records applied migrations.
 const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
 pub(super) const MIGRATION_FILES: &[(&str, &str)] = migration_files!("sqlite": "0001_hub", "0002_feed", "0003_webhooks", "0004_retention", "0005_traces", "0006_archive_exports", "0007_audit_retention", "0008_event_dates", "0009_webhook_payload");
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(MIGRATION_FILES));
+static MIGRATIONS: LazyLock<Migrator> =
+    LazyLock::new(|| Migrator::with_migrations(MIGRATION_FILES.iter().map(migration).collect()));
+
+fn migration((name, text): &(&'static str, &'static str)) -> Migration {
+    let (version, description) = version_and_description(name);
+    Migration::new(version, Cow::Owned(description), MigrationType::Simple, text.into_sql_str(), false)
+}
 
 /// How long a write waits for another process's write, for example a command's beside a running hub.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,23 +60,45 @@ const PROGRESS_STEPS: i32 = 10_000;
 const WRITER_CACHE_KIB: u32 = 16 * 1024;
 /// Pages of 4 KiB in the log before a checkpoint copies them into the file.
 const CHECKPOINT_PAGES: u32 = 4000;
+/// The log is cut back to this many bytes after a checkpoint: a long reader lets it grow.
+const LOG_BYTES: u32 = 64 * 1024 * 1024;
 
 /// SQLite behind the store traits.
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    files: Arc<Files>,
     /// Subscriptions of webhooks, with a revision that each writing transaction compares.
     subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
 }
 
-/// Creates a missing file with access for its owner only. SQLite gives the files beside it the same access.
-fn make_private(file: &Path) -> std::io::Result<()> {
+/// Creates a missing file, and its folder, with access for its owner only. SQLite gives the files beside it the same access.
+fn make_private(file: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::OpenOptionsExt as _;
+    let cannot = |what: &str, path: &Path, error: std::io::Error| {
+        Err(StoreError::Setup(format!("cannot create the {what} {}: {error}", path.display())))
+    };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder
+        && let Err(error) = std::fs::create_dir_all(folder)
+    {
+        return cannot("folder", folder, error);
+    }
     match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => cannot("file", file, error),
         _ => Ok(()),
     }
+}
+
+/// Whether a connection that is given back is in no transaction. One whose rollback failed, as on a full disk, would refuse
+/// to begin another one for ever, so it is replaced.
+async fn is_idle(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // The rollback may be under way; this comes after it.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 /// Ends what a connection reads after [`DEADLINE`] from now. Without it a query that nobody waits for any more goes on.
@@ -88,10 +120,11 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        if let Some(folder) = options.get_filename().parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(sqlx::Error::Io)?;
+        let is_in_memory = options.get_filename() == Path::new(":memory:");
+        if !is_in_memory {
+            make_private(options.get_filename())?;
         }
-        make_private(options.get_filename()).map_err(sqlx::Error::Io)?;
+        let files = Arc::new(Files::of(options.get_filename()));
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -105,18 +138,28 @@ impl SqliteStore {
             .clone()
             .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
             .pragma("temp_store", "memory")
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
-        let writer = pool(1).connect_with(writing).await?;
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+            .pragma("journal_size_limit", LOG_BYTES.to_string());
+        let opened = files.clone();
+        let writer = pool(1)
+            .after_connect(move |_, _| {
+                opened.reset_log();
+                Box::pin(async { Ok(()) })
+            })
+            .after_release(|connection, _| Box::pin(is_idle(connection)))
+            .connect_with(writing)
+            .await?;
         let readers = pool(max_connections)
             .after_connect(|connection, _| Box::pin(limit_reads(connection)))
             .before_acquire(|connection, _| Box::pin(async move { limit_reads(connection).await.map(|()| true) }))
             .connect_lazy_with(options.pragma("query_only", "on"));
-        Ok(Self { writer, readers, subscriptions: Arc::default() })
+        Ok(Self { writer, readers, files, subscriptions: Arc::default() })
     }
 
     /// A transaction that takes the write lock when it begins. If it took the lock later, another write could have come
     /// first, and it would fail.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.files.check()?;
         Ok(self.writer.begin_with("begin immediate").await?)
     }
 
@@ -178,11 +221,14 @@ impl Store for SqliteStore {
     }
 
     async fn check_schema(&self) -> Result<(), StoreError> {
-        let applied: Result<i64, sqlx::Error> =
-            sqlx::query_scalar("select count(*) from _sqlx_migrations where success").fetch_one(&self.readers).await;
+        let query = "select count(*) from _sqlx_migrations where success";
+        let applied: Result<i64, sqlx::Error> = sqlx::query_scalar(query).fetch_one(&self.readers).await;
         match applied {
             Ok(count) if count.unsigned_abs() as usize >= MIGRATIONS.iter().count() => Ok(()),
-            _ => Err(StoreError::Outdated),
+            Ok(_) => Err(StoreError::Outdated),
+            // There is no such table.
+            Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some("1") => Err(StoreError::Outdated),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -190,13 +236,26 @@ impl Store for SqliteStore {
         Ok(self.meta("epoch").await?.into())
     }
 
-    async fn renew_epoch(&self) -> Result<Arc<str>, StoreError> {
-        let epoch = new_epoch();
-        sqlx::query("update hub_meta set value = ?1 where key = 'epoch'").bind(&epoch).execute(&self.writer).await?;
+    async fn renew_epoch(&self, expected: Option<&str>) -> Result<Arc<str>, StoreError> {
+        let renew = "update hub_meta set value = case when value = coalesce(?2, value) then ?1 else value end \
+                     where key = 'epoch' returning value";
+        let epoch: String =
+            sqlx::query_scalar(renew).bind(new_epoch()).bind(expected).fetch_one(&self.writer).await?;
         Ok(epoch.into())
     }
 
+    async fn try_writing(&self) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("update hub_meta set value = value where key = 'epoch'").execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    fn log_bytes(&self) -> Option<u64> {
+        self.files.log_bytes()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
+        self.files.check()?;
         sqlx::query("select 1").execute(&self.readers).await?;
         Ok(())
     }

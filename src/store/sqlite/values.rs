@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use oriva_hub_actors::model::Timestamp;
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Row as _, Sqlite, SqliteConnection,
+    Arguments as _, AssertSqlSafe, Row as _, Sqlite, SqliteConnection, Transaction,
     sqlite::{SqliteArguments, SqliteRow},
     types::Json,
 };
@@ -14,7 +14,7 @@ use crate::store::{
     StoreError,
     batch::{StreamCounts, StreamOffsets},
     sql::{
-        dialect::{Dialect, SqlRow, plain_columns},
+        dialect::{Commit, Dialect, SqlRow, plain_columns},
         rows::stream_offsets,
         statement::{Rows, Statement, Value, run_length, runs},
     },
@@ -22,6 +22,10 @@ use crate::store::{
 
 #[async_trait]
 impl Dialect for Sqlite {
+    type Connection = SqliteConnection;
+    type Row = SqliteRow;
+    type Transaction = Transaction<'static, Sqlite>;
+
     const NOW: &'static str = "cast(round(unixepoch('subsec') * 1000) as integer)";
 
     // A writing transaction has the whole file to itself.
@@ -86,7 +90,7 @@ impl Dialect for Sqlite {
              returning kind, key, last_offset, \
              (select cast(value as integer) from hub_meta where key = 'webhook_revision')",
         )
-        .bind(serde_json::to_string(&raised).map_err(|error| sqlx::Error::Encode(error.into()))?);
+        .bind(serde_json::to_string(&raised).map_err(|error| StoreError::failed(error))?);
         stream_offsets(counts, &Self::fetch_all(connection, raise).await?)
     }
 
@@ -127,9 +131,16 @@ pub(super) fn encode(statement: Statement<'_>) -> Result<(String, SqliteArgument
             Value::Moment(moment) => arguments.add(moment.map(Timestamp::unix_ms)),
             Value::Texts(texts) => arguments.add(texts.map(Json)),
         };
-        added.map_err(sqlx::Error::Encode)?;
+        added.map_err(StoreError::failed)?;
     }
     Ok((statement.sql, arguments))
+}
+
+#[async_trait]
+impl Commit for Transaction<'static, Sqlite> {
+    async fn commit(self) -> Result<(), StoreError> {
+        Ok(Transaction::commit(self).await?)
+    }
 }
 
 impl SqlRow for SqliteRow {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use oriva_hub::store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx_pg::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -40,10 +40,10 @@ async fn template() {
             let mut admin = PgConnection::connect(&format!("{}/postgres", server())).await.expect("PostgreSQL answers");
             // An earlier run on the same server may have left it.
             admin
-                .execute(sqlx::AssertSqlSafe(format!("drop database if exists {TEMPLATE} with (force)")))
+                .execute(format!("drop database if exists {TEMPLATE} with (force)").as_str())
                 .await
                 .expect("drop");
-            admin.execute(sqlx::AssertSqlSafe(format!("create database {TEMPLATE}"))).await.expect("create");
+            admin.execute(format!("create database {TEMPLATE}").as_str()).await.expect("create");
             let store = PostgresStore::new(&format!("{}/{TEMPLATE}", server()), 2).expect("url");
             store.migrate().await.expect("migrate");
             store.close().await;
@@ -66,7 +66,7 @@ impl Database {
                 let name = format!("t_{}", uuid::Uuid::now_v7().simple());
                 let mut admin = PgConnection::connect(&format!("{}/postgres", server())).await.expect("connect");
                 let create = format!("create database {name} template {TEMPLATE}");
-                admin.execute(sqlx::AssertSqlSafe(create)).await.expect("create database");
+                admin.execute(create.as_str()).await.expect("create database");
                 let owner_url = format!("{}/{name}", server());
                 Self { backend, url: as_hub(&owner_url), owner_url, folder }
             }

@@ -8,7 +8,7 @@ use oriva_hub::store::{
     Operation, Origin, Priority, Progress, ReadAll, Status, Store, Submission, UnreadCount, Validity,
 };
 use oriva_hub_actors::model::{AppId, JsonObject, NotificationId, Timestamp, UserId};
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx_pg::{Connection as _, Executor as _, PgConnection};
 
 use super::{app_id, store_with};
 use crate::{harness::Backend, on_both_stores};

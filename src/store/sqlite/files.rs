@@ -1,0 +1,75 @@
+//! The files of an embedded store, as they were when it was opened. What SQLite writes into a file that was removed is
+//! acknowledged and gone, and it does not notice.
+
+use std::{
+    fs::Metadata,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::store::{Outage, StoreError};
+
+/// Device and inode: the same for as long as it is the same file.
+type Identity = (u64, u64);
+
+fn identity(file: &Path) -> Option<Identity> {
+    file.metadata().ok().map(|about| (about.dev(), about.ino()))
+}
+
+/// Which files a store is.
+#[derive(Debug)]
+pub(super) struct Files {
+    database: PathBuf,
+    log: PathBuf,
+    /// `None` for a store in memory.
+    opened: Option<Identity>,
+    /// The write-ahead log's; SQLite makes it with the first transaction.
+    opened_log: Mutex<Option<Identity>>,
+}
+
+impl Files {
+    /// The files of the store at this path.
+    pub(super) fn of(database: &Path) -> Self {
+        let mut log = database.as_os_str().to_owned();
+        log.push("-wal");
+        Self {
+            database: database.to_owned(),
+            log: log.into(),
+            opened: identity(database),
+            opened_log: Mutex::default(),
+        }
+    }
+
+    fn opened_log(&self) -> MutexGuard<'_, Option<Identity>> {
+        self.opened_log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new connection may have made a new log.
+    pub(super) fn reset_log(&self) {
+        *self.opened_log() = None;
+    }
+
+    /// Checks that the files are where they were, and that no other ones have come in their place.
+    ///
+    /// # Errors
+    /// [`Outage::Moved`].
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if self.opened.is_none() {
+            return Ok(());
+        }
+        let mut opened_log = self.opened_log();
+        let log = identity(&self.log);
+        if identity(&self.database) != self.opened || (opened_log.is_some() && log != *opened_log) {
+            let moved = self.database.display().to_string();
+            return Err(StoreError::Unavailable(Outage::Moved, Some(moved.into())));
+        }
+        *opened_log = log;
+        Ok(())
+    }
+
+    /// Size of the write-ahead log.
+    pub(super) fn log_bytes(&self) -> Option<u64> {
+        self.log.metadata().ok().as_ref().map(Metadata::len)
+    }
+}
