@@ -11,7 +11,7 @@ use oriva_hub_actors::{
     model::StreamKind,
 };
 
-use crate::bus::BusState;
+use crate::{bus::BusState, telemetry};
 
 /// Seconds, from a tenth of a millisecond to ten.
 const SECONDS: [f64; 16] =
@@ -76,6 +76,8 @@ pub struct Figures {
     pub store_connections_idle: u32,
     /// Connections to the store in use.
     pub store_connections_in_use: u32,
+    /// Size of the store's write-ahead log, where it has one of its own.
+    pub store_log_bytes: Option<u64>,
     /// Webhook deliveries claimed and not recorded yet.
     pub deliveries_in_flight: usize,
 }
@@ -94,6 +96,10 @@ pub fn render(figures: &Figures) -> String {
         metrics::gauge!(metric_names::STORE_CONNECTIONS, "state" => state).set(f64::from(count));
     }
     metrics::gauge!(metric_names::DELIVERIES_IN_FLIGHT).set(figures.deliveries_in_flight as f64);
+    metrics::counter!(metric_names::LOG_LINES_DROPPED).absolute(telemetry::dropped_lines());
+    if let Some(bytes) = figures.store_log_bytes {
+        metrics::gauge!(metric_names::STORE_LOG_BYTES).set(bytes as f64);
+    }
     RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 

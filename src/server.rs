@@ -34,12 +34,25 @@ use crate::{
     },
 };
 
+use self::drain::Windows;
 pub use build::{check_parts, open_store};
 pub use error::ServeError;
 pub use http::api_document;
 
 /// Connections that the kernel accepts for a busy hub: a storm of reconnects.
 const ACCEPT_BACKLOG: i32 = 4096;
+
+/// In which time a node whose store has another epoch ends.
+const EPOCH_WINDOW: Duration = Duration::from_secs(2);
+
+/// Why a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// The store has another epoch. Nothing that the node remembers means what it did: another one has to begin.
+    EpochChanged,
+}
 
 /// A node, built and listening, not serving yet.
 pub struct Server {
@@ -49,7 +62,7 @@ pub struct Server {
     receipts: Arc<ReceiptBuffer>,
     http: actix_server::Server,
     addr: SocketAddr,
-    shutdown_window: Duration,
+    windows: Windows,
     /// Held where the store is embedded.
     _store_lock: Option<StoreLock>,
 }
@@ -124,8 +137,11 @@ impl Server {
             workers.spawn(NodeBeats::new(store.clone(), hub.clone()));
         }
         tracing::info!(%addr, tls = config.server.tls.cert.is_some(), embedded = config.is_embedded(), "listening");
-        let shutdown_window = Duration::from_secs(config.server.shutdown_timeout_seconds);
-        Ok(Self { hub, store, auth, receipts, http, addr, shutdown_window, _store_lock: store_lock })
+        let windows = Windows {
+            notice: Duration::from_secs(config.server.drain_delay_seconds),
+            drain: Duration::from_secs(config.server.shutdown_timeout_seconds),
+        };
+        Ok(Self { hub, store, auth, receipts, http, addr, windows, _store_lock: store_lock })
     }
 
     /// The address in use; its port is the one the system chose where `server.bind` has port 0.
@@ -140,25 +156,39 @@ impl Server {
         self.hub.clone()
     }
 
-    /// Serves until `stop` completes. Then refuses new work, closes the sockets spread over the shutdown window, lets
-    /// requests in flight finish, and returns.
+    /// Serves until `stop` completes, or the store has another epoch. Then refuses new work, closes the sockets spread over
+    /// the shutdown window, lets requests in flight finish, and returns.
     ///
     /// # Errors
     /// The HTTP server ended by itself.
-    pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<End, ServeError> {
         let handle = self.http.handle();
         let serving = actix_rt::spawn(self.http);
         tokio::pin!(serving);
-        tokio::select! {
+        let (end, windows) = tokio::select! {
             ended = &mut serving => {
-                return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(ServeError::Http);
+                let ended = ended.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+                return Err(ServeError::Http(ended.err().unwrap_or_else(|| std::io::Error::other("it ended"))));
             }
-            () = stop => {}
-        }
+            () = stop => (End::Stopped, self.windows),
+            () = self.hub.epoch_changed() => {
+                tracing::warn!("the store has another epoch; the node begins anew, and clients are told to reload");
+                // Offsets mean other events now: nobody gets any under the old epoch for long.
+                (End::EpochChanged, Windows { notice: Duration::ZERO, drain: self.windows.drain.min(EPOCH_WINDOW) })
+            }
+        };
         tracing::info!(sockets = self.hub.realtime().open_sockets(), "stopping");
-        drain::drain(&self.hub, self.shutdown_window).await;
-        drain::stop_http(&handle, &self.hub, self.shutdown_window).await;
-        let _ = serving.await;
+        drain::give_notice(&self.hub, windows).await;
+        if windows.notice.is_zero() {
+            // Who comes is told that the node stops.
+            self.hub.refuse_work();
+        } else {
+            // A balancer that still comes finds nobody, and goes elsewhere whatever it was to bring. What it has connections for
+            // is served.
+            drop(handle.stop(true));
+        }
+        drain::drain(&self.hub, windows).await;
+        drop(handle.stop(false));
         for worker in [
             &mut KeyUsage::new(self.store.clone(), self.auth) as &mut dyn Worker,
             &mut DeliveryReceiptWriter::new(self.store.clone(), self.receipts),
@@ -170,6 +200,6 @@ impl Server {
         self.hub.leave(&*self.store).await;
         self.store.close().await;
         tracing::info!("stopped");
-        Ok(())
+        Ok(end)
     }
 }

@@ -51,6 +51,8 @@ metric_table! {
     WRITER_COMMIT: Histogram = "oriva_writer_commit_duration_seconds", "How long such a transaction took.";
     WRITER_QUEUE: Gauge = "oriva_writer_queue_events", "Events that wait to be written, those being written among them.";
     STORE_CONNECTIONS: Gauge = "oriva_store_connections", "Connections to the store, by whether they are idle or in use.";
+    STORE_LOG_BYTES: Gauge = "oriva_store_log_bytes", "Size of SQLite's write-ahead log.";
+    LOG_LINES_DROPPED: Counter = "oriva_log_lines_dropped_total", "Lines of the log that were dropped because nobody reads it.";
     STORE_FSYNC: Gauge = "oriva_store_fsync", "1 where PostgreSQL runs with fsync; 0 where a power cut loses what was acknowledged.";
     ATTEMPTS: Histogram = "oriva_webhook_attempt_duration_seconds", "Attempts at webhooks by outcome, and how long they took.";
     DELIVERIES_IN_FLIGHT: Gauge = "oriva_webhook_deliveries_in_flight", "Deliveries that this node has claimed.";

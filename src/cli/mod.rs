@@ -6,6 +6,7 @@ mod config;
 mod health;
 mod serve;
 mod shell;
+mod stop;
 mod tokens;
 mod watch;
 
@@ -16,7 +17,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{Config, ConfigError, Flags, Loaded, Secrets},
     hub::HubError,
-    server::{ServeError, open_store},
+    server::{End, ServeError, open_store},
     store::{Audit, Store, StoreError},
     telemetry::{self, Traces},
     workers::ArchiverError,
@@ -203,11 +204,17 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     let json = global.json;
     match command {
         Command::Serve(args) => {
-            telemetry::init(&loaded.config.log);
+            let logging = telemetry::init(&loaded.config.log);
             let traces = Traces::start(loaded.config.telemetry.otlp_endpoint.as_deref())?;
             let served = serve::run(&loaded.config, &args).await;
             let _ = tokio::task::spawn_blocking(|| traces.finish()).await;
-            served
+            drop(logging);
+            match served? {
+                End::Stopped => Ok(()),
+                End::EpochChanged => {
+                    stop::begin_anew().map(|never| match never {}).map_err(|error| CliError::Failed(error.to_string()))
+                }
+            }
         }
         Command::Migrate(args) => serve::migrate(&loaded.config, &args, json).await,
         Command::App(command) => apps::run_app(command, &loaded.config, json).await,

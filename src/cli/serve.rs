@@ -1,13 +1,12 @@
 //! `serve` and `migrate`.
 
-use actix_rt::signal::unix::{SignalKind, signal};
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, must_exist, print_error, say};
+use super::{CliError, must_exist, say, stop};
 use crate::{
     config::{Config, masked_url},
-    server::{Server, open_store},
+    server::{End, Server, open_store},
 };
 
 #[derive(Debug, Default, Args)]
@@ -27,20 +26,10 @@ pub(super) struct MigrateArgs {
     new_epoch: bool,
 }
 
-/// Runs a node until it gets a signal to stop.
-pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<(), CliError> {
+/// Runs a node until it gets a signal to stop, or has to begin anew.
+pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<End, CliError> {
     let server = Server::build(config, args.migrate).await?;
-    let listen = |kind| signal(kind).map_err(|error| CliError::Failed(format!("signals: {error}")));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let stop = async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        actix_rt::spawn(async move {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            // Committed events are on the disk. Others were not acknowledged.
-            print_error("second signal, ending at once");
-            std::process::exit(1);
-        });
-    };
+    let stop = stop::first_signal().map_err(|error| CliError::Failed(format!("signals: {error}")))?;
     Ok(server.run_until_stopped(stop).await?)
 }
 

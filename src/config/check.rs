@@ -29,6 +29,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         "server.max_body_bytes must be between 1024 and 67108864",
     )?;
     rule(server.max_pending_answer_bytes >= 1 << 20, "server.max_pending_answer_bytes must be at least 1048576")?;
+    rule(server.drain_delay_seconds <= 3600, "server.drain_delay_seconds must be at most 3600")?;
     rule(server.shutdown_timeout_seconds <= 3600, "server.shutdown_timeout_seconds must be at most 3600")?;
     are_networks("server.trusted_proxies", &server.trusted_proxies)?;
     rule(server.tls.cert.is_some() == server.tls.key.is_some(), "server.tls.cert and server.tls.key go together")?;

@@ -56,6 +56,8 @@ pub struct Server {
     pub bind: SocketAddr,
     /// 0: one for each core.
     pub workers: usize,
+    /// Seconds for which a hub that is told to stop goes on serving, not ready.
+    pub drain_delay_seconds: u64,
     /// Seconds that a stopping hub has for its requests and sockets.
     pub shutdown_timeout_seconds: u64,
     /// Greatest size of a request's body in bytes.

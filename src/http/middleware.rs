@@ -1,6 +1,6 @@
 //! The layers around every handler. [`request_context`] is the outermost: request id, span, log line, security and
 //! rate-limit headers. [`admission`] stands within CORS, so that a browser can read its refusals: the deadline of a
-//! request, and 503 for new requests while the hub drains or too many answers wait.
+//! request, and 503 while the hub stops or too many answers wait.
 
 use std::{
     cell::Cell,
@@ -80,7 +80,7 @@ pub async fn request_context(
     let _tracked = request.app_data::<Data<Hub>>().map(|hub| hub.track_request());
     // actix-http ends a connection after a request that asked for any upgrade, h2c for example. The client has to know,
     // or it sends its next request into the closing connection.
-    let is_last = matches!(request.head().connection_type(), ConnectionType::Upgrade | ConnectionType::Close);
+    let mut is_last = matches!(request.head().connection_type(), ConnectionType::Upgrade | ConnectionType::Close);
     let closing = request.conn_data::<Rc<ClosingAnswer>>().cloned();
     let is_behind_last = closing.as_ref().is_some_and(|closing| closing.is_set());
     let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
@@ -113,6 +113,8 @@ pub async fn request_context(
     if let Some(body) = body.filter(|_| is_refused && !is_last && !is_behind_last) {
         body.read_off().await;
     }
+    // A client that keeps its connection would send its next request into a node that is gone.
+    is_last |= hub.is_some_and(|hub| hub.is_draining());
     let head = match &mut answer {
         Ok(answer) => answer.response_mut().head_mut(),
         Err(answer) => answer.head_mut(),
@@ -122,8 +124,7 @@ pub async fn request_context(
         closing.iter().for_each(|closing| closing.set());
     }
     let headers = head.headers_mut();
-    let is_draining = hub.is_some_and(|hub| hub.is_draining());
-    if !is_last && !is_behind_last && !is_draining {
+    if !is_last && !is_behind_last {
         headers.insert(HeaderName::from_static("keep-alive"), HeaderValue::from_static(KEEP_ALIVE_HINT));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -151,7 +152,7 @@ pub async fn admission(
     let refuse = |problem: Problem| problem.error_response().map_into_right_body();
     let hub = request.app_data::<Data<Hub>>().cloned();
     if !is_probe(request.path()) {
-        if hub.as_ref().is_some_and(|hub| hub.is_draining()) {
+        if hub.as_ref().is_some_and(|hub| hub.refuses_work()) {
             return Ok(request.into_response(refuse(Problem::overloaded("the hub is stopping; ask again"))));
         }
         if matches!(*request.method(), Method::GET | Method::HEAD) && pending_answers(&request).is_full() {

@@ -67,7 +67,9 @@ pub struct Hub {
     epoch: Arc<str>,
     epoch_changed: Notify,
     tasks: Tasks,
+    is_stopping: AtomicBool,
     is_draining: AtomicBool,
+    refuses_work: AtomicBool,
     requests: Arc<AtomicUsize>,
 }
 
@@ -102,7 +104,9 @@ impl Hub {
             epoch,
             epoch_changed: Notify::new(),
             tasks,
+            is_stopping: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
+            refuses_work: AtomicBool::new(false),
             requests: Arc::default(),
         }
     }
@@ -142,7 +146,7 @@ impl Hub {
     /// # Errors
     /// The name of the part that fails.
     pub async fn ready(&self) -> Result<(), &'static str> {
-        if self.is_draining() {
+        if self.is_stopping.load(Ordering::SeqCst) {
             return Err("draining");
         }
         if let Some(task) = self.tasks.down() {
@@ -175,14 +179,32 @@ impl Hub {
         self.epoch_changed.notified().await;
     }
 
-    /// Accepts no new work from now on, and closes every socket at a random moment within `over`.
+    /// Is not ready from now on, so that balancers send new work elsewhere, but serves what comes.
+    pub fn announce_stop(&self) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Opens no more sockets from now on, lets every connection end with its next answer, and closes every socket at a
+    /// random moment within `over`.
     pub fn drain(&self, over: Duration) {
+        self.announce_stop();
         self.is_draining.store(true, Ordering::SeqCst);
         self.realtime.drain(over);
         self.webhooks.actors.drain();
     }
 
-    /// Whether the hub is stopping.
+    /// Refuses requests from now on: nothing stands before this node that would send them elsewhere.
+    pub fn refuse_work(&self) {
+        self.refuses_work.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether requests are refused because the hub stops.
+    #[must_use]
+    pub fn refuses_work(&self) -> bool {
+        self.refuses_work.load(Ordering::SeqCst)
+    }
+
+    /// Whether connections are to end.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
@@ -221,6 +243,7 @@ impl Hub {
             writer_queue_events: self.writer.waiting(),
             store_connections_idle: pool.idle,
             store_connections_in_use: pool.size.saturating_sub(pool.idle),
+            store_log_bytes: self.store.log_bytes(),
             deliveries_in_flight: self.deliveries_in_flight().await,
         }
     }

@@ -198,9 +198,8 @@ impl Deliveries for StoreOutbox {
         let claim = async {
             // When its turn has come: the lease is for the attempt and not for the wait before it.
             let _ = began.set(Instant::now());
-            let now = Timestamp::now();
-            let lease = Lease { owner: self.node, until: Timestamp::from(now.as_datetime() + self.config.lease) };
-            self.store.claim_deliveries(webhook.id, limit, lease, now).await
+            let lease = Lease { owner: self.node, length: self.config.lease };
+            self.store.claim_deliveries(webhook.id, limit, lease, Timestamp::now()).await
         };
         let Some(claimed) = self.ask(Some(&webhook.app), claim).await? else { return Ok(Claim::default()) };
         let until = |moment: Timestamp| {
@@ -264,6 +263,6 @@ impl Deliveries for StoreOutbox {
     }
 
     async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, Unavailable> {
-        self.ask(None, self.store.free_leases(Timestamp::now())).await
+        self.ask(None, self.store.free_leases()).await
     }
 }

@@ -277,7 +277,7 @@ pub trait WebhookStore: Send + Sync {
 /// The queue of deliveries to webhooks. Deliveries are added by [`EventStore::append`], in the transaction of their events.
 #[async_trait]
 pub trait DeliveryQueue: Send + Sync {
-    /// Claims due deliveries under a lease. `None` if the webhook was deleted or is not active.
+    /// Claims deliveries that are due at `now`, under a lease. `None` if the webhook was deleted or is not active.
     async fn claim_deliveries(
         &self,
         id: WebhookId,
@@ -287,7 +287,7 @@ pub trait DeliveryQueue: Send + Sync {
     ) -> Result<Option<Claimed>, StoreError>;
 
     /// Makes deliveries due again whose leases have ended. Returns their webhooks.
-    async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError>;
+    async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, StoreError>;
 
     /// Makes every claimed delivery due again, whoever claimed it: for a hub that is alone with its store and just starts.
     async fn free_all_leases(&self) -> Result<(), StoreError>;

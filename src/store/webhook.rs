@@ -1,6 +1,6 @@
 //! Webhooks and their deliveries.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use oriva_hub_actors::{
     model::{AppId, DeliveryId, EventId, EventPattern, Offset, OwnedWebhook, Timestamp, WebhookId},
@@ -220,8 +220,8 @@ pub struct Claimed {
 pub struct Lease {
     /// The node.
     pub owner: uuid::Uuid,
-    /// When the lease ends.
-    pub until: Timestamp,
+    /// How long the lease lasts, by the database's clock: nodes' own clocks may differ.
+    pub length: Duration,
 }
 
 /// The state of a webhook after attempts were recorded.

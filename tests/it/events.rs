@@ -411,7 +411,7 @@ async fn answers_carry_ids_and_security_headers(backend: Backend) {
     assert_eq!(refused.header("access-control-allow-origin"), "");
     assert_eq!((refused.status, refused.code()), (403, "forbidden"), "{}", refused.body);
     // A browser learns that the hub is stopping, too.
-    hub.hub.drain(std::time::Duration::from_secs(60));
+    hub.hub.refuse_work();
     assert_eq!(preflight("https://app.example.org").await.status, 200);
     let headers = [("origin", "https://app.example.org")];
     let answer = send(hub.addr, "GET", "/api/v1/apps/a/events", Some(&app.key), &headers, None).await;

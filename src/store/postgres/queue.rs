@@ -36,7 +36,8 @@ impl DeliveryQueue for PostgresStore {
         let rows = sqlx_pg::query(&format!(
             "with due as (select id from webhook_deliveries where webhook_id = $1 and status = 'pending' \
              and next_attempt_at <= $2 order by next_attempt_at limit $3 for update skip locked), \
-             claimed as (update webhook_deliveries d set status = 'delivering', lease_owner = $4, lease_until = $5 \
+             claimed as (update webhook_deliveries d set status = 'delivering', lease_owner = $4, \
+             lease_until = now() + $5 * interval '1 millisecond' \
              from due where d.id = due.id returning d.id as delivery_id, d.attempts, d.event_id) \
              select claimed.delivery_id, claimed.attempts, {} \
              from claimed left join platform_events on platform_events.id = claimed.event_id order by app_offset",
@@ -46,7 +47,7 @@ impl DeliveryQueue for PostgresStore {
         .bind(now.as_datetime())
         .bind(i64::from(limit))
         .bind(lease.owner)
-        .bind(lease.until.as_datetime())
+        .bind(lease.length.as_millis() as f64)
         .fetch_all(&mut *transaction)
         .await?;
         let mut deliveries = Vec::with_capacity(rows.len());
@@ -80,13 +81,13 @@ impl DeliveryQueue for PostgresStore {
         Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from) }))
     }
 
-    async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError> {
+    async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, StoreError> {
         let free = Statement::new(
             "with freed as (update webhook_deliveries set status = 'pending', lease_owner = null, lease_until = null \
-             where id in (select id from webhook_deliveries where status = 'delivering' and lease_until <= $1 \
+             where id in (select id from webhook_deliveries where status = 'delivering' and lease_until <= now() \
              limit 1000 for update skip locked) returning app_id, webhook_id) select distinct app_id, webhook_id from freed",
         );
-        let rows = self.run(free.bind(now)).await?;
+        let rows = self.run(free).await?;
         rows.iter().map(owned_webhook_from_row).collect()
     }
 

@@ -56,7 +56,8 @@ impl DeliveryQueue for SqliteStore {
             deliveries.push((DeliveryId(delivery), attempt, event_from_row(row, 2)?));
         }
         let claimed: Vec<Uuid> = deliveries.iter().map(|(id, ..)| id.0).collect();
-        let held = (Some(lease.owner), Some(lease.until.unix_ms()));
+        let until = Timestamp::from(now.as_datetime() + lease.length).unix_ms();
+        let held = (Some(lease.owner), Some(until));
         for (ids, status, (owner, until)) in [(claimed, "delivering", held), (lost, "cancelled", (None, None))] {
             for run in runs(&ids) {
                 let mut update = QueryBuilder::new("update webhook_deliveries set status = ");
@@ -80,7 +81,8 @@ impl DeliveryQueue for SqliteStore {
         Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from_unix_ms) }))
     }
 
-    async fn free_leases(&self, now: Timestamp) -> Result<Vec<OwnedWebhook>, StoreError> {
+    async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, StoreError> {
+        let now = Timestamp::now();
         // Without `distinct`: the planner would walk an index in that order, over all deliveries.
         let rows = sqlx::query(
             "select app_id, webhook_id from webhook_deliveries where status = 'delivering' and lease_until <= ?1",

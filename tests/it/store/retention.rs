@@ -92,7 +92,7 @@ async fn an_event_that_is_owed_to_a_webhook_may_go(backend: Backend) {
     let id = store.create_webhook(&new, 10, &super::audit()).await.unwrap().unwrap().id;
     publish(&store, 2).await;
     retire(&store, later(), 10).await;
-    let lease = Lease { owner: uuid::Uuid::now_v7(), until: later() };
+    let lease = Lease { owner: uuid::Uuid::now_v7(), length: Duration::from_secs(60) };
     let claimed = store.claim_deliveries(id, 10, lease, Timestamp::now()).await.unwrap().unwrap();
     assert!(claimed.deliveries.is_empty(), "nothing is left to deliver");
     assert_eq!(store.pending_deliveries().await.unwrap(), 0, "and it is not tried for ever");
