@@ -53,6 +53,7 @@ metric_table! {
     STORE_CONNECTIONS: Gauge = "oriva_store_connections", "Connections to the store, by whether they are idle or in use.";
     STORE_LOG_BYTES: Gauge = "oriva_store_log_bytes", "Size of SQLite's write-ahead log.";
     LOG_LINES_DROPPED: Counter = "oriva_log_lines_dropped_total", "Lines of the log that were dropped because nobody reads it.";
+    COUNTING: Gauge = "oriva_counting_shared", "1 while limits and presence are counted as configured, 0 while this node counts alone although it should not.";
     STORE_FSYNC: Gauge = "oriva_store_fsync", "1 where PostgreSQL runs with fsync; 0 where a power cut loses what was acknowledged.";
     ATTEMPTS: Histogram = "oriva_webhook_attempt_duration_seconds", "Attempts at webhooks by outcome, and how long they took.";
     DELIVERIES_IN_FLIGHT: Gauge = "oriva_webhook_deliveries_in_flight", "Deliveries that this node has claimed.";

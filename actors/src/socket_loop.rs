@@ -46,6 +46,8 @@ const READS_PER_TURN: usize = 4;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to answer when somebody else wants its connection.
 pub(crate) const PROBE: Duration = Duration::from_secs(3);
+/// Deadlines that are not worth a look.
+const FEW_DEADLINES: usize = 1024;
 /// How long a client may take to answer a close frame before its connection is dropped.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -69,6 +71,10 @@ pub(crate) struct SocketLoop {
     /// Sockets with something to write at the end of this turn.
     dirty: Vec<SocketKey>,
     is_draining: bool,
+    /// When the last turn began, and for how long this loop has stood still in all: with the machine, or because it had no
+    /// core. No client is silent in that time.
+    last_turn: Instant,
+    stood: Duration,
     /// Sockets of this loop, for the handle to read.
     open: Arc<AtomicUsize>,
     /// Frames and bytes queued in this turn.
@@ -96,6 +102,8 @@ impl SocketLoop {
             buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             dirty: Vec::new(),
             is_draining: false,
+            last_turn: Instant::now(),
+            stood: Duration::ZERO,
             open,
             queued: (0, 0),
         }
@@ -109,6 +117,7 @@ impl SocketLoop {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.queue.register(cx.waker());
+        self.begin_turn();
         let (commands, ready) = self.queue.take();
         for command in commands {
             self.apply(command);
@@ -128,6 +137,20 @@ impl SocketLoop {
             metrics::counter!(metric_names::BYTES_SENT).increment(bytes);
         }
         Poll::Pending
+    }
+
+    fn begin_turn(&mut self) {
+        let now = Instant::now();
+        // The timer begins a turn at every tick, so a longer time between two turns is none in which anything happened.
+        let between = now - std::mem::replace(&mut self.last_turn, now);
+        if between > 2 * TICK {
+            self.stood += between - TICK;
+        }
+    }
+
+    /// The present, without the time in which this loop stood still.
+    fn lived(&self) -> Instant {
+        Instant::now() - self.stood
     }
 
     /// Runs the work of one socket. If it panics, that socket is dropped and the others go on.
@@ -203,13 +226,14 @@ impl SocketLoop {
     }
 
     fn adopt(&mut self, mut new_socket: NewSocket) {
-        let now = Instant::now();
+        let (now, lived) = (Instant::now(), self.lived());
         let queue = &self.queue;
         let mut rejected = None;
         let subscribe = new_socket.subscribe.take();
         let shown_expiry = new_socket.expiry().map(|expiry| expiry.at);
         let inserted = self.sockets.try_insert_with_key(|key| {
-            let (socket, close) = Socket::new(new_socket, SocketSignal::new(queue.clone(), key), now)?;
+            let (mut socket, close) = Socket::new(new_socket, SocketSignal::new(queue.clone(), key), now)?;
+            socket.last_heard = lived;
             rejected = close;
             Ok::<_, std::io::Error>(socket)
         });
@@ -262,7 +286,7 @@ impl SocketLoop {
             }
             match socket.read(&mut self.buffer) {
                 Read::Some(count) => {
-                    socket.last_heard = Instant::now();
+                    socket.last_heard = Instant::now() - self.stood;
                     if !socket.is_reading_stopped() {
                         socket.feed(&self.buffer[..count]);
                         if !is_joining {
@@ -412,6 +436,10 @@ impl SocketLoop {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
+        if self.deadlines.len() > 4 * self.sockets.len() + FEW_DEADLINES {
+            // Most are of sockets that have ended long before their tokens.
+            self.deadlines.retain(|key| self.sockets.contains_key(key));
+        }
         for (due, key, deadline) in self.deadlines.take_due(now) {
             let Some(socket) = self.sockets.get(key) else { continue };
             match deadline {
@@ -419,7 +447,7 @@ impl SocketLoop {
                     self.close(key, Close::TokenExpired);
                 }
                 Deadline::Linger if socket.is_closing() => self.remove(key),
-                Deadline::Probe if socket.last_heard + PROBE < due => {
+                Deadline::Probe if socket.last_heard + PROBE < due - self.stood => {
                     self.close(key, Close::NoHeartbeat);
                     self.guarded(key, Self::flush);
                     // Nobody is there who could answer the close, and the connection is waited for.
@@ -437,11 +465,11 @@ impl SocketLoop {
             }
         }
         let Some(beating) = self.heartbeats.advance() else { return };
-        let silence = self.limits.heartbeat * 2;
+        let (silence, lived) = (self.limits.heartbeat * 2, self.lived());
         let mut alive = Vec::with_capacity(beating.len());
         for key in beating {
             let Some(socket) = self.sockets.get(key) else { continue };
-            if now.duration_since(socket.last_heard) + TICK >= silence {
+            if lived.saturating_duration_since(socket.last_heard) + TICK >= silence {
                 self.close(key, Close::NoHeartbeat);
             } else {
                 self.queue(key, ping_frame());

@@ -17,6 +17,7 @@ use oriva_hub_actors::{
     ports::{Credentials, Expiry, RefreshError},
 };
 use secrecy::SecretString;
+use tokio::sync::Semaphore;
 
 use super::{ApiKeySecret, TokenError, Tokens};
 use crate::{
@@ -28,6 +29,11 @@ use crate::{
 const CACHED: u64 = 10_000;
 /// Lifetime of a cache entry that is not invalidated.
 const CACHED_FOR: Duration = Duration::from_secs(60);
+
+/// How long a key that nobody has is remembered.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+/// Keys that are looked up at once. Whoever sends made-up keys takes no more of the store than this.
+const LOOKUPS: usize = 4;
 
 /// An app's server with a valid key.
 #[derive(Debug, Clone)]
@@ -97,6 +103,8 @@ pub struct Authenticator {
     admin_key: SecretString,
     keys: Cache<[u8; 32], Arc<KnownKey>>,
     apps: Cache<AppId, Arc<App>>,
+    unknown: Cache<[u8; 32], ()>,
+    lookups: Semaphore,
     /// Rises when cached entries may be wrong.
     generation: AtomicU64,
     /// When keys were last used, until a worker writes it. So no request costs a write.
@@ -113,6 +121,8 @@ impl Authenticator {
             admin_key: secrets.admin_key.clone(),
             keys: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
             apps: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
+            unknown: Cache::builder().max_capacity(CACHED).time_to_live(UNKNOWN_FOR).build(),
+            lookups: Semaphore::new(LOOKUPS),
             generation: AtomicU64::new(0),
             used: Mutex::default(),
         }
@@ -134,13 +144,20 @@ impl Authenticator {
 
     async fn key_holder(&self, key: &ApiKeySecret) -> Result<KeyHolder, AuthError> {
         let hash = key.hash();
+        if self.unknown.contains_key(&hash) {
+            return Err(AuthError::Unknown);
+        }
         let known = self.cached(&self.keys, hash, async {
+            let _turn = self.lookups.acquire().await;
             let found = self.store.key_by_hash(&hash).await?;
             Ok(found.map(|(key, app)| {
                 Arc::new(KnownKey { id: key.id, is_revoked: key.revoked_at.is_some(), app: Arc::new(app) })
             }))
         });
-        let known = known.await?.ok_or(AuthError::Unknown)?;
+        let Some(known) = known.await? else {
+            self.unknown.insert(hash, ()).await;
+            return Err(AuthError::Unknown);
+        };
         let KnownKey { id, is_revoked, app } = &*known;
         if *is_revoked {
             return Err(AuthError::Revoked);
@@ -219,6 +236,7 @@ impl Authenticator {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.keys.invalidate_all();
         self.apps.invalidate_all();
+        self.unknown.invalidate_all();
     }
 
     /// Takes the times at which keys were last used, to be written.

@@ -52,6 +52,10 @@ impl NodeBus for LocalBus {
         BusState::None
     }
 
+    fn heard(&self) -> usize {
+        0
+    }
+
     fn credentials_changed(&self) {}
 
     fn set_known_nodes(&self, _: &[NodeId]) {}

@@ -41,6 +41,9 @@ pub trait NodeBus: Bus {
     /// Whether other nodes can be heard.
     fn state(&self) -> BusState;
 
+    /// Number of other nodes that are heard.
+    fn heard(&self) -> usize;
+
     /// Has other nodes look for changed credentials now.
     fn credentials_changed(&self);
 

@@ -144,6 +144,10 @@ impl NodeBus for RedisBus {
         }
     }
 
+    fn heard(&self) -> usize {
+        self.status.peers().len()
+    }
+
     fn credentials_changed(&self) {
         if self.can_publish() {
             self.send(None, Message::Credentials, 0);

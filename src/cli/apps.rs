@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{CliError, audit, existing_store, say, store_or_new};
 use crate::{
     config::Config,
-    hub::{Apps, HubError, display_name, image_url},
+    hub::{Apps, HubError, display_name, image_url, new_app_id},
     store::{AppChange, NewApp},
 };
 
@@ -16,7 +16,7 @@ pub(super) enum AppCommand {
     /// Create an app and print its first key, which is shown once
     Create {
         /// The app's id
-        #[arg(value_parser = |text: &str| AppId::parse(text))]
+        #[arg(value_parser = |text: &str| new_app_id(text))]
         app_id: AppId,
         /// The app's name, as people see it
         #[arg(long, value_parser = |text: &str| display_name(text))]

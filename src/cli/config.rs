@@ -22,7 +22,7 @@ pub(super) fn run(command: &ConfigCommand, loaded: &Loaded, as_json: bool) -> Re
         // Reading the settings has checked them. What is left are the files that they name.
         ConfigCommand::Check => {
             server::check_parts(&loaded.config)?;
-            Secrets::resolve(&loaded.config)?;
+            Secrets::check(&loaded.config)?;
             if as_json {
                 say(json!({"ok": true}))?;
             }

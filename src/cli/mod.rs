@@ -29,6 +29,7 @@ Environment:
   ORIVA_HUB__SECTION__KEY  a setting, such as ORIVA_HUB__SERVER__BIND; lists are comma separated
   DATABASE_URL, REDIS_URL  database.url and redis.url
   RUST_LOG                 log.level
+  NAME_FILE                a file with the value of DATABASE_URL, REDIS_URL or a secret of auth, instead of NAME
   ORIVA_HUB_TOKEN          the credential of watch
   OTEL_*                   what the exporter of traces heeds
 

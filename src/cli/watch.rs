@@ -11,7 +11,7 @@ use oriva_hub_actors::{
 };
 use serde_json::{Value, json};
 use tokio_tungstenite::{
-    connect_async,
+    connect_async_with_config,
     tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
@@ -104,7 +104,7 @@ async fn watch_once(
     request: tungstenite::handshake::client::Request,
     position: &mut Position,
 ) -> (End, bool) {
-    let mut socket = match connect_async(request).await {
+    let mut socket = match connect_async_with_config(request, None, true).await {
         Ok((socket, _)) => socket,
         Err(tungstenite::Error::Http(response)) if response.status().is_client_error() => {
             let problem = response.body().as_deref().and_then(|body| serde_json::from_slice::<Value>(body).ok());

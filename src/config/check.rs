@@ -56,6 +56,16 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         !url.contains(":memory:") && !url.contains("mode=memory"),
         "database.url must name a file: a store in memory loses what was acknowledged",
     )?;
+    rule(
+        config.redis.url.is_none() || !config.is_embedded(),
+        "redis.url connects several nodes, which share a PostgreSQL, but database.url is SQLite: set DATABASE_URL, or leave \
+         redis.url out",
+    )?;
+    rule(
+        config.redis.ca_file.is_none()
+            || config.redis.url.as_ref().is_some_and(|url| url.expose_secret().starts_with("rediss://")),
+        "redis.ca_file is for a redis.url that begins with rediss://",
+    )?;
     rule((1..=1000).contains(&config.database.max_connections), "database.max_connections must be between 1 and 1000")?;
     let is_redis = |url: &SecretString| {
         ["redis://", "rediss://"].iter().any(|scheme| url.expose_secret().starts_with(scheme))

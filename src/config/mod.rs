@@ -53,6 +53,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Address and port to listen on.
+    #[serde(deserialize_with = "address")]
     pub bind: SocketAddr,
     /// 0: one for each core.
     pub workers: usize,
@@ -108,6 +109,8 @@ pub struct Database {
 pub struct Redis {
     /// One server or a cluster. Without it nodes hear of each other's events by resyncs alone.
     pub url: Option<SecretString>,
+    /// The certificate of the authority that signs the server's, in PEM.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Section `auth`.
@@ -270,6 +273,18 @@ impl Config {
             workers => workers,
         }
     }
+}
+
+/// An address with a port, as text.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        let rule = "must be an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080";
+        serde::de::Error::custom(match text.strip_prefix("localhost:") {
+            Some(port) => format!("{text:?} {rule}: for localhost write 127.0.0.1:{port}"),
+            None => format!("{text:?} {rule}"),
+        })
+    })
 }
 
 /// A list, or a comma-separated string from the environment.

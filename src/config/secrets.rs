@@ -43,12 +43,25 @@ struct Kept {
 }
 
 impl Secrets {
-    /// The file for secrets that the settings leave out: `hub.secrets.toml` beside `hub.db`.
+    /// The file for secrets that the settings leave out: `hub.secrets.toml` beside `hub.db`, `hub.sqlite.secrets.toml` beside
+    /// `hub.sqlite`.
     #[must_use]
     pub fn file(config: &Config) -> Option<PathBuf> {
         let auth = &config.auth;
         let all_set = auth.token_secret.is_some() && auth.admin_key.is_some() && auth.encryption_key.is_some();
-        config.embedded_file().filter(|_| !all_set).map(|file| file.with_extension("secrets.toml"))
+        config.embedded_file().filter(|_| !all_set).map(|file| file_beside(&file))
+    }
+
+    /// Checks that every secret is set or can be kept, without writing anything.
+    ///
+    /// # Errors
+    /// Where a required secret is not set, or the file cannot be read.
+    pub fn check(config: &Config) -> Result<(), ConfigError> {
+        match Self::file(config) {
+            Some(file) if file.exists() => read(&file).map(drop),
+            Some(_) => Ok(()),
+            None => Self::resolve(config).map(drop),
+        }
     }
 
     /// Takes secrets from the settings. For an embedded store, those that are missing come from its file, which is
@@ -83,6 +96,19 @@ impl Secrets {
     }
 }
 
+/// Two stores of one folder do not share their secrets. A store that was made when they did goes on with the file it has.
+fn file_beside(store: &Path) -> PathBuf {
+    let short = store.with_extension("secrets.toml");
+    if store.extension().is_some_and(|extension| extension == "db") {
+        return short;
+    }
+    let mut long = store.as_os_str().to_owned();
+    long.push(".secrets.toml");
+    let long = PathBuf::from(long);
+    let is_its_own = store.exists() && short.exists() && !store.with_extension("db").exists();
+    if !long.exists() && is_its_own { short } else { long }
+}
+
 fn keep(path: &Path) -> Result<Kept, ConfigError> {
     let failed = |error: &dyn std::fmt::Display| ConfigError(format!("{}: {error}", path.display()));
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -110,6 +136,11 @@ fn keep(path: &Path) -> Result<Kept, ConfigError> {
     });
     let _ = std::fs::remove_file(&fresh.0);
     linked.map_err(|error| failed(&error))?;
+    read(path)
+}
+
+fn read(path: &Path) -> Result<Kept, ConfigError> {
+    let failed = |error: &dyn std::fmt::Display| ConfigError(format!("{}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
     Figment::from(Toml::string(&text))
         .extract()

@@ -78,26 +78,25 @@ fn masked(key: &str, value: &str) -> String {
     masked_url(value)
 }
 
-/// A URL without its password; other text as it is.
+/// A URL without its passwords; other text as it is. Rather more is masked than less: passwords may stand there unencoded.
 #[must_use]
 pub fn masked_url(value: &str) -> String {
-    if let Some((before, query)) = value.split_once('?')
-        && value.contains("://")
-    {
-        // PostgreSQL accepts a password there too.
-        let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}={MASK}"),
-            _ => parameter.to_owned(),
-        });
-        return format!("{}?{}", masked_url(before), parameters.collect::<Vec<_>>().join("&"));
-    }
-    match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
-        Some((scheme, (login, host))) => {
-            let user = login.split_once(':').map_or(login, |(user, _)| user);
-            format!("{scheme}://{user}:{MASK}@{host}")
+    let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
+    let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
+    let login = login.map_or_else(String::new, |login| match login.split_once(':') {
+        Some((user, _)) => format!("{user}:{MASK}@"),
+        None => format!("{login}@"),
+    });
+    // PostgreSQL accepts a password as a parameter, too.
+    let masked = format!("{scheme}://{login}{place}");
+    let parts = masked.split_inclusive(['?', '&']).map(|part| match part.split_once('=') {
+        Some((name, rest)) if name.to_ascii_lowercase().contains("password") => {
+            let end = if rest.ends_with('&') { "&" } else { "" };
+            format!("{name}={MASK}{end}")
         }
-        None => value.to_owned(),
-    }
+        _ => part.to_owned(),
+    });
+    parts.collect()
 }
 
 #[cfg(test)]
@@ -109,5 +108,14 @@ mod tests {
         assert_eq!(masked("auth.admin_key", "abc"), "********");
         assert_eq!(masked("database.url", "postgres://hub:p@ss@db/hub"), "postgres://hub:********@db/hub");
         assert_eq!(masked("database.url", "sqlite://./data/hub.db"), "sqlite://./data/hub.db");
+        for (url, shown) in [
+            ("postgres://hub:p?ss@db/hub", "postgres://hub:********@db/hub"),
+            ("postgres://hub:p/@#:ss@db/hub?a=b", "postgres://hub:********@db/hub?a=b"),
+            ("postgres://db/hub?sslpassword=x&a=b", "postgres://db/hub?sslpassword=********&a=b"),
+            ("postgres://db/hub?a=b&password=x@y", "postgres://db/hub?a=b&password=********"),
+            ("redis://:secret@cache", "redis://:********@cache"),
+        ] {
+            assert_eq!(masked_url(url), shown);
+        }
     }
 }

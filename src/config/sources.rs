@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use figment::{
     Error, Figment, Metadata, Profile, Provider,
+    error::Kind,
     providers::{Env, Format, Toml},
     value::{Dict, Map, Value},
 };
@@ -14,7 +15,8 @@ const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "ORIVA_HUB__";
 
 /// Settings whose value is text even if it looks like a number.
-const TEXT: [&str; 8] = [
+const TEXT: [&str; 9] = [
+    "server.bind",
     "database.url",
     "redis.url",
     "auth.token_secret",
@@ -24,6 +26,9 @@ const TEXT: [&str; 8] = [
     "log.level",
     "telemetry.otlp_endpoint",
 ];
+/// Settings that a file may hold whose name is in the environment, as containers have secrets: `NAME_FILE` instead of `NAME`.
+const FROM_FILES: [&str; 5] =
+    ["database.url", "redis.url", "auth.token_secret", "auth.admin_key", "auth.encryption_key"];
 /// Variables that other programs use too.
 const PLAIN: [(&str, &str); 3] =
     [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url"), ("RUST_LOG", "log.level")];
@@ -70,16 +75,21 @@ fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
         must_be_readable(path)?;
         figment = figment.merge(Toml::file_exact(path));
     }
-    let set = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
-    for (variable, key) in PLAIN {
-        figment = figment.merge(Text::new(variable, key, set(variable)));
+    // With an empty one, as from a template without a value, the hub would serve a new store of its own.
+    if std::env::var("DATABASE_URL").is_ok_and(|url| url.is_empty()) {
+        return Err(ConfigError("DATABASE_URL is empty: set it to the database, or do not set it at all".to_owned()));
     }
-    let is_text = |key: &str| TEXT.contains(&key.replace("__", ".").to_lowercase().as_str());
+    for (variable, key) in PLAIN {
+        figment = figment.merge(Text::new(variable, key, from_environment(variable, key)?));
+    }
+    let is_text = |key: &str| {
+        let key = key.replace("__", ".").to_lowercase();
+        TEXT.contains(&key.as_str()) || key.strip_suffix("_file").is_some_and(|key| FROM_FILES.contains(&key))
+    };
     figment = figment.merge(Env::prefixed(PREFIX).filter(move |key| !is_text(key.as_str())).split("__"));
     for key in TEXT {
         let variable = format!("{PREFIX}{}", key.replace('.', "__").to_uppercase());
-        let value = set(&variable);
-        figment = figment.merge(Text::new(&variable, key, value));
+        figment = figment.merge(Text::new(&variable, key, from_environment(&variable, key)?));
     }
     for (flag, key, value) in [
         ("--database-url", "database.url", &flags.database_url),
@@ -89,6 +99,26 @@ fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
         figment = figment.merge(Text::new(flag, key, value.clone()));
     }
     Ok(figment)
+}
+
+/// A variable's value, or the contents of the file that `VARIABLE_FILE` names, without the line's end.
+fn from_environment(variable: &str, key: &str) -> Result<Option<String>, ConfigError> {
+    let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
+    if !FROM_FILES.contains(&key) {
+        return Ok(value);
+    }
+    let file_variable = format!("{variable}_FILE");
+    let Some(file) = std::env::var_os(&file_variable).filter(|file| !file.is_empty()) else { return Ok(value) };
+    if value.is_some() {
+        return Err(ConfigError(format!("{variable} and {file_variable} are both set: set one of them")));
+    }
+    let text = std::fs::read_to_string(&file)
+        .map_err(|error| ConfigError(format!("{file_variable}: {}: {error}", Path::new(&file).display())))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(ConfigError(format!("{file_variable}: {} is empty", Path::new(&file).display())));
+    }
+    Ok(Some(text.to_owned()))
 }
 
 /// Refuses a variable that looks like a setting but has too few underscores: it would do nothing. Other variables with
@@ -132,8 +162,21 @@ fn one_line(error: &Error) -> ConfigError {
             None => format!(" (from {})", metadata.name),
         })
         .unwrap_or_default();
-    let text = error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = match &error.kind {
+        // It would repeat the value, which may be a secret.
+        Kind::InvalidType(_, expected) if key.starts_with("auth.") || key.ends_with(".url") => {
+            format!("must be {expected}")
+        }
+        kind => without_source(&kind.to_string()),
+    };
     ConfigError(if key.is_empty() { format!("{text}{from}") } else { format!("{key}: {text}{from}") })
+}
+
+/// A parser's message in one line, without the line of the file that it repeats: that may hold a secret.
+fn without_source(message: &str) -> String {
+    let is_source = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let lines = message.lines().filter(|line| !is_source(line));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
 /// A text value, with the name of its source.

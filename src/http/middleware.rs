@@ -42,6 +42,10 @@ const KEEP_ALIVE_HINT: &str = "timeout=70";
 /// Deadline of a request, its body included. Longer than the slowest webhook test may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(75);
 
+/// Whether this hub's own connections are TLS.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnTls(pub bool);
+
 /// Whether an answer on this connection said that it is the last. Requests behind it are neither read nor worked on: the
 /// client may send them again elsewhere (RFC 9112 §9.6).
 #[derive(Debug, Default)]
@@ -83,7 +87,8 @@ pub async fn request_context(
     let mut is_last = matches!(request.head().connection_type(), ConnectionType::Upgrade | ConnectionType::Close);
     let closing = request.conn_data::<Rc<ClosingAnswer>>().cloned();
     let is_behind_last = closing.as_ref().is_some_and(|closing| closing.is_set());
-    let secure = request.app_config().secure() || request.connection_info().scheme() == "https";
+    let has_own_tls = request.app_data::<Data<OwnTls>>().is_some_and(|own_tls| own_tls.0);
+    let secure = has_own_tls || request.connection_info().scheme() == "https";
     let hub = request.app_data::<Data<Hub>>().cloned();
     let pending = pending_answers(&request);
     let body = UnreadBody::lend(&mut request);

@@ -28,7 +28,7 @@ use actix_web::{
 
 pub use body::MaxBodyBytes;
 pub use client_address::TrustedProxies;
-pub use middleware::{ClosingAnswer, KEEP_ALIVE, admission, request_context};
+pub use middleware::{ClosingAnswer, KEEP_ALIVE, OwnTls, admission, request_context};
 pub use paced::PendingAnswers;
 pub use problem::{Code, Problem};
 

@@ -37,9 +37,10 @@ pub async fn healthz() -> HttpResponse {
 
 /// Returns 200 while this node can serve requests.
 ///
-/// 503 while the store fails or the node drains. Without Redis (`bus`) a node still serves everyone, with up to a second of
-/// delay; with a clock that is ten seconds off (`clock`) it judges tokens wrongly: that is `degraded`, with 200, so that a
-/// load balancer keeps its clients there.
+/// 503 while nothing can be written, a part of the node has failed, or it drains. Without Redis (`bus`) a node still serves
+/// everyone, with up to a second of delay; where Redis refuses to count (`counting`), limits hold for each node alone; with a
+/// clock that is ten seconds off (`clock`) it judges tokens wrongly: that is `degraded`, with 200, so that a load balancer keeps
+/// its clients there.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -60,6 +61,9 @@ pub async fn readyz(hub: Data<Hub>) -> HttpResponse {
     match hub.ready().await {
         Ok(()) if matches!(hub.bus(), BusState::Away | BusState::Split) => {
             HttpResponse::Ok().json(Probe { status: "degraded", failing: Some("bus") })
+        }
+        Ok(()) if hub.counts_alone() => {
+            HttpResponse::Ok().json(Probe { status: "degraded", failing: Some("counting") })
         }
         Ok(()) if hub.clock_is_far_off() => {
             HttpResponse::Ok().json(Probe { status: "degraded", failing: Some("clock") })

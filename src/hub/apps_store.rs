@@ -18,6 +18,20 @@ pub struct CreatedKey {
     pub secret: ApiKeySecret,
 }
 
+/// Actors of the audit log that are no apps.
+const RESERVED: [&str; 4] = ["admin", "cli", "first-run", "hub"];
+
+/// Parses the id of an app that is to be made.
+///
+/// # Errors
+/// [`Invalid`] with the rule.
+pub fn new_app_id(text: &str) -> Result<AppId, Invalid> {
+    if RESERVED.contains(&text) {
+        return Err(Invalid(format!("must not be {text}: the audit log has that name for somebody else")));
+    }
+    AppId::parse(text)
+}
+
 /// Apps and keys in the store.
 #[derive(Clone)]
 pub struct Apps {

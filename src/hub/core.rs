@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::{
     apps_store::Apps,
     clock::Clock,
+    counting::CountingWatch,
     counts::CountCache,
     next_expiry::NextExpiry,
     peers::{Cluster, Peers},
@@ -62,9 +63,10 @@ pub struct Hub {
     pub(super) cluster: Cluster,
     pub(super) peers: Peers,
     pub(super) clock: Clock,
+    pub(super) counting: CountingWatch,
     /// Notified when a recovery is started on this node.
     pub(super) recovery_started: Notify,
-    epoch: Arc<str>,
+    pub(super) epoch: Arc<str>,
     epoch_changed: Notify,
     tasks: Tasks,
     is_stopping: AtomicBool,
@@ -100,6 +102,7 @@ impl Hub {
             cluster,
             peers: Peers::default(),
             clock: Clock::default(),
+            counting: CountingWatch::default(),
             recovery_started: Notify::new(),
             epoch,
             epoch_changed: Notify::new(),

@@ -4,6 +4,7 @@ mod apps;
 mod apps_store;
 mod clock;
 mod core;
+mod counting;
 mod counts;
 mod delivery_receipts;
 mod error;
@@ -25,7 +26,7 @@ mod write_state;
 mod writer;
 
 pub use self::core::{Adapters, Hub, TrackedRequest};
-pub use apps_store::{Apps, CreatedKey, display_name};
+pub use apps_store::{Apps, CreatedKey, display_name, new_app_id};
 pub use delivery_receipts::ReceiptBuffer;
 pub use error::HubError;
 pub use events::{Listing, MAX_BATCH};

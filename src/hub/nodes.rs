@@ -6,7 +6,7 @@ use oriva_hub_actors::model::{AppId, StreamKey, Timestamp, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{core::Hub, error::HubError};
+use super::{core::Hub, error::HubError, write_state::take_new_epoch};
 use crate::{
     bus::BusState,
     presence::Unknown,
@@ -97,6 +97,12 @@ impl Hub {
         self.cluster.bus.state()
     }
 
+    /// Whether limits and presence are counted by this node alone although they should be counted over all.
+    #[must_use]
+    pub fn counts_alone(&self) -> bool {
+        self.counting.is_off()
+    }
+
     /// Whether this node's clock is so far from the database's that it judges tokens wrongly.
     #[must_use]
     pub fn clock_is_far_off(&self) -> bool {
@@ -117,15 +123,22 @@ impl Hub {
         let on_bus = matches!(self.cluster.bus.state(), BusState::Connected | BusState::Split);
         let own = NodeBeat { node: self.cluster.node, on_bus, connections: state.connections, users: state.users };
         let asked = Timestamp::now();
-        let Heartbeats { others, now } = store.beat(&own).await.inspect_err(|error| {
-            // The heartbeat is what an idle node writes.
-            if matches!(error.outage(), Some(Outage::ReadOnly | Outage::Full)) {
-                self.writer.state().failed(error);
+        let Heartbeats { others, now } = match store.beat(&own).await {
+            Ok(beats) => beats,
+            Err(error) => {
+                // The heartbeat is what an idle node writes.
+                match &error {
+                    StoreError::WentBack => take_new_epoch(store, &self.epoch, &self.writer.state()).await,
+                    StoreError::Unavailable(Outage::ReadOnly | Outage::Full, _) => self.writer.state().failed(&error),
+                    _ => {}
+                }
+                return Err(error);
             }
-        })?;
+        };
         if let Some(now) = now {
             self.clock.compare(asked, Timestamp::now(), now);
         }
+        self.counting.compare(self.cluster.presence.counting(), self.limits().fail(), self.cluster.bus.heard());
         self.cluster.bus.set_known_nodes(&others.iter().map(|other| other.node).collect::<Vec<_>>());
         self.peers.set(others);
         Ok(())

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::store::{Outage, StoreError};
+use crate::store::{Outage, Store, StoreError};
 
 /// A submission that waits for longer is no ordinary one: nothing is being written.
 const STUCK: Duration = Duration::from_secs(4);
@@ -69,6 +69,18 @@ impl WriteState {
             tracing::warn!("a write waits for more than {} s: the store is slow, or somebody holds a lock", STUCK.as_secs());
         }
         state.outage.is_none() && !is_stuck
+    }
+}
+
+/// The store came back older than it was. Offsets that were told mean other events from now on, so it takes another epoch in
+/// place of `epoch`; every node sees that, and tells its sockets.
+pub(super) async fn take_new_epoch(store: &dyn Store, epoch: &str, state: &WriteState) {
+    match store.renew_epoch(Some(epoch)).await {
+        Ok(epoch) => tracing::error!(
+            %epoch,
+            "the database lost committed events; clients are told to reload: see to its replication, fsync and synchronous_commit"
+        ),
+        Err(error) => state.failed(&error),
     }
 }
 

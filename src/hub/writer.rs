@@ -18,7 +18,7 @@ use super::{
     error::HubError,
     idempotency::Idempotency,
     in_flight_keys::{InFlightKey, InFlightKeys},
-    write_state::WriteState,
+    write_state::{WriteState, take_new_epoch},
 };
 use crate::store::{Appended, DEADLINE, KeyedOperation, Operation, Origin, Store, StoreError, Submission, before};
 
@@ -191,19 +191,6 @@ struct AfterCommit {
 }
 
 impl AfterCommit {
-    /// The store came back older than it was. Offsets that were told mean other events from now on, so it takes another
-    /// epoch; every node sees that, and tells its sockets.
-    async fn lost_commits(&self, store: &dyn Store) {
-        let renewed = store.renew_epoch(Some(&self.epoch)).await;
-        match renewed {
-            Ok(epoch) => tracing::error!(
-                %epoch,
-                "the database lost committed events; clients are told to reload: see to its replication, fsync and synchronous_commit"
-            ),
-            Err(error) => self.state.failed(&error),
-        }
-    }
-
     /// Writes one line for each event, without its data.
     fn log(&self, committed: &[Arc<PublishedEvent>]) {
         if !self.logs_events {
@@ -319,7 +306,7 @@ async fn append(
     let appended = before(store, deadline, store.append(submissions)).await;
     match &appended {
         Ok(_) => after.state.succeeded(),
-        Err(StoreError::WentBack) => after.lost_commits(store).await,
+        Err(StoreError::WentBack) => take_new_epoch(store, &after.epoch, &after.state).await,
         Err(error) => {
             after.state.failed(error);
             if error.is_outcome_unknown() {

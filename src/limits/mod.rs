@@ -54,6 +54,12 @@ impl Limits {
         self.config.enabled.then(|| self.limit(class, own).requests)
     }
 
+    /// Whether requests are counted by this node alone although they should be counted over all.
+    #[must_use]
+    pub fn fail(&self) -> bool {
+        matches!(&self.consumed, Counter::Shared(limits) if limits.has_failed_lately())
+    }
+
     /// Counts `cost` requests, or none if fewer are left. `None` if limits are off.
     ///
     /// # Errors

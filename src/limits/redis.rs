@@ -22,6 +22,9 @@ const TIMEOUT: Duration = Duration::from_millis(250);
 /// How long this node then counts on its own before it asks Redis again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// A failure that is longer ago says nothing of the present: without requests nobody finds out that Redis works again.
+const LATELY: Duration = Duration::from_secs(4);
+
 /// Keys: the window. Arguments: limit, cost, length of the window in ms. Returns whether the request passes, what is
 /// left, and the time until the window ends in ms.
 const CONSUME: &str = r"
@@ -84,6 +87,12 @@ impl RedisLimits {
                 self.local.consume(key, class, limit, cost)
             }
         }
+    }
+
+    /// Whether Redis failed within the last seconds.
+    pub(super) fn has_failed_lately(&self) -> bool {
+        let rests = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.is_some_and(|until| until + LATELY > Instant::now())
     }
 
     fn connection(&self) -> Option<Connection> {

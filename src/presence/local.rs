@@ -9,7 +9,7 @@ use oriva_hub_actors::{
     ports::{ConnectionLimiter, LimitReached},
 };
 
-use super::{PresenceDirectory, Unknown};
+use super::{Counting, PresenceDirectory, Unknown};
 
 /// Counts nothing itself.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,10 @@ impl PresenceDirectory for LocalConnectionLimiter {
 
     async fn users_elsewhere(&self, _: &HashSet<String>) -> Result<usize, Unknown> {
         Ok(0)
+    }
+
+    fn counting(&self) -> Counting {
+        Counting::Alone
     }
 
     async fn leave(&self) {}

@@ -20,6 +20,20 @@ pub use local::LocalConnectionLimiter;
 #[error("other nodes cannot be asked")]
 pub struct Unknown;
 
+/// How this node counts connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// By itself, as it is configured.
+    Alone,
+    /// By itself, because Redis fails or refuses.
+    Failing,
+    /// Together with so many others.
+    Shared {
+        /// Other nodes that renewed their lease lately.
+        others: usize,
+    },
+}
+
 /// What this node holds, by stream.
 pub type Snapshot = Vec<(StreamKey, ConnectionCounts)>;
 
@@ -40,6 +54,9 @@ pub trait PresenceDirectory: ConnectionLimiter {
     /// # Errors
     /// [`Unknown`].
     async fn users_elsewhere(&self, here: &HashSet<String>) -> Result<usize, Unknown>;
+
+    /// How this node counts now.
+    fn counting(&self) -> Counting;
 
     /// Gives back everything that this node holds: it stops.
     async fn leave(&self);

@@ -10,7 +10,10 @@ mod task;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,7 +31,7 @@ use self::{
     scripts::{KeyNames, field},
     task::{Command, RedisLimiterTask},
 };
-use super::{PresenceDirectory, SnapshotRequest, Unknown};
+use super::{Counting, PresenceDirectory, SnapshotRequest, Unknown};
 use crate::redis_client::RedisClient;
 
 /// Fields of a hash that one HSCAN reads.
@@ -42,6 +45,8 @@ pub struct RedisConnectionLimiter {
     commands: mpsc::UnboundedSender<Command>,
     /// The name under which this node's counts are written now.
     name: Arc<RwLock<Option<NodeId>>>,
+    /// Other nodes that count in the same place, at the last renewal.
+    others: Arc<AtomicUsize>,
 }
 
 impl RedisConnectionLimiter {
@@ -51,12 +56,14 @@ impl RedisConnectionLimiter {
         let (commands, commands_rx) = mpsc::unbounded_channel();
         let (snapshots, requests) = mpsc::channel(1);
         let name = Arc::new(RwLock::default());
-        RedisLimiterTask::new(client.clone(), commands_rx, snapshots, name.clone()).start(tasks.clone());
-        (Arc::new(Self { client, commands, name }), requests)
+        let others = Arc::<AtomicUsize>::default();
+        let task = RedisLimiterTask::new(client.clone(), commands_rx, snapshots, name.clone(), others.clone());
+        task.start(tasks.clone());
+        (Arc::new(Self { client, commands, name, others }), requests)
     }
 
     /// The names of the other nodes whose leases run.
-    async fn others(&self) -> Result<Vec<String>, Unknown> {
+    async fn names_of_others(&self) -> Result<Vec<String>, Unknown> {
         let keys = KeyNames::new(&self.client);
         let mut pipeline = Pipeline::new();
         pipeline.cmd("TIME").cmd("ZRANGE").arg(&keys.nodes).arg(0).arg(-1).arg("WITHSCORES");
@@ -102,7 +109,7 @@ impl ConnectionLimiter for RedisConnectionLimiter {
 impl PresenceDirectory for RedisConnectionLimiter {
     async fn elsewhere(&self, stream: &StreamKey) -> Result<Vec<ConnectionCounts>, Unknown> {
         let keys = KeyNames::new(&self.client);
-        let others = self.others().await?;
+        let others = self.names_of_others().await?;
         if others.is_empty() {
             return Ok(Vec::new());
         }
@@ -117,7 +124,7 @@ impl PresenceDirectory for RedisConnectionLimiter {
     async fn users_elsewhere(&self, here: &HashSet<String>) -> Result<usize, Unknown> {
         let keys = KeyNames::new(&self.client);
         let mut users = HashSet::new();
-        for node in self.others().await? {
+        for node in self.names_of_others().await? {
             let mut cursor = 0_u64;
             loop {
                 let mut pipeline = Pipeline::new();
@@ -138,6 +145,12 @@ impl PresenceDirectory for RedisConnectionLimiter {
             }
         }
         Ok(users.len())
+    }
+
+    fn counting(&self) -> Counting {
+        let is_registered = self.name.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        let others = self.others.load(Ordering::Relaxed);
+        if is_registered { Counting::Shared { others } } else { Counting::Failing }
     }
 
     async fn leave(&self) {

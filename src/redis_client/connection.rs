@@ -156,8 +156,8 @@ async fn complete_all(mut outcomes: impl stream::Stream<Item = RedisResult<()>> 
 pub enum Pool {
     /// To one server.
     Single(deadpool_redis::Pool),
-    /// To a cluster.
-    Cluster(deadpool_redis::cluster::Pool),
+    /// To a cluster. Its client has a connection to each server, apart from those for commands.
+    Cluster(ClusterConnection),
 }
 
 impl Pool {
@@ -177,19 +177,6 @@ impl Pool {
         Ok(Self::Single(pool))
     }
 
-    pub(super) fn cluster(nodes: [ConnectionInfo; 1], size: usize) -> RedisResult<Self> {
-        let manager = deadpool_redis::cluster::Manager::new(nodes.to_vec(), false)?;
-        let pool = deadpool_redis::cluster::Pool::builder(manager)
-            .max_size(size)
-            .runtime(deadpool_redis::cluster::Runtime::Tokio1)
-            .wait_timeout(Some(RESPONSE_TIMEOUT))
-            .create_timeout(Some(super::CONNECT_TIMEOUT))
-            .recycle_timeout(Some(RESPONSE_TIMEOUT))
-            .build()
-            .map_err(pool_failed)?;
-        Ok(Self::Cluster(pool))
-    }
-
     /// Runs a pipeline and returns its answers.
     ///
     /// # Errors
@@ -198,10 +185,9 @@ impl Pool {
         let answer = async {
             match self {
                 Self::Single(pool) => pipeline.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
-                Self::Cluster(pool) => pipeline.query_async(&mut pool.get().await.map_err(pool_failed)?).await,
+                Self::Cluster(connection) => pipeline.query_async(&mut connection.clone()).await,
             }
         };
-        // deadpool's cluster connections have no response timeout of their own.
         match tokio::time::timeout(2 * RESPONSE_TIMEOUT, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),

@@ -1,5 +1,5 @@
 //! The Redis client of a node, for one server or a cluster (detected when it connects). All commands share one pipelined
-//! connection. Queries with long answers use a small pool, so that no command waits behind them.
+//! connection. Queries with long answers use connections of their own, so that no command waits behind them.
 //!
 //! Key and channel names begin with the store's epoch. So hubs with different stores that share a Redis never see each
 //! other's messages, and a store restored from a backup starts with empty counts.
@@ -14,7 +14,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, PushInfo, RedisError,
-    RedisResult, cluster::ClusterClientBuilder,
+    RedisResult, TlsCertificates, cluster::ClusterClientBuilder, io::tcp::TcpSettings,
 };
 use tokio::sync::Notify;
 
@@ -39,6 +39,7 @@ pub fn is_url(url: &str) -> bool {
 /// other users take what [`RedisClient::connection`] has at the moment and do without Redis while it is `None`.
 pub struct RedisClient {
     info: ConnectionInfo,
+    certificates: Option<TlsCertificates>,
     epoch: Arc<str>,
     current: RwLock<Option<(Connection, Pool)>>,
     changed: Notify,
@@ -55,14 +56,21 @@ pub struct RedisConnections {
 }
 
 impl RedisClient {
-    /// Parses the URL. Does not connect.
+    /// Parses the URL. Does not connect. `authority`: the certificate in PEM that the server's is signed by, where the
+    /// system does not know it.
     ///
     /// # Errors
-    /// `url` is not a Redis URL.
-    pub fn new(url: &str, epoch: Arc<str>) -> RedisResult<Self> {
+    /// `url` is not a Redis URL, or `authority` is no certificate, or there is no TLS that it would be for.
+    pub fn new(url: &str, authority: Option<Vec<u8>>, epoch: Arc<str>) -> RedisResult<Self> {
         let info = url.into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        Ok(Self { info: info.set_redis_settings(settings), epoch, current: RwLock::default(), changed: Notify::new() })
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
+        let certificates = authority.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
+        let info = match &certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates.clone())?.get_connection_info().clone(),
+            None => info,
+        };
+        Ok(Self { info, certificates, epoch, current: RwLock::default(), changed: Notify::new() })
     }
 
     /// A key or channel name of this hub. In a cluster such names are spread over the servers.
@@ -134,15 +142,20 @@ impl RedisClient {
         };
         if about.contains("cluster_enabled:1") {
             let builder = || {
-                ClusterClientBuilder::new([self.info.clone()])
+                let builder = ClusterClientBuilder::new([self.info.clone()])
                     .use_protocol(ProtocolVersion::RESP3)
+                    .tcp_settings(tcp_settings())
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(RESPONSE_TIMEOUT)
-                    .retries(1)
+                    .retries(1);
+                match &self.certificates {
+                    Some(certificates) => builder.certs(certificates.clone()),
+                    None => builder,
+                }
             };
             return Ok(RedisConnections {
                 commands: Connection::Cluster(builder().build()?.get_async_connection().await?),
-                pool: Pool::cluster([self.info.clone()], POOLED)?,
+                pool: Pool::Cluster(builder().build()?.get_async_connection().await?),
                 subscriber: Subscriber::Cluster(builder().push_sender(push).build()?.get_async_connection().await?),
             });
         }
@@ -153,6 +166,11 @@ impl RedisClient {
             subscriber: Subscriber::Single(client.get_multiplexed_async_connection_with_config(&config).await?),
         })
     }
+}
+
+/// Without Nagle's algorithm: over TLS a message is several records, and the last would wait for an acknowledgement.
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 /// A pool's error as a Redis error.

@@ -55,6 +55,7 @@ pub fn check_parts(config: &Config) -> Result<(), ServeError> {
         postgres::options(&config.database.url)?;
     }
     tls::load(&config.server.tls)?;
+    super::nodes::redis_authority(config)?;
     Ok(())
 }
 

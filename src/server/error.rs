@@ -22,8 +22,8 @@ pub enum ServeError {
     /// Another hub serves this store.
     #[error("database.url: {} is served by another hub; several nodes take PostgreSQL and Redis", .0.display())]
     Served(PathBuf),
-    /// The lock of the store cannot be taken.
-    #[error("database.url: {}", .0.display())]
+    /// The store's file or folder cannot be made or written.
+    #[error("database.url: {} cannot be written", .0.display())]
     Lock(PathBuf, #[source] std::io::Error),
     /// The HTTP server failed.
     #[error("server")]

@@ -1,6 +1,9 @@
 //! A first start on an empty embedded store: an app to try, and commands to paste (contract §9).
 
-use std::{io::Write as _, net::SocketAddr};
+use std::{
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use oriva_hub_actors::model::AppId;
 
@@ -9,6 +12,16 @@ use crate::{
     hub::{Hub, HubError},
     store::{Audit, NewApp},
 };
+
+/// The address at which a hub that listens on `addr` is reached from its own machine.
+fn to_reach(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
 
 /// Makes the platform app `demo` where there is no app at all, and prints its key this once.
 pub(super) async fn greet(hub: &Hub, config: &Config, addr: SocketAddr) -> Result<(), HubError> {
@@ -21,7 +34,7 @@ pub(super) async fn greet(hub: &Hub, config: &Config, addr: SocketAddr) -> Resul
     let key = key.expose();
     let program = std::env::current_exe().map_or_else(|_| "oriva-hub".to_owned(), |path| path.display().to_string());
     let scheme = if config.server.tls.cert.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{addr}");
+    let url = format!("{scheme}://{}", to_reach(addr));
     let store = &config.database.url;
     let printed = writeln!(
         std::io::stdout(),

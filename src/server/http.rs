@@ -27,7 +27,7 @@ use super::{connection::Connection, error::ServeError};
 use crate::{
     config::Config,
     http::{
-        KEEP_ALIVE, MaxBodyBytes, PendingAnswers, TrustedProxies, admission, openapi, request_context, routes, stream,
+        KEEP_ALIVE, MaxBodyBytes, OwnTls, PendingAnswers, TrustedProxies, admission, openapi, request_context, routes, stream,
     },
     hub::Hub,
 };
@@ -78,13 +78,14 @@ pub(super) fn bind(addr: SocketAddr) -> Result<socket2::Socket, ServeError> {
 
 /// The HTTP server, its routes for requests and the stream for upgrades, over TCP or TLS.
 macro_rules! http_service {
-    ($config:expr, $hub:expr, $pending:expr) => {{
+    ($config:expr, $hub:expr, $pending:expr, $own_tls:expr) => {{
         let (hub, config): (Arc<Hub>, Config) = ($hub.clone(), $config.clone());
         let upgrade = hub.clone();
         let app = App::new()
             .app_data(Data::from(hub))
             .app_data(Data::new(MaxBodyBytes(config.server.max_body_bytes)))
             .app_data(Data::new($pending.clone()))
+            .app_data(Data::new(OwnTls($own_tls)))
             .app_data(Data::new(TrustedProxies::new(&config.server.trusted_proxies)))
             .configure(routes)
             .wrap(from_fn(admission))
@@ -126,7 +127,7 @@ pub(super) fn serve_http(
                 let peer = prepare(&stream);
                 Ok::<_, DispatchError>((Connection::new(stream), Protocol::Http1, peer))
             })
-            .and_then(http_service!(config, hub, pending))
+            .and_then(http_service!(config, hub, pending, false))
         })?,
         Some(tls) => builder.listen("https", listener, move || {
             Acceptor::new(tls.clone())
@@ -135,7 +136,7 @@ pub(super) fn serve_http(
                     let peer = prepare(stream.get_ref().0);
                     (Connection::new(stream), Protocol::Http1, peer)
                 })
-                .and_then(http_service!(config, hub, pending).map_err(TlsError::Service))
+                .and_then(http_service!(config, hub, pending, true).map_err(TlsError::Service))
         })?,
     };
     Ok(builder.run())

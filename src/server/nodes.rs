@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use oriva_hub_actors::{Realtime, Tasks, model::NodeId};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::ExposeSecret as _;
 use tokio::sync::{Notify, mpsc};
 
@@ -25,6 +26,18 @@ pub(super) struct Nodes {
     inputs: Option<(mpsc::Receiver<BusEvent>, mpsc::Receiver<SnapshotRequest>)>,
 }
 
+/// The certificate of the authority that `redis.ca_file` names.
+///
+/// # Errors
+/// Where it cannot be read, or is none.
+pub(super) fn redis_authority(config: &Config) -> Result<Option<Vec<u8>>, ConfigError> {
+    let Some(path) = &config.redis.ca_file else { return Ok(None) };
+    let failed = |error: &dyn std::fmt::Display| ConfigError(format!("redis.ca_file: {}: {error}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| failed(&error))?;
+    let first = CertificateDer::from_pem_slice(&pem).map(drop);
+    first.map_err(|_| failed(&"must hold a certificate in PEM")).map(|()| Some(pem))
+}
+
 /// Starts the adapters.
 ///
 /// # Errors
@@ -36,7 +49,8 @@ pub(super) fn start(config: &Config, epoch: Arc<str>, tasks: &Tasks) -> Result<N
         return Ok(Nodes { node, bus, presence: Arc::new(LocalConnectionLimiter), redis: None, inputs: None });
     };
     // The library's message may repeat the URL, and with it a password.
-    let client = RedisClient::new(url.expose_secret(), epoch)
+    let authority = redis_authority(config)?;
+    let client = RedisClient::new(url.expose_secret(), authority, epoch)
         .map_err(|_| ConfigError("redis.url must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]".to_owned()))?;
     let client = Arc::new(client);
     let (bus, events) = RedisBus::start(client.clone(), node, tasks);

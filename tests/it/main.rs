@@ -19,6 +19,7 @@ mod metrics;
 mod nodes;
 mod notifications;
 mod openapi;
+mod operations;
 mod process;
 mod quickstart;
 mod resume;

@@ -60,6 +60,15 @@ impl Deadlines {
         self.0.push(Reverse((at, key, deadline)));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Keeps those of sockets for which `keep` is true.
+    pub(super) fn retain(&mut self, keep: impl Fn(SocketKey) -> bool) {
+        self.0.retain(|Reverse((_, key, _))| keep(*key));
+    }
+
     /// Removes and returns the deadlines that have passed, and when they were.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Instant, SocketKey, Deadline)> {
         let mut out = Vec::new();

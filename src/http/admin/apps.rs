@@ -19,7 +19,7 @@ use crate::{
             requests::{self},
         },
     },
-    hub::{Hub, display_name, image_url},
+    hub::{Hub, display_name, image_url, new_app_id},
     store::{App, AppChange, LimitOverrides, NewApp},
 };
 
@@ -102,7 +102,7 @@ pub async fn list(_: Admin, hub: Data<Hub>) -> Result<HttpResponse, Problem> {
 pub async fn create(admin: Admin, hub: Data<Hub>, body: Body) -> Result<HttpResponse, Problem> {
     let bytes = body.json().await?;
     let mut fields = Fields::parse(&bytes)?;
-    let id = fields.required("app_id", AppId::parse);
+    let id = fields.required("app_id", new_app_id);
     let name = fields.required("name", display_name);
     let icon_url = fields.optional("icon_url", image_url);
     let is_platform = fields.boolean("is_platform").unwrap_or(false);

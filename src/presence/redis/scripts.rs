@@ -37,16 +37,16 @@ return 1
 
 /// Renews a node's lease.
 ///
-/// Keys: the nodes; this node's counts. Arguments: this node, the lease in ms. Returns 1, or 0 where Redis does not know
-/// the node any more.
+/// Keys: the nodes; this node's counts. Arguments: this node, the lease in ms, the rest of a lease in ms at which a node no
+/// longer counts. Returns the number of other nodes that count, or nil where Redis does not know this one any more.
 pub(super) const RENEW: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) or redis.call('HEXISTS', KEYS[2], '') == 0 then return 0 end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) or redis.call('HEXISTS', KEYS[2], '') == 0 then return nil end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-return 1
+return redis.call('ZCOUNT', KEYS[1], '(' .. now + ARGV[3], '+inf') - 1
 ";
 
 /// Begins a node's lease under a new name, and ends those of its earlier names. The counts get a field with an empty name

@@ -1,7 +1,10 @@
 //! Writes to Redis what this node holds, in the order in which it changed, and renews the lease under which that counts.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -58,6 +61,8 @@ pub(super) struct RedisLimiterTask {
     snapshots: mpsc::Sender<SnapshotRequest>,
     /// The name under which all of this node's counts are in Redis. `None` while they are not.
     name: Arc<RwLock<Option<NodeId>>>,
+    /// Other nodes that count in the same place.
+    others: Arc<AtomicUsize>,
     /// Earlier names. What may be in Redis under them counts until their leases end.
     previous_names: Vec<(NodeId, Instant)>,
     /// Redis failed: until then it is left alone.
@@ -71,9 +76,11 @@ impl RedisLimiterTask {
         commands: mpsc::UnboundedReceiver<Command>,
         snapshots: mpsc::Sender<SnapshotRequest>,
         name: Arc<RwLock<Option<NodeId>>>,
+        others: Arc<AtomicUsize>,
     ) -> Self {
         let keys = KeyNames::new(&client);
-        Self { client, keys, commands, snapshots, name, previous_names: Vec::new(), retry_at: None, has_left: false }
+        let previous_names = Vec::new();
+        Self { client, keys, commands, snapshots, name, others, previous_names, retry_at: None, has_left: false }
     }
 
     /// Starts the task, which is restarted after a panic.
@@ -160,12 +167,13 @@ impl RedisLimiterTask {
         let registered = match self.name() {
             None => self.register(connection).await,
             Some(name) if is_renewal => match self.renew(connection, name).await {
-                Ok(true) => {
+                Ok(Some(others)) => {
+                    self.others.store(others, Ordering::Relaxed);
                     // Its lease runs on, so it is to be struck if this node takes another name.
                     self.previous_names = vec![(name, Instant::now())];
                     Ok(())
                 }
-                Ok(false) => self.register(connection).await,
+                Ok(None) => self.register(connection).await,
                 Err(error) => Err(error),
             },
             Some(_) => Ok(()),
@@ -216,7 +224,8 @@ impl RedisLimiterTask {
         Ok(())
     }
 
-    async fn renew(&self, connection: &mut Connection, name: NodeId) -> RedisResult<bool> {
+    /// Renews the lease. Returns the number of other nodes; `None` where Redis does not know this one any more.
+    async fn renew(&self, connection: &mut Connection, name: NodeId) -> RedisResult<Option<usize>> {
         let name = name.to_string();
         redis::cmd("EVAL")
             .arg(RENEW)
@@ -225,6 +234,7 @@ impl RedisLimiterTask {
             .arg(self.keys.counts_of(&name))
             .arg(&name)
             .arg(LEASE.as_millis() as u64)
+            .arg((LEASE - COUNTED).as_millis() as u64)
             .query_async(connection)
             .await
     }

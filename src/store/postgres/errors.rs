@@ -1,6 +1,6 @@
 //! What PostgreSQL and its driver report, in the store's words.
 
-use sqlx_pg::{Error, error::ErrorKind, migrate::MigrateError};
+use sqlx_pg::{Error, error::ErrorKind, migrate::MigrateError, postgres::PgConnectOptions};
 
 use crate::store::{Outage, StoreError};
 
@@ -37,9 +37,16 @@ impl From<MigrateError> for StoreError {
 }
 
 /// A connection that could not be made was not lost: nothing was sent.
-pub(super) fn not_connected(error: Error) -> StoreError {
+pub(super) fn not_connected(error: Error, options: &PgConnectOptions) -> StoreError {
+    let at = match options.get_socket() {
+        Some(path) => path.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
     match StoreError::from(error) {
-        StoreError::Unavailable(Outage::Lost, cause) => StoreError::Unavailable(Outage::Unreachable, cause),
+        StoreError::Unavailable(Outage::Lost | Outage::Unreachable, cause) => {
+            let cause = cause.map_or_else(String::new, |cause| cause.to_string());
+            StoreError::Unavailable(Outage::Unreachable, Some(format!("{at}: {cause}").into()))
+        }
         other => other,
     }
 }

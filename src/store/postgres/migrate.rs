@@ -58,12 +58,12 @@ const fn hex<const N: usize>(text: &[u8]) -> [u8; N] {
 /// epoch. Returns the names of the migrations that it applied.
 pub(super) async fn migrate(options: &PgConnectOptions) -> Result<Vec<String>, StoreError> {
     session::refuse_transaction_pooling(options).await?;
-    let mut owner = PgConnection::connect_with(options).await.map_err(not_connected)?;
+    let mut owner = PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options))?;
     let facts = session::facts(&mut owner).await?;
     if facts.is_read_only || facts.is_standby {
         return Err(StoreError::Unavailable(Outage::ReadOnly, None));
     }
-    owner.execute(format!("set search_path = {}", session::search_path(options)).as_str()).await?;
+    owner.execute(format!("set statement_timeout = 0; set lock_timeout = 0; set search_path = {}", session::search_path(options)).as_str()).await?;
     // It ends with the connection.
     sqlx_pg::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut owner).await?;
     let login = options.get_username();

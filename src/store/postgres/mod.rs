@@ -12,17 +12,15 @@ mod pool;
 mod queue;
 mod retention;
 mod session;
+mod told;
 mod values;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{EventId, Offset, StreamKey};
 use sqlx_pg::{
-    Postgres,
+    Connection as _, Postgres,
     postgres::{PgConnectOptions, PgRow},
 };
 
@@ -31,6 +29,7 @@ pub(super) use migrate::MIGRATION_FILES;
 use pool::Connections;
 pub(super) use pool::Transaction;
 pub use session::options;
+use told::LastTold;
 
 use super::{
     Outage, Pool, Store, StoreError, new_epoch,
@@ -44,8 +43,6 @@ use super::{
 
 /// All queries of a reading transaction see the database at one moment, so lists, totals and counts agree.
 const BEGIN_READ: &str = "begin isolation level repeatable read, read only";
-/// For how long a committed event is looked for after the database was away. Retention may have taken an older one.
-const LOOKED_FOR: Duration = Duration::from_secs(12 * 3600);
 
 /// A query after which a transaction sees this stream's holder's rows and no others. It has two parameters and three
 /// columns; `column` is one more. `None` for work of the hub itself: broadcasts belong to nobody.
@@ -72,8 +69,7 @@ pub struct PostgresStore {
     appending: Connections,
     /// What webhooks subscribe to, as of a revision that each writing transaction compares.
     subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
-    /// The last event that was committed and told, and when.
-    last_told: Arc<Mutex<Option<(EventId, Instant)>>>,
+    last_told: Arc<LastTold>,
 }
 
 impl PostgresStore {
@@ -85,31 +81,31 @@ impl PostgresStore {
     pub fn new(url: &str, max_connections: u32) -> Result<Self, StoreError> {
         let options = options(url)?;
         let others = max_connections.saturating_sub(1).max(1) as usize;
+        let last_told = Arc::<LastTold>::default();
         Ok(Self {
-            connections: Connections::new(options.clone(), others, false)?,
-            appending: Connections::new(options.clone(), 1, true)?,
+            connections: Connections::new(options.clone(), others, false, last_told.clone())?,
+            appending: Connections::new(options.clone(), 1, true, last_told.clone())?,
             options,
             subscriptions: Arc::default(),
-            last_told: Arc::default(),
+            last_told,
         })
     }
 
-    /// Runs one statement of the hub itself. Returns its rows.
-    async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
-        Postgres::fetch_all(&mut *self.connections.get().await?, statement).await
+    /// What a connection has set for itself: `synchronous_commit`, the isolation, `search_path`, `row_security`, `jit` and
+    /// `statement_timeout`.
+    ///
+    /// # Errors
+    /// Where the database cannot be asked.
+    pub async fn settings(&self) -> Result<Vec<String>, StoreError> {
+        let names = ["synchronous_commit", "default_transaction_isolation", "search_path", "row_security", "jit", "statement_timeout"];
+        let query = names.map(|name| format!("current_setting('{name}')")).join(", ");
+        let row = self.query_one(Statement::new(format!("select array[{query}]"))).await?;
+        row.texts(0)
     }
 
-    /// Checks on a new connection that the last event which was told is still there. A server that took over, or that
-    /// crashed with `synchronous_commit = off`, may have lost it.
-    async fn check_nothing_is_lost(&self, transaction: &mut Transaction) -> Result<(), StoreError> {
-        let told = *self.last_told.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((event, _)) = told.filter(|(_, at)| at.elapsed() < LOOKED_FOR) else { return Ok(()) };
-        let query = Statement::new(
-            "select exists (select from platform_events where id = $1) \
-             or exists (select from platform_events_archive where id = $1)",
-        );
-        let is_there = Postgres::fetch_one(transaction, query.bind(event.0)).await?.flag(0)?;
-        if is_there { Ok(()) } else { Err(StoreError::WentBack) }
+    /// Runs one statement of the hub itself, which may be repeated. Returns its rows.
+    async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        self.connections.fetch_all(statement).await
     }
 }
 
@@ -148,21 +144,17 @@ impl SqlStore for PostgresStore {
     }
 
     async fn begin_append(&self) -> Result<Transaction, StoreError> {
-        let mut transaction = match self.appending.begin("begin").await {
+        match self.appending.begin("begin").await {
             Err(StoreError::Unavailable(Outage::Crowded, _)) => {
                 self.connections.give_one_up();
-                self.appending.begin("begin").await?
+                self.appending.begin("begin").await
             }
-            begun => begun?,
-        };
-        if transaction.is_first() {
-            self.check_nothing_is_lost(&mut transaction).await?;
+            begun => begun,
         }
-        Ok(transaction)
     }
 
     fn appended(&self, last: EventId) {
-        *self.last_told.lock().unwrap_or_else(PoisonError::into_inner) = Some((last, Instant::now()));
+        self.last_told.set(last);
     }
 
     async fn query_all(&self, tenant: &StreamKey, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
@@ -197,7 +189,11 @@ impl Store for PostgresStore {
             "update hub_meta set value = case when value = coalesce($2, value) then $1 else value end \
              where key = 'epoch' returning value",
         );
-        let row = self.query_one(renew.bind(new_epoch()).bind(expected)).await?;
+        // On a connection of its own: who keeps one finds that the store went back, until this is done.
+        let (mut connection, _) = session::open(&self.options).await?;
+        let row = Postgres::fetch_one(&mut connection, renew.bind(new_epoch()).bind(expected)).await?;
+        let _ = connection.close().await;
+        self.last_told.forget();
         Ok(row.text(0)?.into())
     }
 

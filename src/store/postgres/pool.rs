@@ -14,14 +14,20 @@ use std::{
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
-use sqlx_pg::{Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions};
+use sqlx_pg::{
+    Connection as _, Executor as _, PgConnection, Postgres,
+    postgres::{PgConnectOptions, PgRow},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout_at,
 };
 
-use super::session;
-use crate::store::{Outage, StoreError};
+use super::{session, told::LastTold};
+use crate::store::{
+    Outage, StoreError,
+    sql::{dialect::Dialect as _, statement::Statement},
+};
 
 /// How long a request waits for a connection before it is told that the database is unavailable.
 const ACQUIRE: Duration = Duration::from_secs(5);
@@ -43,6 +49,7 @@ struct Opener {
     /// Refuses servers that take no writes.
     writes: bool,
     trust: Arc<Trust>,
+    last_told: Arc<LastTold>,
 }
 
 /// Whether kept connections have to prove that somebody is at the other end. One whose host is gone would otherwise be
@@ -66,7 +73,8 @@ impl managed::Manager for Opener {
     type Error = StoreError;
 
     async fn create(&self) -> Result<PgConnection, StoreError> {
-        let (connection, facts) = session::open(&self.options).await?;
+        let (mut connection, facts) = session::open(&self.options).await?;
+        self.last_told.check(&mut connection).await?;
         if self.writes && facts.is_read_only {
             return Err(StoreError::Unavailable(Outage::ReadOnly, None));
         }
@@ -119,10 +127,16 @@ struct Allowance {
 }
 
 impl Connections {
-    /// Up to `wanted` connections, made when they are used. `writes`: to servers that take writes.
-    pub(super) fn new(options: PgConnectOptions, wanted: usize, writes: bool) -> Result<Self, StoreError> {
+    /// Up to `wanted` connections, made when they are used, to servers that have the event last told. `writes`: to servers
+    /// that take writes.
+    pub(super) fn new(
+        options: PgConnectOptions,
+        wanted: usize,
+        writes: bool,
+        last_told: Arc<LastTold>,
+    ) -> Result<Self, StoreError> {
         let trust = Arc::new(Trust::default());
-        let opener = Opener { options, writes, trust: trust.clone() };
+        let opener = Opener { options, writes, trust: trust.clone(), last_told };
         let config = managed::PoolConfig { queue_mode: managed::QueueMode::Lifo, ..managed::PoolConfig::new(wanted) };
         let pool = managed::Pool::builder(opener).config(config).build().map_err(StoreError::failed)?;
         let allowance = Allowance { wanted, allowed: wanted, ask_at: None, was_told: false };
@@ -171,19 +185,40 @@ impl Connections {
     pub(super) async fn begin(&self, statement: &str) -> Result<Transaction, StoreError> {
         loop {
             let mut connection = self.get().await?;
-            match connection.execute(statement).await {
+            let begun = connection.execute(statement).await;
+            match begun {
                 Ok(_) => return Ok(Transaction(Some(connection))),
-                Err(error) => {
-                    let was_kept = connection.was_kept();
-                    connection.discard();
-                    let error = StoreError::from(error);
-                    if !was_kept || error.outage() != Some(Outage::Lost) {
-                        return Err(error);
-                    }
-                    self.trust.lost();
-                }
+                Err(error) => self.replace(connection, error.into())?,
             }
         }
+    }
+
+    /// Runs a statement that may be repeated. Returns its rows.
+    ///
+    /// # Errors
+    /// As [`Connections::begin`].
+    pub(super) async fn fetch_all(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        loop {
+            let mut connection = self.get().await?;
+            match Postgres::fetch_all(&mut connection, statement.clone()).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => self.replace(connection, error)?,
+            }
+        }
+    }
+
+    /// After a failure: closes the connection if it is broken. If it was a kept one, another may serve.
+    ///
+    /// # Errors
+    /// The failure, where it was none of the connection, or another connection will not help.
+    fn replace(&self, connection: Connection, error: StoreError) -> Result<(), StoreError> {
+        if error.outage() != Some(Outage::Lost) {
+            return Err(error);
+        }
+        let was_kept = connection.was_kept();
+        connection.discard();
+        self.trust.lost();
+        if was_kept { Ok(()) } else { Err(error) }
     }
 
     /// From now on, for a minute, kept connections have to prove themselves.
@@ -274,7 +309,13 @@ impl Connection {
         });
         match ended.await {
             Ok(Ok(facts)) if !facts.is_standby && !facts.is_read_only => {}
-            _ => self.discard(),
+            _ => {
+                // The others may lead to where this one did.
+                if let Some(pool) = Object::pool(&self.session) {
+                    pool.manager().trust.lost();
+                }
+                self.discard();
+            }
         }
     }
 }
@@ -306,11 +347,6 @@ impl Transaction {
         self.execute("commit").await?;
         self.0 = None;
         Ok(())
-    }
-
-    /// Whether its connection was made for it.
-    pub(super) fn is_first(&self) -> bool {
-        self.0.as_ref().is_some_and(|connection| !connection.was_kept())
     }
 }
 

@@ -97,7 +97,7 @@ pub(super) struct Facts {
 /// [`StoreError::Unavailable`] also where the server is a standby. [`StoreError::Setup`] where the operator has to do
 /// something, and [`StoreError::Outdated`] where the roles are missing.
 pub(super) async fn open(options: &PgConnectOptions) -> Result<(PgConnection, Facts), StoreError> {
-    let mut connection = PgConnection::connect_with(options).await.map_err(not_connected)?;
+    let mut connection = PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options))?;
     // A DBA may have asked for more than `on`. Less would lose what was answered.
     let settings = format!(
         "set role oriva_hub_service; set statement_timeout = {}; set search_path = {}; set row_security = on; \
@@ -156,7 +156,7 @@ fn role_error(error: sqlx_pg::Error, options: &PgConnectOptions) -> StoreError {
              `grant oriva_hub_service, oriva_hub_tenant to {user}`",
             user = options.get_username()
         )),
-        _ => not_connected(error),
+        _ => not_connected(error, options),
     }
 }
 
@@ -166,21 +166,17 @@ fn role_error(error: sqlx_pg::Error, options: &PgConnectOptions) -> StoreError {
 /// # Errors
 /// [`StoreError::Setup`], or that the database does not answer.
 pub(super) async fn refuse_transaction_pooling(options: &PgConnectOptions) -> Result<(), StoreError> {
-    const BACKEND: &str = "select pg_backend_pid()";
-    let mut first = PgConnection::connect_with(options).await.map_err(not_connected)?;
-    let mut second = match PgConnection::connect_with(options).await.map_err(not_connected) {
+    let mut first = PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options))?;
+    let mut second = match PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options)) {
         // There is room for one connection alone: with it, nothing can be told.
         Err(StoreError::Unavailable(Outage::Crowded, _)) => return Ok(()),
         second => second?,
     };
-    let before: i32 = sqlx_pg::query_scalar(BACKEND).fetch_one(&mut first).await?;
+    let before = backend(&mut first).await?;
     second.execute("begin").await?;
-    let other: i32 = sqlx_pg::query_scalar(BACKEND).fetch_one(&mut second).await?;
+    let other = backend(&mut second).await?;
     // Two clients with one session: the first one's was given to the second as soon as it had its answer.
-    let is_shared = before == other || {
-        let after: i32 = sqlx_pg::query_scalar(BACKEND).fetch_one(&mut first).await?;
-        after != before
-    };
+    let is_shared = before == other || backend(&mut first).await? != before;
     second.execute("rollback").await?;
     let _ = tokio::join!(first.close(), second.close());
     if is_shared {
@@ -190,6 +186,11 @@ pub(super) async fn refuse_transaction_pooling(options: &PgConnectOptions) -> Re
         ));
     }
     Ok(())
+}
+
+/// The server's process behind a connection. Without a prepared statement, which such a pooler may not know.
+async fn backend(connection: &mut PgConnection) -> Result<i32, StoreError> {
+    Ok(connection.fetch_one("select pg_backend_pid()").await?.try_get(0)?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use std::{
 
 use crate::store::{Outage, StoreError};
 
+/// Bytes that have to be free before a full disk counts as mended.
+const LEAST_ROOM: u64 = 1 << 20;
+
 /// Device and inode: the same for as long as it is the same file.
 type Identity = (u64, u64);
 
@@ -66,6 +69,15 @@ impl Files {
         }
         *opened_log = log;
         Ok(())
+    }
+
+    /// Checks that there is room for more than a page or two: on a full disk the log may have that, and no more.
+    ///
+    /// # Errors
+    /// [`Outage::Full`].
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+        let is_full = rustix::fs::statvfs(&self.database).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < LEAST_ROOM);
+        if is_full { Err(StoreError::Unavailable(Outage::Full, None)) } else { Ok(()) }
     }
 
     /// Size of the write-ahead log.

@@ -245,6 +245,7 @@ impl Store for SqliteStore {
     }
 
     async fn try_writing(&self) -> Result<(), StoreError> {
+        self.files.check_room()?;
         let mut transaction = self.begin().await?;
         sqlx::query("update hub_meta set value = value where key = 'epoch'").execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)

@@ -84,6 +84,14 @@ impl Drop for TestHub {
     }
 }
 
+/// An app that is made over HTTP, where no command reaches the store.
+pub async fn admin_app(addr: SocketAddr, id: &str) -> App {
+    let body = json!({"app_id": id, "name": id});
+    let answer = send(addr, "POST", "/api/v1/admin/apps", Some(ADMIN_KEY), &[], Some(body)).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    App::new(addr, id, answer.body["api_key"].as_str().expect("a key"))
+}
+
 pub fn config(database: &Database, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Loaded::load(&Flags::default()).expect("the defaults are good").config;
     config.database.url = database.url.clone();

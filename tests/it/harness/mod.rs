@@ -5,7 +5,7 @@ pub mod callers;
 mod database;
 pub mod hub;
 pub mod ledger;
-mod postgres;
+pub mod postgres;
 pub mod process;
 pub mod receiver;
 pub mod redis;

@@ -41,13 +41,15 @@ impl HubProcess {
     }
 
     pub async fn start_at(database: &Database, addr: SocketAddr, env: &[(&str, &str)]) -> Self {
-        let mut child = command(database, &["serve", "--bind", &addr.to_string()])
-            .env("ORIVA_HUB__RATE_LIMITS__ENABLED", "false")
-            .envs(env.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
+        let mut serve = command(database, &["serve", "--bind", &addr.to_string()]);
+        serve.env("ORIVA_HUB__RATE_LIMITS__ENABLED", "false").envs(env.iter().copied());
+        Self::of(serve, addr).await
+    }
+
+    /// Runs a command that becomes a hub at this address.
+    pub async fn of(mut serve: Command, addr: SocketAddr) -> Self {
+        let serve = serve.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = serve.spawn().expect("the program starts");
         // Its log must be read: a full pipe would block the process.
         let lines = BufReader::new(child.stderr.take().expect("piped"));
         let log = Arc::new(Mutex::new(String::new()));

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -176,6 +176,8 @@ pub fn free_port() -> u16 {
 /// cable is pulled.
 pub struct Proxy {
     pub addr: SocketAddr,
+    port: Arc<AtomicU16>,
+    ended: watch::Sender<u64>,
     is_cut: Arc<AtomicBool>,
     changed: watch::Sender<()>,
 }
@@ -186,25 +188,37 @@ impl Proxy {
         let addr = listener.local_addr().expect("an address");
         let is_cut = Arc::new(AtomicBool::new(false));
         let (changed, change) = watch::channel(());
-        let cut = is_cut.clone();
+        let (ended, end) = watch::channel(0);
+        let (cut, port) = (is_cut.clone(), Arc::new(AtomicU16::new(port)));
+        let to = port.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (cut, change) = (cut.clone(), change.clone());
+                let (cut, change, to, mut end) = (cut.clone(), change.clone(), to.clone(), end.clone());
+                end.mark_unchanged();
                 tokio::spawn(async move {
-                    let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst))).await else { return };
                     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                    tokio::join!(
-                        pass_on(near_in, far_out, cut.clone(), change.clone()),
-                        pass_on(far_in, near_out, cut, change)
-                    );
+                    let both = async {
+                        tokio::join!(
+                            pass_on(near_in, far_out, cut.clone(), change.clone()),
+                            pass_on(far_in, near_out, cut, change)
+                        )
+                    };
+                    tokio::select! { _ = both => {}, _ = end.changed() => {} }
                 });
             }
         });
-        Self { addr, is_cut, changed }
+        Self { addr, port, ended, is_cut, changed }
     }
 
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
+    }
+
+    /// Leads to another port of this machine from now on, and ends all connections.
+    pub fn lead_to(&self, port: u16) {
+        self.port.store(port, Ordering::SeqCst);
+        self.ended.send_modify(|count| *count += 1);
     }
 
     pub fn cut(&self) {

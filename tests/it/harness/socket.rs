@@ -130,6 +130,14 @@ impl Socket {
         self.replayed().await
     }
 
+    /// As [`Socket::resume`], with the epoch that `after` belongs to. Returns the `resumed` frame.
+    pub async fn resume_in(&mut self, after: u64, epoch: &str) -> Value {
+        let subscribe = json!({"action": "subscribe", "event_types": ["**"], "after": after, "epoch": epoch});
+        let answer = self.ask(subscribe).await;
+        assert_eq!(answer["type"], "subscribed", "{answer}");
+        self.replayed().await.1
+    }
+
     /// Events up to the `resumed` frame.
     pub async fn replayed(&mut self) -> (Vec<Value>, Value) {
         let mut events = Vec::new();

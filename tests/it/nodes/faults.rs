@@ -114,7 +114,7 @@ async fn a_node_is_killed_under_load() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_is_restarted_under_load() {
-    let server = PostgresServer::start();
+    let server = PostgresServer::start().await;
     let database = Database::on(&server).await;
     let redis = RedisServer::start().await;
     let mut nodes = Vec::new();

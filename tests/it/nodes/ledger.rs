@@ -43,7 +43,7 @@ struct Storm {
 
 impl Storm {
     async fn start() -> Self {
-        let postgres = PostgresServer::start();
+        let postgres = PostgresServer::start().await;
         let database = Database::on(&postgres).await;
         let redis = RedisServer::start().await;
         let proxy = Proxy::to(redis.port()).await;
