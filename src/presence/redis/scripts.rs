@@ -38,31 +38,35 @@ return 1
 /// Renews a node's lease.
 ///
 /// Keys: the nodes; this node's counts. Arguments: this node, the lease in ms, the rest of a lease in ms at which a node no
-/// longer counts. Returns the number of other nodes that count, or nil where Redis does not know this one any more.
+/// longer counts. Returns the number of other nodes that count, or nil where Redis does not know this one any more. The first
+/// write is one that a Redis without memory refuses, as it would refuse the next connection's.
 pub(super) const RENEW: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not lease or tonumber(lease) <= now or redis.call('HEXISTS', KEYS[2], '') == 0 then return nil end
+redis.call('HSET', KEYS[2], '', '0')
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) or redis.call('HEXISTS', KEYS[2], '') == 0 then return nil end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return redis.call('ZCOUNT', KEYS[1], '(' .. now + ARGV[3], '+inf') - 1
 ";
 
-/// Begins a node's lease under a new name, and ends those of its earlier names. The counts get a field with an empty name
+/// Begins a node's lease under a new name, and ends those of its earlier names. The first write is one that a Redis without
+/// memory refuses. The counts get a field with an empty name
 /// that is always there: so counts that Redis lost can be told from counts that are empty.
 ///
 /// Keys: the nodes; its counts; the counts under its earlier names. Arguments: its name, the lease in ms, its earlier names.
 pub(super) const REGISTER: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[2], '', '0')
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
 for n = 3, #KEYS do
     redis.call('ZREM', KEYS[1], ARGV[n])
     redis.call('UNLINK', KEYS[n])
 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-redis.call('HSET', KEYS[2], '', '0')
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1
 ";
 

@@ -135,7 +135,7 @@ async fn a_redis_with_a_password_and_one_with_tls_serve_as_well() {
             let url = format!("redis://:s3cret%3A%2F%40@127.0.0.1:{}", redis.port());
             (redis, url, String::new())
         };
-        let env = [("REDIS_URL", &*url), ("SSL_CERT_FILE", &*trusted)];
+        let env = [("REDIS_URL", &*url), ("ORIVA_HUB__REDIS__CA_FILE", &*trusted)];
         let env = if is_tls { &env[..] } else { &env[..1] };
         let nodes = [HubProcess::start(&database, env).await, HubProcess::start(&database, env).await];
         let app = crate::harness::process::create_app(&database, nodes[0].addr, "a", false);

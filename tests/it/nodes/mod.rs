@@ -6,6 +6,7 @@ mod faults;
 mod ledger;
 mod places;
 mod proxy;
+mod rights;
 mod store;
 
 use std::net::SocketAddr;
