@@ -61,10 +61,13 @@ impl Drop for Balancer {
     }
 }
 
-/// Behind a load balancer events come in order, and no client loses anything while each node restarts in turn.
+/// Behind a load balancer events come in order, no client loses anything while each node restarts in turn, and no request fails.
 async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
-    let window =
-        [("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "2"), ("ORIVA_HUB__SERVER__TRUSTED_PROXIES", "127.0.0.1/32")];
+    let window = [
+        ("ORIVA_HUB__SERVER__DRAIN_DELAY_SECONDS", "3"),
+        ("ORIVA_HUB__SERVER__SHUTDOWN_TIMEOUT_SECONDS", "3"),
+        ("ORIVA_HUB__SERVER__TRUSTED_PROXIES", "127.0.0.1/32"),
+    ];
     let mut hub = Nodes::start_with(3, &window).await;
     let balancer = Balancer::start(&hub, example, run).await;
     let app = hub.app.at(balancer.addr);
@@ -87,16 +90,15 @@ async fn serves_and_survives_restarts(example: &str, run: &[&str]) {
         old.signal("-TERM");
         assert_eq!(old.exit_code().await, Some(0));
         let url = hub.redis.url();
-        let env = [("REDIS_URL", &*url), window[0], window[1]];
+        let env = [("REDIS_URL", &*url), window[0], window[1], window[2]];
         hub.nodes.push(crate::harness::HubProcess::start_at(&hub.database, addr, &env).await);
     }
     let ledger = load.stop().await;
-    let refused = ledger.refused();
-    assert!(refused.iter().all(|status| [502, 503].contains(status)), "{refused:?}");
+    assert_eq!((ledger.refused(), ledger.unanswered()), (Vec::new(), 0), "no request fails");
     assert!(watchers.iter().any(|watcher| watcher.connections() > 1), "some came back");
     let count = settle(&ledger, &watchers).await;
     origins_are_known(&hub, &balancer, &app).await;
-    eprintln!("{example}: {count} events, {} refused, {} unanswered", refused.len(), ledger.unanswered());
+    eprintln!("{example}: {count} events");
 }
 
 /// The audit log names the client that the balancer saw: neither the balancer, nor an address that the client claims.
