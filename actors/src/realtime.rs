@@ -235,6 +235,12 @@ impl Realtime {
         self.shards.first().is_some_and(|shard| shard.context().config.compress_from.is_some())
     }
 
+    /// Makes a registry panic.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn panic_registry(&self) {
+        self.shards[0].registry().do_send(crate::registry::messages::PanicRegistry);
+    }
+
     /// Makes the session of a stream panic.
     #[cfg(any(test, feature = "testing"))]
     pub fn panic_session(&self, stream: StreamKey) {

@@ -381,3 +381,12 @@ impl Handler<messages::PanicSession> for Registry {
         }
     }
 }
+
+#[cfg(any(test, feature = "testing"))]
+impl Handler<messages::PanicRegistry> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: messages::PanicRegistry, _: &mut Self::Context) {
+        panic!("the registry was told to panic");
+    }
+}

@@ -61,7 +61,11 @@ impl Shard {
             registry
         };
         arbiter.spawn(shard.registry.clone().keep_running("registry", tasks.clone(), rebuild));
-        arbiter.spawn(pass_on_resyncs(shard.registry.clone(), shard.needs_resync.clone()));
+        let (tasks, registry, needs_resync) = (tasks.clone(), shard.registry.clone(), shard.needs_resync.clone());
+        arbiter.spawn(async move {
+            let build = || pass_on_resyncs(registry.clone(), needs_resync.clone());
+            tasks.keep_running("resyncs", build).await;
+        });
         shard
     }
 

@@ -26,6 +26,8 @@ const ACTOR_CHECK: Duration = Duration::from_millis(250);
 #[derive(Clone, Default)]
 pub struct Tasks {
     down: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    #[cfg(any(test, feature = "testing"))]
+    poisons: Arc<Mutex<BTreeMap<&'static str, Arc<tokio::sync::Notify>>>>,
 }
 
 impl Tasks {
@@ -55,6 +57,30 @@ impl Tasks {
         }
     }
 
+    /// The names of all tasks that were started, actors apart.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        self.poisons.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Makes a task panic where it waits, to prove that it is restarted.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn poison(&self, name: &str) {
+        if let Some(poison) = self.poisons.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
+            poison.notify_one();
+        }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    async fn poisonable(&self, name: &'static str, task: impl Future<Output = ()>) {
+        let poison = self.poisons.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
+        tokio::select! {
+            () = task => {}
+            () = poison.notified() => panic!("{name} was told to panic"),
+        }
+    }
+
     /// Runs what `build` makes, and runs it anew after every panic, with backoff. Returns when it ends by itself.
     pub async fn keep_running<F: Future<Output = ()>>(&self, name: &'static str, mut build: impl FnMut() -> F) {
         metrics::counter!(metric_names::TASK_RESTARTS, "task" => name).increment(0);
@@ -62,7 +88,10 @@ impl Tasks {
         let mut pause = FIRST_PAUSE;
         loop {
             let started = Instant::now();
-            let task = AssertUnwindSafe(build()).catch_unwind();
+            let task = build();
+            #[cfg(any(test, feature = "testing"))]
+            let task = self.poisonable(name, task);
+            let task = AssertUnwindSafe(task).catch_unwind();
             tokio::pin!(task);
             let outcome = if is_down {
                 tokio::select! {

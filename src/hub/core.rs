@@ -164,6 +164,20 @@ impl Hub {
         }
     }
 
+    /// The long-lived tasks.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// What delivers to webhooks.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn webhooks(&self) -> &oriva_hub_actors::Webhooks {
+        &self.webhooks.actors
+    }
+
     /// Whether the store takes writes.
     #[must_use]
     pub fn write_state(&self) -> WriteState {

@@ -66,7 +66,10 @@ impl WriteState {
         let mut state = self.state();
         let is_stuck = state.oldest.is_some_and(|oldest| oldest.elapsed() > STUCK);
         if is_stuck && !std::mem::replace(&mut state.was_told_stuck, true) {
-            tracing::warn!("a write waits for more than {} s: the store is slow, or somebody holds a lock", STUCK.as_secs());
+            tracing::warn!(
+                "a write waits for more than {} s: the store is slow, or somebody holds a lock",
+                STUCK.as_secs()
+            );
         }
         state.outage.is_none() && !is_stuck
     }

@@ -27,7 +27,8 @@ use super::{connection::Connection, error::ServeError};
 use crate::{
     config::Config,
     http::{
-        KEEP_ALIVE, MaxBodyBytes, OwnTls, PendingAnswers, TrustedProxies, admission, openapi, request_context, routes, stream,
+        KEEP_ALIVE, MaxBodyBytes, OwnTls, PendingAnswers, TrustedProxies, admission, openapi, request_context, routes,
+        stream,
     },
     hub::Hub,
 };

@@ -22,7 +22,9 @@ pub enum StoreError {
     #[error("transactions in each other's way")]
     Contended,
     /// The store lost what it had committed: its last commits that this node knows of are gone.
-    #[error("the database lost committed events: it came back older than it was (a failover, or a crash without fsync)")]
+    #[error(
+        "the database lost committed events: it came back older than it was (a failover, or a crash without fsync)"
+    )]
     WentBack,
     /// The schema is older than this program.
     #[error("schema is not up to date: run `oriva-hub migrate`")]

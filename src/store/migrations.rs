@@ -28,8 +28,10 @@ mod tests {
             [("postgres", super::super::postgres::MIGRATION_FILES), ("sqlite", super::super::sqlite::MIGRATION_FILES)]
         {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
-            let mut found: Vec<_> =
-                std::fs::read_dir(&path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+            let mut found: Vec<_> = std::fs::read_dir(&path)
+                .unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .collect();
             found.sort_unstable();
             let built_in: Vec<_> = files.iter().map(|(name, _)| format!("{name}.sql")).collect();
             assert_eq!(found, built_in, "{folder}");

@@ -34,8 +34,8 @@ pub use append::{
     Appended, Create, CreateBatch, Delete, DuplicateExternalId, Expire, IdempotencyClaim, KeyedOperation, KeyedOutcome,
     Operation, Origin, Outcome, Progress, Publish, PublishBatch, ReadAll, Submission, Work,
 };
-pub use error::{Cause, Outage, StoreError};
 pub use audit::{AuditEntry, AuditFilter, AuditStore};
+pub use error::{Cause, Outage, StoreError};
 pub use event::NewEvent;
 pub use model::{
     ApiKey, App, AppChange, Audit, EventFilter, EventPage, EventPosition, LimitOverrides, NewApp, NewKey, PageRequest,

@@ -41,7 +41,8 @@ pub fn init(log: &Log) -> Logging {
     // A panic's own message would go to standard error without the queue.
     panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
-        let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured).then(|| backtrace.to_string());
+        let backtrace =
+            (backtrace.status() == std::backtrace::BacktraceStatus::Captured).then(|| backtrace.to_string());
         tracing::error!(
             message = panic.payload_as_str().unwrap_or("panicked"),
             at = panic.location().map(tracing::field::display),

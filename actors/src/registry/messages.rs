@@ -86,6 +86,12 @@ pub(crate) struct StopAccepting;
 #[rtype(result = "RegistryState")]
 pub(crate) struct Observe;
 
+/// Makes the registry panic, to prove that it is rebuilt.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct PanicRegistry;
+
 /// Makes a session panic, to prove that nobody else is affected.
 #[cfg(any(test, feature = "testing"))]
 #[derive(Message)]

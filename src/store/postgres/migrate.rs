@@ -21,7 +21,8 @@ static MIGRATIONS: LazyLock<Migrator> =
 
 /// SHA-384 of `0001_hub` as it was first released. That text also made the roles, which an owner without CREATEROLE cannot
 /// do, even where they exist. What it did besides is the same, so it counts as the same migration.
-const FIRST_0001: [u8; 48] = hex(b"8d67b3486e5b6332eea257448a1244e104182ea3f9b6e22d1ffd71397c71464a9b5603ccf05d4d30201775275bba4c44");
+const FIRST_0001: [u8; 48] =
+    hex(b"8d67b3486e5b6332eea257448a1244e104182ea3f9b6e22d1ffd71397c71464a9b5603ccf05d4d30201775275bba4c44");
 
 /// The roles that the hub's connections take on.
 const ROLES: [&str; 2] = ["oriva_hub_service", "oriva_hub_tenant"];
@@ -63,7 +64,15 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<Vec<String>, S
     if facts.is_read_only || facts.is_standby {
         return Err(StoreError::Unavailable(Outage::ReadOnly, None));
     }
-    owner.execute(format!("set statement_timeout = 0; set lock_timeout = 0; set search_path = {}", session::search_path(options)).as_str()).await?;
+    owner
+        .execute(
+            format!(
+                "set statement_timeout = 0; set lock_timeout = 0; set search_path = {}",
+                session::search_path(options)
+            )
+            .as_str(),
+        )
+        .await?;
     // It ends with the connection.
     sqlx_pg::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut owner).await?;
     let login = options.get_username();

@@ -97,7 +97,14 @@ impl PostgresStore {
     /// # Errors
     /// Where the database cannot be asked.
     pub async fn settings(&self) -> Result<Vec<String>, StoreError> {
-        let names = ["synchronous_commit", "default_transaction_isolation", "search_path", "row_security", "jit", "statement_timeout"];
+        let names = [
+            "synchronous_commit",
+            "default_transaction_isolation",
+            "search_path",
+            "row_security",
+            "jit",
+            "statement_timeout",
+        ];
         let query = names.map(|name| format!("current_setting('{name}')")).join(", ");
         let row = self.query_one(Statement::new(format!("select array[{query}]"))).await?;
         row.texts(0)
@@ -121,11 +128,7 @@ impl SqlStore for PostgresStore {
         Ok(transaction)
     }
 
-    async fn begin_read_at(
-        &self,
-        tenant: &StreamKey,
-        stream: &StreamKey,
-    ) -> Result<(Transaction, Offset), StoreError> {
+    async fn begin_read_at(&self, tenant: &StreamKey, stream: &StreamKey) -> Result<(Transaction, Offset), StoreError> {
         let mut transaction = self.connections.begin(BEGIN_READ).await?;
         // The head is read by the same statement: the statement still runs as the hub, and costs no round trip more.
         let head = ", (select last_offset from streams where kind = $3 and key = $4)";

@@ -264,7 +264,12 @@ impl Connections {
         allowance.ask_at = Some(Instant::now() + ASK_AGAIN);
         if !std::mem::replace(&mut allowance.was_told, true) {
             let (wanted, error) = (allowance.wanted, error as &dyn std::error::Error);
-            tracing::warn!(open, wanted, error, "fewer connections than database.max_connections; the hub makes do with them");
+            tracing::warn!(
+                open,
+                wanted,
+                error,
+                "fewer connections than database.max_connections; the hub makes do with them"
+            );
         }
     }
 

@@ -26,11 +26,10 @@ impl DeliveryQueue for PostgresStore {
         now: Timestamp,
     ) -> Result<Option<Claimed>, StoreError> {
         let mut transaction = self.begin_write().await?;
-        let row =
-            sqlx_pg::query(&format!("select {WEBHOOK} from app_webhooks where id = $1 and is_active"))
-                .bind(id.0)
-                .fetch_optional(&mut *transaction)
-                .await?;
+        let row = sqlx_pg::query(&format!("select {WEBHOOK} from app_webhooks where id = $1 and is_active"))
+            .bind(id.0)
+            .fetch_optional(&mut *transaction)
+            .await?;
         let Some(row) = row else { return Ok(None) };
         let webhook = webhook_from_row(&row)?;
         let rows = sqlx_pg::query(&format!(

@@ -96,7 +96,11 @@ impl RetentionStore for PostgresStore {
             "update notification_state set expires_at = $2 where notification_id = any($1)",
             "update platform_notifications set expires_at = $2 where id = any($1)",
         ] {
-            sqlx_pg::query(statement).bind(&endless).bind(range.before.as_datetime()).execute(&mut *transaction).await?;
+            sqlx_pg::query(statement)
+                .bind(&endless)
+                .bind(range.before.as_datetime())
+                .execute(&mut *transaction)
+                .await?;
         }
         transaction.commit().await?;
         Ok(Step { last: looked_at.last().map(|(id, _)| *id), done: endless.len() as u64 })
@@ -127,13 +131,11 @@ impl RetentionStore for PostgresStore {
         let Some((id, ids)) = begun else { return Ok(None) };
         // Under the lock: whoever finishes it deletes them afterwards, and an object is never written again with less.
         let object = table.object(json_value);
-        let lines: Vec<String> = sqlx_pg::query_scalar(&format!(
-            "select {object} from {} where id = any($1) order by id",
-            table.table()
-        ))
-        .bind(unpack(&ids))
-        .fetch_all(&mut *transaction)
-        .await?;
+        let lines: Vec<String> =
+            sqlx_pg::query_scalar(&format!("select {object} from {} where id = any($1) order by id", table.table()))
+                .bind(unpack(&ids))
+                .fetch_all(&mut *transaction)
+                .await?;
         transaction.commit().await?;
         Ok(Some(Export::new(id, table, &lines)))
     }

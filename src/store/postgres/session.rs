@@ -16,14 +16,37 @@ const OLDEST_VERSION: i32 = 140_000;
 
 /// Parameters of a URL that the driver knows.
 const PARAMETERS: [&str; 19] = [
-    "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key",
-    "statement-cache-capacity", "host", "hostaddr", "port", "dbname", "user", "password", "application_name", "options",
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
     "search_path",
 ];
 /// Parameters of libpq whose absence changes nothing that the hub relies on.
 const PASSED_OVER: [&str; 9] = [
-    "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-    "gssencmode", "fallback_application_name", "sslcompression",
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+    "gssencmode",
+    "fallback_application_name",
+    "sslcompression",
 ];
 /// Parameters that name a file.
 const FILES: [&str; 7] = ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
@@ -35,7 +58,9 @@ const FILES: [&str; 7] = ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "
 pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let mut parsed = Url::parse(url).map_err(|error| StoreError::Url(format!("{error}{}", hint(url))))?;
     if parsed.host_str().is_some_and(|host| host.contains(',')) {
-        return Err(StoreError::Url("several hosts are not supported: give one address that leads to the primary".into()));
+        return Err(StoreError::Url(
+            "several hosts are not supported: give one address that leads to the primary".into(),
+        ));
     }
     let mut kept = Vec::new();
     for (name, value) in parsed.query_pairs() {
@@ -62,10 +87,8 @@ pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     if !kept.is_empty() {
         parsed.query_pairs_mut().extend_pairs(&kept);
     }
-    let options: PgConnectOptions = parsed
-        .as_str()
-        .parse()
-        .map_err(|error: sqlx_pg::Error| StoreError::Url(format!("{error}{}", hint(url))))?;
+    let options: PgConnectOptions =
+        parsed.as_str().parse().map_err(|error: sqlx_pg::Error| StoreError::Url(format!("{error}{}", hint(url))))?;
     // Not sent at the start of a connection, because PgBouncer refuses what it does not know there. No float is read.
     Ok(options.application_name("oriva-hub").extra_float_digits(None))
 }

@@ -239,8 +239,7 @@ impl Store for SqliteStore {
     async fn renew_epoch(&self, expected: Option<&str>) -> Result<Arc<str>, StoreError> {
         let renew = "update hub_meta set value = case when value = coalesce(?2, value) then ?1 else value end \
                      where key = 'epoch' returning value";
-        let epoch: String =
-            sqlx::query_scalar(renew).bind(new_epoch()).bind(expected).fetch_one(&self.writer).await?;
+        let epoch: String = sqlx::query_scalar(renew).bind(new_epoch()).bind(expected).fetch_one(&self.writer).await?;
         Ok(epoch.into())
     }
 

@@ -39,10 +39,7 @@ async fn template() {
         .get_or_init(|| async {
             let mut admin = PgConnection::connect(&format!("{}/postgres", server())).await.expect("PostgreSQL answers");
             // An earlier run on the same server may have left it.
-            admin
-                .execute(format!("drop database if exists {TEMPLATE} with (force)").as_str())
-                .await
-                .expect("drop");
+            admin.execute(format!("drop database if exists {TEMPLATE} with (force)").as_str()).await.expect("drop");
             admin.execute(format!("create database {TEMPLATE}").as_str()).await.expect("create");
             let store = PostgresStore::new(&format!("{}/{TEMPLATE}", server()), 2).expect("url");
             store.migrate().await.expect("migrate");

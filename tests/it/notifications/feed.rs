@@ -304,10 +304,7 @@ async fn a_feed_and_its_expiries_are_read_by_index(backend: Backend) {
             connection.execute("analyze").await.unwrap();
             for (sql, index) in [(run, "notification_state_feed"), (due, "notification_state_due")] {
                 let sql = sql.replace("{now}", "now()").replace("{id}", "'00000000-0000-0000-0000-000000000000'");
-                let rows = sqlx_pg::query(&format!("explain {sql}"))
-                    .fetch_all(&mut connection)
-                    .await
-                    .unwrap();
+                let rows = sqlx_pg::query(&format!("explain {sql}")).fetch_all(&mut connection).await.unwrap();
                 let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
                 let plan = plan.join("\n");
                 assert!(plan.contains(index) && !plan.contains("Sort"), "{plan}");

@@ -79,7 +79,8 @@ async fn a_database_that_went_back_has_another_epoch() {
     }
     eventually("the standby has it", async || {
         let mut copy = standby.superuser("hub").await;
-        let count: i64 = sqlx_pg::query_scalar("select count(*) from platform_events").fetch_one(&mut copy).await.unwrap();
+        let count: i64 =
+            sqlx_pg::query_scalar("select count(*) from platform_events").fetch_one(&mut copy).await.unwrap();
         count == 3
     })
     .await;
@@ -225,7 +226,8 @@ impl PgBouncer {
         );
         std::fs::write(&file, settings).unwrap();
         let mut run = crate::harness::postgres::command("/usr/sbin/pgbouncer".as_ref());
-        let child = run.arg(&file).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let child =
+            run.arg(&file).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         eventually("it listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
         Self { child, port, _folder: folder }
     }
@@ -284,7 +286,10 @@ async fn a_hub_that_does_not_start_says_why() {
         for part in parts {
             assert!(said.contains(part), "{url}: {said}");
         }
-        assert!(!said.contains("run `oriva-hub migrate`") || parts.iter().any(|part| part.contains("migrate")), "{said}");
+        assert!(
+            !said.contains("run `oriva-hub migrate`") || parts.iter().any(|part| part.contains("migrate")),
+            "{said}"
+        );
     };
     server.sql("create role stranger login; create role guest login password 'right'; create database empty").await;
     server.require_password("guest").await;

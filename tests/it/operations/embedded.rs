@@ -24,12 +24,14 @@ async fn on_small_disk(database: &Database, size: &str) -> (HubProcess, PathBuf)
     let url = format!("sqlite://{}/hub.db", disk.display());
     let serve = command(database, &["serve", "--bind", &addr.to_string(), "--database-url", &url]);
     let mut unshare = Command::new("unshare");
-    unshare.args(["--map-root-user", "--mount", "sh", "-c"]).arg(format!(
-        "mount -t tmpfs -o size={size} none {} && exec \"$0\" \"$@\"",
-        disk.display()
-    ));
+    unshare
+        .args(["--map-root-user", "--mount", "sh", "-c"])
+        .arg(format!("mount -t tmpfs -o size={size} none {} && exec \"$0\" \"$@\"", disk.display()));
     unshare.arg(serve.get_program()).args(serve.get_args());
-    unshare.env_clear().envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("PATH", "/usr/bin:/bin");
+    unshare
+        .env_clear()
+        .envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("PATH", "/usr/bin:/bin");
     unshare.env("ORIVA_HUB__RATE_LIMITS__ENABLED", "false").current_dir(database.folder.path());
     let hub = HubProcess::of(unshare, addr).await;
     let seen = PathBuf::from(format!("/proc/{}/root{}", hub.child.id(), disk.display()));

@@ -4,6 +4,7 @@ mod database;
 mod embedded;
 mod migrations;
 mod stop;
+mod supervision;
 
 use std::net::SocketAddr;
 
