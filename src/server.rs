@@ -2,6 +2,7 @@
 //! `.run_until_stopped(stop)`.
 
 mod build;
+mod checkup;
 mod connection;
 mod drain;
 mod error;
@@ -36,6 +37,7 @@ use crate::{
 
 use self::drain::Windows;
 pub use build::{check_parts, open_store};
+pub use checkup::{Finding, Verdict, examine};
 pub use error::ServeError;
 pub use http::api_document;
 

@@ -3,7 +3,11 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{CliError, say};
+use super::{
+    CliError,
+    doctor::{self, DoctorArgs},
+    say,
+};
 use crate::{
     config::{Loaded, Secrets},
     server,
@@ -14,15 +18,22 @@ pub(super) enum ConfigCommand {
     /// Print all settings with their sources; secrets are masked
     Show,
     /// Check the settings: exit with 0, or print one line and exit with 2
-    Check,
+    Check {
+        /// Also look at the store, Redis and all else that doctor looks at; exit with 1 if something is bad
+        #[arg(long)]
+        connect: bool,
+    },
 }
 
-pub(super) fn run(command: &ConfigCommand, loaded: &Loaded, as_json: bool) -> Result<(), CliError> {
+pub(super) async fn run(command: &ConfigCommand, loaded: &Loaded, as_json: bool) -> Result<(), CliError> {
     match command {
         // Reading the settings has checked them. What is left are the files that they name.
-        ConfigCommand::Check => {
+        ConfigCommand::Check { connect } => {
             server::check_parts(&loaded.config)?;
             Secrets::check(&loaded.config)?;
+            if *connect {
+                return doctor::run(&DoctorArgs::default(), &loaded.config, as_json).await;
+            }
             if as_json {
                 say(json!({"ok": true}))?;
             }

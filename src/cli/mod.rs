@@ -3,14 +3,18 @@
 mod apps;
 mod archive;
 mod config;
+mod doctor;
 mod health;
+mod send;
 mod serve;
 mod shell;
 mod stop;
 mod tokens;
 mod watch;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -30,7 +34,8 @@ Environment:
   DATABASE_URL, REDIS_URL  database.url and redis.url
   RUST_LOG                 log.level
   NAME_FILE                a file with the value of DATABASE_URL, REDIS_URL or a secret of auth, instead of NAME
-  ORIVA_HUB_TOKEN          the credential of watch
+  ORIVA_HUB_TOKEN          the credential of watch, publish and notify
+  ORIVA_HUB_APP            the app of publish and notify
   OTEL_*                   what the exporter of traces heeds
 
 Flags win over the environment, that over the file of --config, that over the defaults; `config show` says what counts.
@@ -91,8 +96,14 @@ enum Command {
     Archive(archive::ArchiveArgs),
     /// Print a stream's frames, one JSON object for each line; reconnects and resumes by itself
     Watch(watch::WatchArgs),
+    /// Publish an event, or one for each line of standard input
+    Publish(send::PublishArgs),
+    /// Create a notification, or one for each line of standard input
+    Notify(send::NotifyArgs),
     /// Ask a node whether it serves requests; exit with 1 if it does not
     Health(health::HealthArgs),
+    /// Look at store, Redis, secrets, files and address, and say what to do; exit with 1 if something is bad
+    Doctor(doctor::DoctorArgs),
     /// Show or check the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -185,6 +196,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     let command = match command {
         Command::Watch(args) => return watch::run(args).await,
         Command::Health(args) => return health::run(&args, global.json).await,
+        Command::Publish(args) => return send::publish(args, global.json).await,
+        Command::Notify(args) => return send::notify(args, global.json).await,
         Command::Completions(args) => {
             return shell::completions(&args);
         }
@@ -222,8 +235,15 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Key(command) => apps::run_key(command, &loaded.config, json).await,
         Command::Token(command) => tokens::run(command, &loaded.config, json).await,
         Command::Archive(args) => archive::run(&args, &loaded.config, json).await,
-        Command::Config(command) => config::run(&command, &loaded, json),
-        Command::Watch(_) | Command::Health(_) | Command::Completions(_) | Command::Man(_) | Command::Openapi => Ok(()),
+        Command::Config(command) => config::run(&command, &loaded, json).await,
+        Command::Doctor(args) => doctor::run(&args, &loaded.config, json).await,
+        Command::Watch(_)
+        | Command::Publish(_)
+        | Command::Notify(_)
+        | Command::Health(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Openapi => Ok(()),
     }
 }
 
@@ -267,6 +287,11 @@ fn say(line: impl std::fmt::Display) -> Result<(), CliError> {
 fn print_error(line: impl std::fmt::Display) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "oriva-hub: {line}");
+}
+
+/// Pauses between attempts at a hub that is away: longer and longer, up to 20 s.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default().with_jitter().with_max_delay(Duration::from_secs(20)).without_max_times().build()
 }
 
 /// The actor that audit rows name for a command.

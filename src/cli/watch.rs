@@ -15,7 +15,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
-use super::{CliError, print_error, say};
+use super::{CliError, pauses, print_error, say};
 
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
@@ -58,9 +58,6 @@ enum End {
 pub(super) async fn run(args: WatchArgs) -> Result<(), CliError> {
     let request = request(&args)?;
     let mut position = Position { after: args.after, ..Position::default() };
-    let pauses = || {
-        ExponentialBuilder::default().with_jitter().with_max_delay(Duration::from_secs(20)).without_max_times().build()
-    };
     // For too many connections (contract §5).
     let slow_pauses = || {
         let (first, last) = (Duration::from_secs(15), Duration::from_secs(300));

@@ -110,6 +110,59 @@ impl RedisClient {
         self.changed.notified().await;
     }
 
+    /// Tries every command that the hub needs, on names that only this uses.
+    ///
+    /// # Errors
+    /// Which command failed, and why, with what to do.
+    pub async fn examine(&self) -> Result<RedisFacts, String> {
+        let (pushes, _pushed) = push_queue();
+        let connected = self.connect(pushes, || {}).await;
+        let RedisConnections { mut commands, subscriber, .. } =
+            connected.map_err(|error| format!("cannot connect: {error}"))?;
+        let (one, many) = (self.name("one"), self.name_together("many"));
+        let (set, channel) = (self.name_together("set"), self.name("channel"));
+        for line in [
+            format!("SET {one} 1 PX 10000"),
+            format!("GET {one}"),
+            format!("PTTL {one}"),
+            format!("HSET {many} a 1"),
+            format!("HGET {many} a"),
+            format!("HEXISTS {many} a"),
+            format!("HSCAN {many} 0"),
+            format!("HDEL {many} b"),
+            format!("PEXPIRE {many} 10000"),
+            format!("ZADD {set} 1 a"),
+            format!("ZSCORE {set} a"),
+            format!("ZRANGE {set} 0 -1"),
+            format!("ZRANGEBYSCORE {set} 0 1"),
+            format!("ZREMRANGEBYSCORE {set} 5 6"),
+            format!("ZCOUNT {set} 0 1"),
+            format!("ZREM {set} a"),
+            format!("EVAL return(redis.call('TIME')) 1 {set}"),
+            "TIME".to_owned(),
+            "PING".to_owned(),
+            "UNWATCH".to_owned(),
+            format!("UNLINK {one}"),
+            format!("UNLINK {many}"),
+            format!("UNLINK {set}"),
+        ] {
+            let mut words = line.split(' ');
+            let name = words.next().unwrap_or_default().to_owned();
+            let mut command = redis::cmd(&name);
+            words.for_each(|word| {
+                command.arg(word);
+            });
+            command.query_async::<redis::Value>(&mut commands).await.map_err(|error| advice(&name, &error))?;
+        }
+        let channels = [channel.clone()];
+        subscriber.subscribe(&channels).await.map_err(|error| advice("SUBSCRIBE", &error))?;
+        commands.publish(&[(channel, Vec::new())]).await.map_err(|error| advice("PUBLISH", &error))?;
+        subscriber.unsubscribe(&channels).await.map_err(|error| advice("UNSUBSCRIBE", &error))?;
+        let about: String =
+            redis::cmd("INFO").query_async(&mut commands).await.map_err(|error| advice("INFO", &error))?;
+        Ok(RedisFacts::read(&about))
+    }
+
     /// Opens new connections. Pub/sub messages go to `pushes`; `dropped` is called for each one that does not fit there.
     ///
     /// # Errors
@@ -166,6 +219,39 @@ impl RedisClient {
             subscriber: Subscriber::Single(client.get_multiplexed_async_connection_with_config(&config).await?),
         })
     }
+}
+
+/// What a Redis says of itself, for its operator.
+#[derive(Debug, Clone)]
+pub struct RedisFacts {
+    /// Its version.
+    pub server: String,
+    /// What works, and should be looked at, each with what to do.
+    pub concerns: Vec<String>,
+}
+
+impl RedisFacts {
+    fn read(about: &str) -> Self {
+        let value = |name: &str| about.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        let mut concerns = Vec::new();
+        if value("maxmemory:") != "0" && value("maxmemory_policy:") != "noeviction" {
+            let policy = value("maxmemory_policy:");
+            concerns.push(format!(
+                "maxmemory-policy is {policy}, which forgets counts when memory is short: use noeviction"
+            ));
+        }
+        if value("role:") == "slave" {
+            concerns.push("it is a replica, which takes no writes: lead redis.url to its primary".to_owned());
+        }
+        Self { server: format!("Redis {}", value("redis_version:")), concerns }
+    }
+}
+
+/// Why a command failed, and what to do.
+fn advice(command: &str, error: &RedisError) -> String {
+    let advice =
+        if error.code() == Some("NOPERM") { ": give the user the rights of docs/LOAD_BALANCING.md" } else { "" };
+    format!("{command} fails: {error}{advice}")
 }
 
 /// Without Nagle's algorithm: over TLS a message is several records, and the last would wait for an acknowledgement.

@@ -51,9 +51,8 @@ pub(super) async fn greet(hub: &Hub, config: &Config, addr: SocketAddr) -> Resul
 
   2. In a third, publish an event and see it arrive:
 
-      curl -sS -X POST {url}/api/v1/apps/demo/events \
-        -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \
-        -d '{{"user_id": "alice", "event_category": "session", "event_type": "started", "entity_type": "session", "entity_id": "s-1"}}'
+      {program} publish --url {url} --token {key} --app demo \
+        --user alice --type session.started --entity session:s-1
 "#
     );
     if let Err(error) = printed {

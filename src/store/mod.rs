@@ -71,6 +71,17 @@ pub struct Pool {
     pub idle: u32,
 }
 
+/// What a store says of itself, for its operator.
+#[derive(Debug, Clone)]
+pub struct StoreFacts {
+    /// Which database, and which version.
+    pub server: String,
+    /// The time by the database's clock; `None` if it has no other clock than the node.
+    pub now: Option<Timestamp>,
+    /// What works, and should be looked at, each with what to do.
+    pub concerns: Vec<String>,
+}
+
 /// Writing: operations, the events that tell of them, and the offsets of both streams of each event.
 #[async_trait]
 pub trait EventStore: Send + Sync {
@@ -412,6 +423,9 @@ pub trait Store:
     /// # Errors
     /// Why nothing can be written.
     async fn try_writing(&self) -> Result<(), StoreError>;
+
+    /// What the store says of itself. `connections`: as many as a hub wants.
+    async fn facts(&self, connections: u32) -> Result<StoreFacts, StoreError>;
 
     /// Size of the write-ahead log, where the store has one of its own.
     fn log_bytes(&self) -> Option<u64> {

@@ -5,6 +5,7 @@ mod chart;
 mod fleet;
 mod floor;
 mod http;
+mod ledger;
 mod measure;
 mod publish;
 mod report;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9090")]
         bind: SocketAddr,
     },
+    /// Keeps account of everything that is accepted while its operator breaks the installation, and says what was lost
+    Ledger(Box<ledger::LedgerArgs>),
     /// Puts two reports side by side
     Compare { a: PathBuf, b: PathBuf },
 }
@@ -111,6 +114,7 @@ struct RunArgs {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => measured(&args),
+        Command::Ledger(args) => runtime(2).and_then(|runtime| runtime.block_on(ledger::run(&args))),
         Command::Floor { bind } => floor::run(bind).map_err(Failure::from),
         Command::Compare { a, b } => Report::read(&a).and_then(|a| {
             report::compare(&a, &Report::read(&b)?);
@@ -126,11 +130,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn measured(args: &RunArgs) -> Result<(), Failure> {
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
     let _ = rlimit::increase_nofile_limit(1 << 20);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(args.threads.max(1)).enable_all().build()?;
-    let report = runtime.block_on(scenarios::run(args))?;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build()?)
+}
+
+fn measured(args: &RunArgs) -> Result<(), Failure> {
+    let report = runtime(args.threads)?.block_on(scenarios::run(args))?;
     report.print();
     if let Some(path) = &args.json {
         report.write(path)?;

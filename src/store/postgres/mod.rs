@@ -32,7 +32,7 @@ pub use session::options;
 use told::LastTold;
 
 use super::{
-    Outage, Pool, Store, StoreError, new_epoch,
+    Outage, Pool, Store, StoreError, StoreFacts, new_epoch,
     sql::{
         dialect::{Dialect as _, SqlRow as _, SqlStore},
         events::head_query,
@@ -43,6 +43,17 @@ use super::{
 
 /// All queries of a reading transaction see the database at one moment, so lists, totals and counts agree.
 const BEGIN_READ: &str = "begin isolation level repeatable read, read only";
+
+/// Version, time, whether it syncs, whether the login overrides row level security, and the connections that are free for it.
+const FACTS: &str = "select current_setting('server_version'), clock_timestamp(), current_setting('fsync') = 'on', \
+    login.rolsuper or login.rolbypassrls or exists (select from pg_tables where tableowner = session_user \
+    and schemaname = current_schema()), \
+    greatest(least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int \
+    - count(*) filter (where activity.backend_type = 'client backend'), \
+    case when login.rolconnlimit < 0 then 1000000 else login.rolconnlimit end \
+    - count(*) filter (where activity.usename = session_user)), 0)::int \
+    from pg_roles login, pg_stat_activity activity where login.rolname = session_user \
+    group by login.rolsuper, login.rolbypassrls, login.rolconnlimit";
 
 /// A query after which a transaction sees this stream's holder's rows and no others. It has two parameters and three
 /// columns; `column` is one more. `None` for work of the hub itself: broadcasts belong to nobody.
@@ -209,6 +220,28 @@ impl Store for PostgresStore {
         let query = Statement::new("update hub_meta set value = value where key = 'epoch'");
         Postgres::execute(&mut transaction, query).await?;
         transaction.commit().await
+    }
+
+    async fn facts(&self, connections: u32) -> Result<StoreFacts, StoreError> {
+        let row = self.query_one(Statement::new(FACTS)).await?;
+        let login = self.options.get_username();
+        let mut concerns = Vec::new();
+        if !row.flag(2)? {
+            concerns.push("fsync is off: a power cut loses what was acknowledged: turn it on".to_owned());
+        }
+        if row.flag(3)? {
+            concerns
+                .push(format!("the login {login} overrides row level security: let the hub use one that owns nothing"));
+        }
+        let free = row.int(4)?;
+        // A hub that runs has some of them already.
+        if free < connections {
+            concerns.push(format!(
+                "{free} connections are free, and a hub wants {connections}: raise max_connections or the login's limit, or \
+                 lower database.max_connections"
+            ));
+        }
+        Ok(StoreFacts { server: format!("PostgreSQL {}", row.text(0)?), now: Some(row.moment(1)?), concerns })
     }
 
     fn pool(&self) -> Pool {

@@ -13,6 +13,9 @@ use crate::store::{Outage, StoreError};
 /// Bytes that have to be free before a full disk counts as mended.
 const LEAST_ROOM: u64 = 1 << 20;
 
+/// Less room than this is little.
+const LITTLE_ROOM: u64 = 1 << 30;
+
 /// Device and inode: the same for as long as it is the same file.
 type Identity = (u64, u64);
 
@@ -78,6 +81,16 @@ impl Files {
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         let is_full = rustix::fs::statvfs(&self.database).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < LEAST_ROOM);
         if is_full { Err(StoreError::Unavailable(Outage::Full, None)) } else { Ok(()) }
+    }
+
+    /// What of the disk should be looked at.
+    pub(super) fn concerns(&self) -> Vec<String> {
+        let room = rustix::fs::statvfs(&self.database).map(|disk| disk.f_bavail * disk.f_frsize);
+        room.ok()
+            .filter(|room| *room < LITTLE_ROOM)
+            .map(|room| format!("{} MiB are left on the disk of {}: make room", room >> 20, self.database.display()))
+            .into_iter()
+            .collect()
     }
 
     /// Size of the write-ahead log.

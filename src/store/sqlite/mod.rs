@@ -29,7 +29,7 @@ use sqlx::{
 
 use self::files::Files;
 use super::{
-    DEADLINE, Pool, Store, StoreError,
+    DEADLINE, Pool, Store, StoreError, StoreFacts,
     migrations::{migration_files, version_and_description},
     new_epoch,
     sql::{
@@ -248,6 +248,12 @@ impl Store for SqliteStore {
         let mut transaction = self.begin().await?;
         sqlx::query("update hub_meta set value = value where key = 'epoch'").execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)
+    }
+
+    async fn facts(&self, _: u32) -> Result<StoreFacts, StoreError> {
+        let version: String = sqlx::query_scalar("select sqlite_version()").fetch_one(&self.readers).await?;
+        let concerns = self.files.concerns();
+        Ok(StoreFacts { server: format!("SQLite {version}"), now: None, concerns })
     }
 
     fn log_bytes(&self) -> Option<u64> {

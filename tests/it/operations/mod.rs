@@ -1,7 +1,9 @@
 //! What operators do to a hub, and what goes wrong around it.
 
+mod commands;
 mod database;
 mod embedded;
+mod helm;
 mod migrations;
 mod stop;
 mod supervision;
