@@ -33,6 +33,13 @@ fn as_hub(url: &str) -> String {
     url.replacen("://owner@", "://hub@", 1)
 }
 
+/// Over TLS, as to every managed database, with an authority that the system does not know.
+fn over_tls(url: &str) -> String {
+    let authority =
+        std::env::var("ORIVA_TEST_POSTGRES_CA").expect("ORIVA_TEST_POSTGRES_CA: run the tests with ./scripts/test");
+    format!("{url}?sslmode=verify-full&sslrootcert={authority}")
+}
+
 async fn template() {
     static READY: OnceCell<()> = OnceCell::const_new();
     READY
@@ -65,7 +72,7 @@ impl Database {
                 let create = format!("create database {name} template {TEMPLATE}");
                 admin.execute(create.as_str()).await.expect("create database");
                 let owner_url = format!("{}/{name}", server());
-                Self { backend, url: as_hub(&owner_url), owner_url, folder }
+                Self { backend, url: over_tls(&as_hub(&owner_url)), owner_url, folder }
             }
         }
     }
