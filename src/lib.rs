@@ -8,6 +8,7 @@ pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod crypto;
+pub mod error_chain;
 pub mod http;
 pub mod hub;
 pub mod limits;

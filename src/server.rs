@@ -180,13 +180,17 @@ impl Server {
             }
         };
         tracing::info!(sockets = self.hub.realtime().open_sockets(), "stopping");
-        drain::give_notice(&self.hub, windows).await;
+        tokio::select! {
+            () = drain::give_notice(&self.hub, windows) => {}
+            // Nothing is served under an epoch that is over.
+            () = self.hub.epoch_changed() => {}
+        }
         if windows.notice.is_zero() {
-            // Who comes is told that the node stops.
+            // New requests get 503.
             self.hub.refuse_work();
         } else {
-            // A balancer that still comes finds nobody, and goes elsewhere whatever it was to bring. What it has connections for
-            // is served.
+            // New connections are refused, so a balancer sends any request to another node. Requests on open connections are
+            // served.
             drop(handle.stop(true));
         }
         drain::drain(&self.hub, windows).await;

@@ -60,7 +60,7 @@ impl From<StoreError> for HubError {
                 }
                 Self::Overloaded
             }
-            StoreError::Contended | StoreError::WentBack => Self::Overloaded,
+            StoreError::Contended | StoreError::LostCommits => Self::Overloaded,
             _ => Self::Store(Arc::new(error)),
         }
     }

@@ -128,7 +128,7 @@ impl Hub {
             Err(error) => {
                 // The heartbeat is what an idle node writes.
                 match &error {
-                    StoreError::WentBack => take_new_epoch(store, &self.epoch, &self.writer.state()).await,
+                    StoreError::LostCommits => take_new_epoch(store, &self.epoch, &self.writer.state()).await,
                     StoreError::Unavailable(Outage::ReadOnly | Outage::Full, _) => self.writer.state().failed(&error),
                     _ => {}
                 }

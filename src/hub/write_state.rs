@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::store::{Outage, Store, StoreError};
+use crate::store::{Outage, Store, StoreError, within_deadline};
 
 /// A submission that waits for longer is no ordinary one: nothing is being written.
 const STUCK: Duration = Duration::from_secs(4);
@@ -22,7 +22,7 @@ struct State {
     outage: Option<Outage>,
     /// When the oldest submission came that is being written.
     oldest: Option<Instant>,
-    was_told_stuck: bool,
+    is_stuck_logged: bool,
 }
 
 impl WriteState {
@@ -30,13 +30,11 @@ impl WriteState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer began with submissions of which the oldest came then; `None`: it is done with them.
-    pub(super) fn writing(&self, oldest: Option<Instant>) {
-        let mut state = self.state();
-        state.oldest = oldest;
-        if oldest.is_none() {
-            state.was_told_stuck = false;
-        }
+    /// The writer began with submissions of which the oldest came then. It is done with them when the returned value is
+    /// dropped, also where it panics.
+    pub(super) fn writing(&self, oldest: Option<Instant>) -> Writing<'_> {
+        self.state().oldest = oldest;
+        Writing(self)
     }
 
     /// Something was written.
@@ -65,7 +63,7 @@ impl WriteState {
     pub fn is_good(&self) -> bool {
         let mut state = self.state();
         let is_stuck = state.oldest.is_some_and(|oldest| oldest.elapsed() > STUCK);
-        if is_stuck && !std::mem::replace(&mut state.was_told_stuck, true) {
+        if is_stuck && !std::mem::replace(&mut state.is_stuck_logged, true) {
             tracing::warn!(
                 "a write waits for more than {} s: the store is slow, or somebody holds a lock",
                 STUCK.as_secs()
@@ -75,15 +73,30 @@ impl WriteState {
     }
 }
 
+/// Submissions are being written until this is dropped.
+pub(super) struct Writing<'a>(&'a WriteState);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.oldest = None;
+        state.is_stuck_logged = false;
+    }
+}
+
 /// The store came back older than it was. Offsets that were told mean other events from now on, so it takes another epoch in
 /// place of `epoch`; every node sees that, and tells its sockets.
 pub(super) async fn take_new_epoch(store: &dyn Store, epoch: &str, state: &WriteState) {
-    match store.renew_epoch(Some(epoch)).await {
+    match within_deadline(store, store.renew_epoch(Some(epoch))).await {
         Ok(epoch) => tracing::error!(
             %epoch,
             "the database lost committed events; clients are told to reload: see to its replication, fsync and synchronous_commit"
         ),
-        Err(error) => state.failed(&error),
+        Err(error) => {
+            state.failed(&error);
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the database lost committed events, and takes no new epoch; it is tried again");
+        }
     }
 }
 
@@ -102,12 +115,12 @@ mod tests {
         state.succeeded();
         assert!(state.is_good() && !state.has_failed());
 
-        state.writing(Some(Instant::now()));
+        let writing = state.writing(Some(Instant::now()));
         tokio::time::advance(STUCK).await;
         assert!(state.is_good());
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!state.is_good() && !state.has_failed());
-        state.writing(None);
+        drop(writing);
         assert!(state.is_good());
     }
 }

@@ -243,13 +243,13 @@ async fn write_batch(store: &dyn Store, after: &AfterCommit, batch: Vec<Job>) {
         return;
     }
     let oldest = batch.iter().map(|job| job.since).min();
-    after.state.writing(oldest);
+    let writing = after.state.writing(oldest);
     let began = Instant::now();
     // Submissions that have waited for a batch without an answer do not wait as long again.
     let deadline = oldest.map_or(began, |oldest| (oldest + DEADLINE).max(began + LEAST_TIME));
     let (submissions, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.submission, job.waiting)).unzip();
     let outcomes = write_all(store, after, &submissions, deadline).await;
-    after.state.writing(None);
+    drop(writing);
     metrics::histogram!(metric_names::WRITER_BATCH).record(submissions.len() as f64);
     metrics::histogram!(metric_names::WRITER_COMMIT).record(began.elapsed().as_secs_f64());
     let (mut committed, mut enqueued_for): (Vec<Arc<PublishedEvent>>, Vec<_>) = (Vec::new(), Vec::new());
@@ -294,7 +294,7 @@ async fn write_all(
 
 /// Whether another submission may succeed after this one failed so.
 fn is_of_one(error: &StoreError) -> bool {
-    error.outage().is_none() && !matches!(error, StoreError::WentBack)
+    error.outage().is_none() && !matches!(error, StoreError::LostCommits)
 }
 
 async fn append(
@@ -306,7 +306,7 @@ async fn append(
     let appended = before(store, deadline, store.append(submissions)).await;
     match &appended {
         Ok(_) => after.state.succeeded(),
-        Err(StoreError::WentBack) => take_new_epoch(store, &after.epoch, &after.state).await,
+        Err(StoreError::LostCommits) => take_new_epoch(store, &after.epoch, &after.state).await,
         Err(error) => {
             after.state.failed(error);
             if error.is_outcome_unknown() {

@@ -132,6 +132,7 @@ impl RedisClient {
             format!("HDEL {many} b"),
             format!("PEXPIRE {many} 10000"),
             format!("ZADD {set} 1 a"),
+            format!("PEXPIRE {set} 10000"),
             format!("ZSCORE {set} a"),
             format!("ZRANGE {set} 0 -1"),
             format!("ZRANGEBYSCORE {set} 0 1"),
@@ -158,9 +159,12 @@ impl RedisClient {
         subscriber.subscribe(&channels).await.map_err(|error| advice("SUBSCRIBE", &error))?;
         commands.publish(&[(channel, Vec::new())]).await.map_err(|error| advice("PUBLISH", &error))?;
         subscriber.unsubscribe(&channels).await.map_err(|error| advice("UNSUBSCRIBE", &error))?;
-        let about: String =
-            redis::cmd("INFO").query_async(&mut commands).await.map_err(|error| advice("INFO", &error))?;
-        Ok(RedisFacts::read(&about))
+        // A cluster would answer for each of its servers.
+        let single = Client::open(self.info.clone()).map_err(|error| format!("cannot connect: {error}"))?;
+        let single = single.get_multiplexed_async_connection().await;
+        let mut single = single.map_err(|error| format!("cannot connect: {error}"))?;
+        let about = redis::cmd("INFO").query_async::<String>(&mut single).await;
+        Ok(RedisFacts::read(&about.map_err(|error| advice("INFO", &error))?))
     }
 
     /// Opens new connections. Pub/sub messages go to `pushes`; `dropped` is called for each one that does not fit there.

@@ -11,12 +11,13 @@ use serde::Serialize;
 use super::{nodes, tls};
 use crate::{
     config::{Config, Secrets},
+    error_chain::error_chain,
     redis_client::RedisClient,
     store::{Store, StoreError, StoreFacts, postgres::PostgresStore, sqlite::SqliteStore},
 };
 
 /// How long one part may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Fewer open files than this are few.
 const FEW_FILES: u64 = 65_536;
 /// A certificate that ends within this time is to be renewed.
@@ -143,15 +144,15 @@ async fn store(config: &Config, report: &mut Report) {
         }
         match SqliteStore::open(&config.database.url, 1).await {
             Ok(store) => Box::new(store),
-            Err(error) => return report.add(what, Verdict::Bad, text(&StoreError::File(file, Box::new(error)))),
+            Err(error) => return report.add(what, Verdict::Bad, error_chain(&StoreError::File(file, Box::new(error)))),
         }
     } else {
         match PostgresStore::new(&config.database.url, 2) {
             Ok(store) => Box::new(store),
-            Err(error) => return report.add(what, Verdict::Bad, text(&error)),
+            Err(error) => return report.add(what, Verdict::Bad, error_chain(&error)),
         }
     };
-    let looked = tokio::time::timeout(PATIENCE, async {
+    let looked = tokio::time::timeout(TIMEOUT, async {
         match store.check_schema().await {
             // An embedded store is brought up to date by the hub itself.
             Err(StoreError::Outdated) if config.is_embedded() => {}
@@ -177,8 +178,8 @@ async fn store(config: &Config, report: &mut Report) {
                 report.add("clock", verdict, format!("{:.1} s ahead of the database's{advice}", ahead as f64 / 1000.0));
             }
         }
-        Ok(Err(error)) => report.add(what, Verdict::Bad, text(&error)),
-        Err(_) => report.add(what, Verdict::Bad, format!("no answer within {} s", PATIENCE.as_secs())),
+        Ok(Err(error)) => report.add(what, Verdict::Bad, error_chain(&error)),
+        Err(_) => report.add(what, Verdict::Bad, format!("no answer within {} s", TIMEOUT.as_secs())),
     }
     store.close().await;
 }
@@ -190,7 +191,7 @@ async fn redis(config: &Config, report: &mut Report) {
         Ok(client) => client,
         Err(error) => return report.add("redis", Verdict::Bad, format!("redis.url: {}", error.category())),
     };
-    match tokio::time::timeout(PATIENCE, client.examine()).await {
+    match tokio::time::timeout(TIMEOUT, client.examine()).await {
         Ok(Ok(facts)) => {
             report.add(
                 "redis",
@@ -202,7 +203,7 @@ async fn redis(config: &Config, report: &mut Report) {
             }
         }
         Ok(Err(error)) => report.add("redis", Verdict::Bad, error),
-        Err(_) => report.add("redis", Verdict::Bad, format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => report.add("redis", Verdict::Bad, format!("no answer within {} s", TIMEOUT.as_secs())),
     }
 }
 
@@ -217,7 +218,7 @@ async fn address(url: &Url, report: &mut Report) {
         Err(error) => return report.add(what, Verdict::Bad, format!("{host} has no address: {error}")),
     };
     let ready = format!("{}/readyz", url.as_str().trim_end_matches('/'));
-    let client = match reqwest::Client::builder().no_proxy().timeout(PATIENCE).build() {
+    let client = match reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build() {
         Ok(client) => client,
         Err(error) => return report.add(what, Verdict::Bad, error.to_string()),
     };
@@ -229,21 +230,8 @@ async fn address(url: &Url, report: &mut Report) {
         Ok(answer) => {
             report.add(what, Verdict::Bad, format!("{host} ({addresses}) answers HTTP {} to /readyz", answer.status()))
         }
-        Err(error) => report.add(what, Verdict::Bad, format!("{host} ({addresses}): {}", text(&error.without_url()))),
-    }
-}
-
-/// An error and its causes, in one line.
-fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
+        Err(error) => {
+            report.add(what, Verdict::Bad, format!("{host} ({addresses}): {}", error_chain(&error.without_url())))
         }
-        source = cause.source();
     }
-    text
 }

@@ -25,7 +25,7 @@ pub enum StoreError {
     #[error(
         "the database lost committed events: it came back older than it was (a failover, or a crash without fsync)"
     )]
-    WentBack,
+    LostCommits,
     /// The schema is older than this program.
     #[error("schema is not up to date: run `oriva-hub migrate`")]
     Outdated,
@@ -60,14 +60,14 @@ pub enum Outage {
     Refused,
     /// It accepts no further connection.
     #[error("the database accepts no more connections: raise its limit, or lower database.max_connections")]
-    Crowded,
+    TooManyConnections,
     /// All of the hub's connections are in use.
     #[error("all connections to the database are in use: it is slow, or database.max_connections is too low")]
     Exhausted,
-    /// The connection broke. What was sent last may have been done.
+    /// The connection broke. What was sent last may have taken effect.
     #[error("the connection to the database broke")]
     Lost,
-    /// It did not answer in time. What was sent last may be done yet.
+    /// It did not answer in time. What was sent last may still take effect.
     #[error("the database did not answer in time")]
     NoAnswer,
     /// It ended a query that took too long.
@@ -86,7 +86,7 @@ pub enum Outage {
     Locked,
     /// The file of an embedded store is no longer where it was.
     #[error("the database's file was removed or replaced while the hub runs: put it back, or restart the hub")]
-    Moved,
+    FileReplaced,
     /// It fails for a reason of its own, such as its disk's.
     #[error("the database fails")]
     Broken,
@@ -98,6 +98,14 @@ pub enum Outage {
 impl StoreError {
     pub(super) fn failed(cause: impl Into<Cause>) -> Self {
         Self::Failed(cause.into())
+    }
+
+    /// The same failure of a connection on which nothing was sent yet: the outcome is known.
+    pub(super) fn before_anything_was_sent(self) -> Self {
+        match self {
+            Self::Unavailable(Outage::Lost, cause) => Self::Unavailable(Outage::Unreachable, cause),
+            other => other,
+        }
     }
 
     /// No answer in time, or none that could be shared.

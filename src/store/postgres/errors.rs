@@ -67,7 +67,7 @@ fn meaning(code: &str) -> Meaning {
         "28P01" | "28000" | "3D000" => Outage::Refused,
         "25006" => Outage::ReadOnly,
         "53100" => Outage::Full,
-        "53300" => Outage::Crowded,
+        "53300" => Outage::TooManyConnections,
         "55P03" => Outage::Locked,
         "57014" => Outage::TooSlow,
         // It starts, or is about to end: it works on nothing.

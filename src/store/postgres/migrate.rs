@@ -2,13 +2,14 @@
 
 use std::{borrow::Cow, sync::LazyLock, time::Duration};
 
+use hex_literal::hex;
 use sqlx_pg::{
     Connection as _, Executor as _, PgConnection,
     migrate::{Migrate as _, Migration, MigrationType, Migrator},
     postgres::PgConnectOptions,
 };
 
-use super::{errors::not_connected, session};
+use super::session;
 use crate::store::{
     Outage, StoreError,
     migrations::{migration_files, version_and_description},
@@ -22,7 +23,7 @@ static MIGRATIONS: LazyLock<Migrator> =
 /// SHA-384 of `0001_hub` as it was first released. That text also made the roles, which an owner without CREATEROLE cannot
 /// do, even where they exist. What it did besides is the same, so it counts as the same migration.
 const FIRST_0001: [u8; 48] =
-    hex(b"8d67b3486e5b6332eea257448a1244e104182ea3f9b6e22d1ffd71397c71464a9b5603ccf05d4d30201775275bba4c44");
+    hex!("8d67b3486e5b6332eea257448a1244e104182ea3f9b6e22d1ffd71397c71464a9b5603ccf05d4d30201775275bba4c44");
 
 /// The roles that the hub's connections take on.
 const ROLES: [&str; 2] = ["oriva_hub_service", "oriva_hub_tenant"];
@@ -42,24 +43,11 @@ fn migration((name, text): &(&'static str, &'static str)) -> Migration {
     migration
 }
 
-const fn hex<const N: usize>(text: &[u8]) -> [u8; N] {
-    const fn digit(byte: u8) -> u8 {
-        if byte.is_ascii_digit() { byte - b'0' } else { byte - b'a' + 10 }
-    }
-    let mut bytes = [0; N];
-    let mut index = 0;
-    while index < N {
-        bytes[index] = digit(text[2 * index]) << 4 | digit(text[2 * index + 1]);
-        index += 1;
-    }
-    bytes
-}
-
 /// Makes the roles, applies all pending migrations as the login itself, which owns the schema, and gives a new store its
 /// epoch. Returns the names of the migrations that it applied.
 pub(super) async fn migrate(options: &PgConnectOptions) -> Result<Vec<String>, StoreError> {
     session::refuse_transaction_pooling(options).await?;
-    let mut owner = PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options))?;
+    let mut owner = session::connect(options).await?;
     let facts = session::facts(&mut owner).await?;
     if facts.is_read_only || facts.is_standby {
         return Err(StoreError::Unavailable(Outage::ReadOnly, None));

@@ -6,16 +6,19 @@
 //! It uses sqlx 0.8: 0.9.0 leaves Nagle's algorithm on, which makes every larger batch wait 40 ms over TLS (its issue 4335).
 
 mod errors;
+mod last_sent;
 mod migrate;
 mod nodes;
 mod pool;
 mod queue;
 mod retention;
 mod session;
-mod told;
 mod values;
 
-use std::sync::{Arc, RwLock};
+use std::{
+    sync::{Arc, RwLock},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{EventId, Offset, StreamKey};
@@ -24,12 +27,12 @@ use sqlx_pg::{
     postgres::{PgConnectOptions, PgRow},
 };
 
+use last_sent::LastSent;
 #[cfg(test)]
 pub(super) use migrate::MIGRATION_FILES;
-use pool::Connections;
 pub(super) use pool::Transaction;
+use pool::{ACQUIRE, Connections};
 pub use session::options;
-use told::LastTold;
 
 use super::{
     Outage, Pool, Store, StoreError, StoreFacts, new_epoch,
@@ -44,14 +47,14 @@ use super::{
 /// All queries of a reading transaction see the database at one moment, so lists, totals and counts agree.
 const BEGIN_READ: &str = "begin isolation level repeatable read, read only";
 
-/// Version, time, whether it syncs, whether the login overrides row level security, and the connections that are free for it.
+/// Version, time, whether it syncs, whether the login overrides row level security, and the connections that are free for it,
+/// those that a hub has already counted as free. (`backend_type` of other logins' sessions is hidden from this one.)
 const FACTS: &str = "select current_setting('server_version'), clock_timestamp(), current_setting('fsync') = 'on', \
     login.rolsuper or login.rolbypassrls or exists (select from pg_tables where tableowner = session_user \
     and schemaname = current_schema()), \
     greatest(least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int \
-    - count(*) filter (where activity.backend_type = 'client backend'), \
-    case when login.rolconnlimit < 0 then 1000000 else login.rolconnlimit end \
-    - count(*) filter (where activity.usename = session_user)), 0)::int \
+    - count(*) filter (where activity.datid is not null and not activity.usename = session_user), \
+    case when login.rolconnlimit < 0 then 1000000 else login.rolconnlimit end), 0)::int \
     from pg_roles login, pg_stat_activity activity where login.rolname = session_user \
     group by login.rolsuper, login.rolbypassrls, login.rolconnlimit";
 
@@ -80,7 +83,7 @@ pub struct PostgresStore {
     appending: Connections,
     /// What webhooks subscribe to, as of a revision that each writing transaction compares.
     subscriptions: Arc<RwLock<Arc<Subscriptions>>>,
-    last_told: Arc<LastTold>,
+    last_sent: Arc<LastSent>,
 }
 
 impl PostgresStore {
@@ -92,21 +95,22 @@ impl PostgresStore {
     pub fn new(url: &str, max_connections: u32) -> Result<Self, StoreError> {
         let options = options(url)?;
         let others = max_connections.saturating_sub(1).max(1) as usize;
-        let last_told = Arc::<LastTold>::default();
+        let last_sent = Arc::<LastSent>::default();
         Ok(Self {
-            connections: Connections::new(options.clone(), others, false, last_told.clone())?,
-            appending: Connections::new(options.clone(), 1, true, last_told.clone())?,
+            connections: Connections::new(options.clone(), others, false, last_sent.clone())?,
+            appending: Connections::new(options.clone(), 1, true, last_sent.clone())?,
             options,
             subscriptions: Arc::default(),
-            last_told,
+            last_sent,
         })
     }
 
-    /// What a connection has set for itself: `synchronous_commit`, the isolation, `search_path`, `row_security`, `jit` and
+    /// For tests: what a connection has set for itself: `synchronous_commit`, the isolation, `search_path`, `row_security`, `jit` and
     /// `statement_timeout`.
     ///
     /// # Errors
     /// Where the database cannot be asked.
+    #[cfg(feature = "testing")]
     pub async fn settings(&self) -> Result<Vec<String>, StoreError> {
         let names = [
             "synchronous_commit",
@@ -158,17 +162,20 @@ impl SqlStore for PostgresStore {
     }
 
     async fn begin_append(&self) -> Result<Transaction, StoreError> {
-        match self.appending.begin("begin").await {
-            Err(StoreError::Unavailable(Outage::Crowded, _)) => {
-                self.connections.give_one_up();
-                self.appending.begin("begin").await
+        let until = Instant::now() + ACQUIRE;
+        loop {
+            match self.appending.begin("begin").await {
+                Err(StoreError::Unavailable(Outage::TooManyConnections, _)) if Instant::now() < until => {
+                    self.connections.close_idle();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                begun => return begun,
             }
-            begun => begun,
         }
     }
 
     fn appended(&self, last: EventId) {
-        self.last_told.set(last);
+        self.last_sent.set(last);
     }
 
     async fn query_all(&self, tenant: &StreamKey, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
@@ -207,7 +214,7 @@ impl Store for PostgresStore {
         let (mut connection, _) = session::open(&self.options).await?;
         let row = Postgres::fetch_one(&mut connection, renew.bind(new_epoch()).bind(expected)).await?;
         let _ = connection.close().await;
-        self.last_told.forget();
+        self.last_sent.forget();
         Ok(row.text(0)?.into())
     }
 
@@ -217,6 +224,9 @@ impl Store for PostgresStore {
 
     async fn try_writing(&self) -> Result<(), StoreError> {
         let mut transaction = self.begin_append().await?;
+        // The locks that appending takes, so that a table which somebody else has locked counts.
+        let lock = "lock table platform_events, streams, notification_state, webhook_deliveries in row exclusive mode";
+        Postgres::execute(&mut transaction, Statement::new(lock)).await?;
         let query = Statement::new("update hub_meta set value = value where key = 'epoch'");
         Postgres::execute(&mut transaction, query).await?;
         transaction.commit().await
@@ -234,7 +244,6 @@ impl Store for PostgresStore {
                 .push(format!("the login {login} overrides row level security: let the hub use one that owns nothing"));
         }
         let free = row.int(4)?;
-        // A hub that runs has some of them already.
         if free < connections {
             concerns.push(format!(
                 "{free} connections are free, and a hub wants {connections}: raise max_connections or the login's limit, or \

@@ -23,14 +23,14 @@ use tokio::{
     time::timeout_at,
 };
 
-use super::{session, told::LastTold};
+use super::{last_sent::LastSent, session};
 use crate::store::{
     Outage, StoreError,
     sql::{dialect::Dialect as _, statement::Statement},
 };
 
 /// How long a request waits for a connection before it is told that the database is unavailable.
-const ACQUIRE: Duration = Duration::from_secs(5);
+pub(super) const ACQUIRE: Duration = Duration::from_secs(5);
 /// A connection is replaced at this age: a server's session never gives memory back.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// A connection that was idle for this long is asked before it is used: something on the way may have forgotten it.
@@ -40,29 +40,29 @@ const DISTRUSTED_FOR: Duration = Duration::from_secs(60);
 /// What a connection that is not trusted may take to answer.
 const PROOF: Duration = Duration::from_secs(2);
 /// How long after a refusal more connections are asked for.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
+const RESTORE_AFTER: Duration = Duration::from_secs(30);
 
 /// Makes connections, and says which are still good.
 #[derive(Debug)]
 struct Opener {
     options: PgConnectOptions,
     /// Refuses servers that take no writes.
-    writes: bool,
+    appends: bool,
     trust: Arc<Trust>,
-    last_told: Arc<LastTold>,
+    last_sent: Arc<LastSent>,
 }
 
 /// Whether kept connections have to prove that somebody is at the other end. One whose host is gone would otherwise be
-/// waited for until the kernel gives up, and keep its room in the pool.
+/// waited for until the kernel gives up, and keep its place in the pool.
 #[derive(Debug, Default)]
 struct Trust(Mutex<Option<Instant>>);
 
 impl Trust {
-    fn lost(&self) {
+    fn suspect(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn holds(&self) -> bool {
+    fn is_trusted(&self) -> bool {
         let lost = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lost.is_none_or(|lost| lost.elapsed() > DISTRUSTED_FOR)
     }
@@ -73,15 +73,19 @@ impl managed::Manager for Opener {
     type Error = StoreError;
 
     async fn create(&self) -> Result<PgConnection, StoreError> {
-        let (mut connection, facts) = session::open(&self.options).await?;
-        self.last_told.check(&mut connection).await?;
-        if self.writes && facts.is_read_only {
+        let opened = async {
+            let (mut connection, facts) = session::open(&self.options).await?;
+            self.last_sent.check(&mut connection).await?;
+            Ok((connection, facts))
+        };
+        let (connection, facts) = opened.await.map_err(StoreError::before_anything_was_sent)?;
+        if self.appends && facts.is_read_only {
             return Err(StoreError::Unavailable(Outage::ReadOnly, None));
         }
         metrics::gauge!(oriva_hub_actors::metric_names::STORE_FSYNC).set(if facts.syncs { 1.0 } else { 0.0 });
         if !facts.syncs {
-            static TOLD: AtomicBool = AtomicBool::new(false);
-            if !TOLD.swap(true, Ordering::Relaxed) {
+            static LOGGED: AtomicBool = AtomicBool::new(false);
+            if !LOGGED.swap(true, Ordering::Relaxed) {
                 tracing::warn!("the database runs with fsync = off: a power cut loses what the hub has acknowledged");
             }
         }
@@ -92,13 +96,13 @@ impl managed::Manager for Opener {
         if metrics.age() > LIFETIME {
             return Err(RecycleError::message("old"));
         }
-        if self.trust.holds() && metrics.last_used() < IDLE {
+        if self.trust.is_trusted() && metrics.last_used() < IDLE {
             return Ok(());
         }
         match tokio::time::timeout(PROOF, connection.ping()).await {
             Ok(answer) => answer.map_err(|error| RecycleError::Backend(error.into())),
             Err(_) => {
-                self.trust.lost();
+                self.trust.suspect();
                 Err(RecycleError::message("no answer"))
             }
         }
@@ -110,9 +114,10 @@ impl managed::Manager for Opener {
 pub(super) struct Connections {
     pool: managed::Pool<Opener>,
     /// One permit for each connection that may be in use.
-    room: Arc<Semaphore>,
+    capacity: Arc<Semaphore>,
     allowance: Arc<Mutex<Allowance>>,
     trust: Arc<Trust>,
+    appends: bool,
 }
 
 /// How many connections the server allows, as far as it is known.
@@ -121,26 +126,27 @@ struct Allowance {
     wanted: usize,
     allowed: usize,
     /// When more are asked for. `None` while all that are wanted are allowed.
-    ask_at: Option<Instant>,
-    /// The log has it.
-    was_told: bool,
+    restore_at: Option<Instant>,
+    /// Whether the shortage was logged.
+    is_logged: bool,
 }
 
 impl Connections {
-    /// Up to `wanted` connections, made when they are used, to servers that have the event last told. `writes`: to servers
-    /// that take writes.
+    /// Up to `wanted` connections, made when they are used, to servers that have the event last told. `appends`: to
+    /// servers that take writes.
     pub(super) fn new(
         options: PgConnectOptions,
         wanted: usize,
-        writes: bool,
-        last_told: Arc<LastTold>,
+        appends: bool,
+        last_sent: Arc<LastSent>,
     ) -> Result<Self, StoreError> {
         let trust = Arc::new(Trust::default());
-        let opener = Opener { options, writes, trust: trust.clone(), last_told };
+        let opener = Opener { options, appends, trust: trust.clone(), last_sent };
         let config = managed::PoolConfig { queue_mode: managed::QueueMode::Lifo, ..managed::PoolConfig::new(wanted) };
         let pool = managed::Pool::builder(opener).config(config).build().map_err(StoreError::failed)?;
-        let allowance = Allowance { wanted, allowed: wanted, ask_at: None, was_told: false };
-        Ok(Self { pool, room: Arc::new(Semaphore::new(wanted)), allowance: Arc::new(Mutex::new(allowance)), trust })
+        let allowance = Allowance { wanted, allowed: wanted, restore_at: None, is_logged: false };
+        let (capacity, allowance) = (Arc::new(Semaphore::new(wanted)), Arc::new(Mutex::new(allowance)));
+        Ok(Self { pool, capacity, allowance, trust, appends })
     }
 
     /// A connection.
@@ -156,21 +162,23 @@ impl Connections {
             .build();
         let mut obstacle = None;
         loop {
-            self.ask_again();
-            let room = match timeout_at(deadline, self.room.clone().acquire_owned()).await {
-                Ok(Ok(room)) => room,
+            self.restore_capacity();
+            let capacity = match timeout_at(deadline, self.capacity.clone().acquire_owned()).await {
+                Ok(Ok(capacity)) => capacity,
                 Ok(Err(_)) => return Err(StoreError::Unavailable(Outage::Closed, None)),
                 Err(_) => return Err(obstacle.unwrap_or(StoreError::Unavailable(Outage::Exhausted, None))),
             };
             let error = match timeout_at(deadline, self.pool.get()).await {
-                Ok(Ok(session)) => return Ok(Connection { session, _room: room }),
+                Ok(Ok(session)) => return Ok(Connection { session: Some(session), capacity: Some(capacity) }),
                 Ok(Err(managed::PoolError::Backend(error))) => error,
                 Ok(Err(_)) => return Err(StoreError::Unavailable(Outage::Closed, None)),
                 Err(_) => return Err(obstacle.unwrap_or(StoreError::Unavailable(Outage::Unreachable, None))),
             };
             match error.outage() {
-                Some(Outage::Crowded) => self.make_do(room, &error),
-                Some(Outage::Unreachable) => drop(room),
+                // Who appends can have one of the others'.
+                Some(Outage::TooManyConnections) if self.appends && self.pool.status().size == 0 => return Err(error),
+                Some(Outage::TooManyConnections) => self.shrink(capacity, &error),
+                Some(Outage::Unreachable) => drop(capacity),
                 _ => return Err(error),
             }
             obstacle = Some(error);
@@ -187,7 +195,7 @@ impl Connections {
             let mut connection = self.get().await?;
             let begun = connection.execute(statement).await;
             match begun {
-                Ok(_) => return Ok(Transaction(Some(connection))),
+                Ok(_) => return Ok(Transaction(connection)),
                 Err(error) => self.replace(connection, error.into())?,
             }
         }
@@ -201,7 +209,10 @@ impl Connections {
         loop {
             let mut connection = self.get().await?;
             match Postgres::fetch_all(&mut connection, statement.clone()).await {
-                Ok(rows) => return Ok(rows),
+                Ok(rows) => {
+                    connection.give_back();
+                    return Ok(rows);
+                }
                 Err(error) => self.replace(connection, error)?,
             }
         }
@@ -217,19 +228,26 @@ impl Connections {
         }
         let was_kept = connection.was_kept();
         connection.discard();
-        self.trust.lost();
+        self.trust.suspect();
         if was_kept { Ok(()) } else { Err(error) }
     }
 
     /// From now on, for a minute, kept connections have to prove themselves.
     pub(super) fn suspect(&self) {
-        self.trust.lost();
+        self.trust.suspect();
     }
 
-    /// Closes an idle connection, if there is one, so that another can be made.
-    pub(super) fn give_one_up(&self) {
-        let mut has_gone = false;
-        self.pool.retain(|_, _| std::mem::replace(&mut has_gone, true));
+    /// Closes an idle connection, if there is one, and makes do without it, so that another pool can have one.
+    pub(super) fn close_idle(&self) {
+        let Ok(capacity) = self.capacity.clone().try_acquire_owned() else { return };
+        let mut has_closed = false;
+        self.pool.retain(|_, _| std::mem::replace(&mut has_closed, true));
+        let mut allowance = self.allowance();
+        if has_closed && allowance.allowed > 1 {
+            capacity.forget();
+            allowance.allowed -= 1;
+            allowance.restore_at = Some(Instant::now() + RESTORE_AFTER);
+        }
     }
 
     /// Connections that are open, and how many of them nobody uses.
@@ -240,7 +258,7 @@ impl Connections {
     }
 
     pub(super) async fn close(&self) {
-        self.room.close();
+        self.capacity.close();
         let kept = self.pool.retain(|_, _| false).removed;
         self.pool.close();
         for connection in kept {
@@ -252,17 +270,17 @@ impl Connections {
         self.allowance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server refused one more. Its room is given up, unless there is no other connection.
-    fn make_do(&self, room: OwnedSemaphorePermit, error: &StoreError) {
+    /// The server refused one more. Fewer are asked for from now on, unless there is no other connection.
+    fn shrink(&self, capacity: OwnedSemaphorePermit, error: &StoreError) {
         let open = self.pool.status().size;
         let mut allowance = self.allowance();
         if open == 0 || allowance.allowed <= open {
             return;
         }
-        room.forget();
+        capacity.forget();
         allowance.allowed -= 1;
-        allowance.ask_at = Some(Instant::now() + ASK_AGAIN);
-        if !std::mem::replace(&mut allowance.was_told, true) {
+        allowance.restore_at = Some(Instant::now() + RESTORE_AFTER);
+        if !std::mem::replace(&mut allowance.is_logged, true) {
             let (wanted, error) = (allowance.wanted, error as &dyn std::error::Error);
             tracing::warn!(
                 open,
@@ -273,55 +291,87 @@ impl Connections {
         }
     }
 
-    fn ask_again(&self) {
+    fn restore_capacity(&self) {
         let mut allowance = self.allowance();
-        if allowance.ask_at.is_some_and(|at| at <= Instant::now()) {
-            allowance.ask_at = None;
-            self.room.add_permits(allowance.wanted - allowance.allowed);
+        if allowance.restore_at.is_some_and(|at| at <= Instant::now()) {
+            allowance.restore_at = None;
+            self.capacity.add_permits(allowance.wanted - allowance.allowed);
             allowance.allowed = allowance.wanted;
-        } else if allowance.was_told && allowance.ask_at.is_none() && self.pool.status().size >= allowance.wanted {
-            allowance.was_told = false;
+        } else if allowance.is_logged && allowance.restore_at.is_none() && self.pool.status().size >= allowance.wanted {
+            allowance.is_logged = false;
             tracing::info!(open = allowance.wanted, "as many connections to the database as database.max_connections");
         }
     }
 }
 
-/// A connection in use. It is given back when this is dropped.
+/// A connection in use. Whoever is done with it calls [`Connection::give_back`]. Where this is dropped instead, as when a caller
+/// no longer waits, a statement may be under way or a transaction open: it is rolled back first.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// Before the room, so that who gets the room finds the connection.
-    session: Object<Opener>,
-    _room: OwnedSemaphorePermit,
+    session: Option<Object<Opener>>,
+    capacity: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
     /// Whether it was used before.
     fn was_kept(&self) -> bool {
-        Object::metrics(&self.session).recycle_count > 0
+        self.session.as_ref().is_some_and(|session| Object::metrics(session).recycle_count > 0)
+    }
+
+    /// Gives it back: nothing is under way on it.
+    pub(super) fn give_back(mut self) {
+        // The session first, so that who gets the capacity finds it.
+        self.session = None;
+        self.capacity = None;
     }
 
     /// Closes it.
-    fn discard(self) {
-        drop(Object::take(self.session));
+    fn discard(mut self) {
+        self.session.take().map(Object::take);
+        self.capacity = None;
     }
+}
 
-    /// Ends an unfinished transaction. A connection on which that fails, or that leads to a server that takes no writes any
-    /// more, is closed.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let dirty = Dirty { session: Some(session), _capacity: self.capacity.take() };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(dirty.roll_back()));
+        }
+    }
+}
+
+/// A connection on which something may be under way. It is closed where nobody ends that.
+struct Dirty {
+    session: Option<Object<Opener>>,
+    _capacity: Option<OwnedSemaphorePermit>,
+}
+
+impl Dirty {
+    /// Ends what is under way. Where that fails, or the connection leads to a server that takes no writes any more, it stays
+    /// dirty.
     async fn roll_back(mut self) {
+        let Some(session) = &mut self.session else { return };
         let ended = tokio::time::timeout(PROOF, async {
-            self.execute("rollback").await?;
-            session::facts(&mut self).await
+            session.execute("rollback").await?;
+            session::facts(session).await
         });
         match ended.await {
-            Ok(Ok(facts)) if !facts.is_standby && !facts.is_read_only => {}
+            Ok(Ok(facts)) if !facts.is_standby && !facts.is_read_only => drop(self.session.take()),
+            // The others may lead to where this one did.
             _ => {
-                // The others may lead to where this one did.
-                if let Some(pool) = Object::pool(&self.session) {
-                    pool.manager().trust.lost();
+                if let Some(pool) = Object::pool(session) {
+                    pool.manager().trust.suspect();
                 }
-                self.discard();
             }
         }
+    }
+}
+
+impl Drop for Dirty {
+    fn drop(&mut self) {
+        self.session.take().map(Object::take);
     }
 }
 
@@ -329,19 +379,19 @@ impl Deref for Connection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.session
+        self.session.as_ref().expect("taken only when it is given back or closed")
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.session
+        self.session.as_mut().expect("taken only when it is given back or closed")
     }
 }
 
 /// A transaction. It is rolled back when this is dropped without a commit.
 #[derive(Debug)]
-pub(in crate::store) struct Transaction(Option<Connection>);
+pub(in crate::store) struct Transaction(Connection);
 
 impl Transaction {
     /// Commits.
@@ -350,7 +400,7 @@ impl Transaction {
     /// If the connection breaks, the outcome is unknown.
     pub(in crate::store) async fn commit(mut self) -> Result<(), StoreError> {
         self.execute("commit").await?;
-        self.0 = None;
+        self.0.give_back();
         Ok(())
     }
 }
@@ -359,22 +409,12 @@ impl Deref for Transaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.0.as_ref().expect("only `commit` takes it, with the transaction")
+        &self.0
     }
 }
 
 impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("only `commit` takes it, with the transaction")
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        let Some(connection) = self.0.take() else { return };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(connection.roll_back())),
-            Err(_) => connection.discard(),
-        }
+        &mut self.0
     }
 }

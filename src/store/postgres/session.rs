@@ -11,11 +11,13 @@ use crate::store::{DEADLINE, Outage, StoreError};
 /// How long the server works on one statement: less than [`DEADLINE`], so that the hub hears of the end. Without it a query
 /// that nobody waits for any more goes on.
 const STATEMENT: Duration = DEADLINE.saturating_sub(Duration::from_secs(1));
+/// How long a connection may take to be made, TLS and login included.
+const CONNECT: Duration = Duration::from_secs(5);
 /// The oldest version that the SQL is written for.
 const OLDEST_VERSION: i32 = 140_000;
 
 /// Parameters of a URL that the driver knows.
-const PARAMETERS: [&str; 19] = [
+const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
     "sslrootcert",
@@ -34,7 +36,6 @@ const PARAMETERS: [&str; 19] = [
     "password",
     "application_name",
     "options",
-    "search_path",
 ];
 /// Parameters of libpq whose absence changes nothing that the hub relies on.
 const PASSED_OVER: [&str; 9] = [
@@ -51,7 +52,7 @@ const PASSED_OVER: [&str; 9] = [
 /// Parameters that name a file.
 const FILES: [&str; 7] = ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
 
-/// Reads a URL, without connecting.
+/// Reads a URL, and looks whether the files that it names can be read. Does not connect.
 ///
 /// # Errors
 /// [`StoreError::Url`], which says what is wrong with it.
@@ -73,6 +74,7 @@ pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
             // The value may be a secret (sslpassword).
             let rule = match name.as_str() {
                 "target_session_attrs" | "load_balance_hosts" => "give one address that leads to the primary",
+                "search_path" => "write options=-c%20search_path%3DNAME",
                 _ => "remove it",
             };
             return Err(StoreError::Url(format!("the parameter {name:?} is not supported: {rule}")));
@@ -114,13 +116,27 @@ pub(super) struct Facts {
     pub syncs: bool,
 }
 
+/// Connects, as the login itself.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], also where nobody answers within [`CONNECT`].
+pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    match tokio::time::timeout(CONNECT, PgConnection::connect_with(options)).await {
+        Ok(connected) => connected.map_err(|error| not_connected(error, options)),
+        Err(_) => {
+            let at = format!("{}:{}: no answer within {} s", options.get_host(), options.get_port(), CONNECT.as_secs());
+            Err(StoreError::Unavailable(Outage::Unreachable, Some(at.into())))
+        }
+    }
+}
+
 /// Connects, takes on the hub's role, and sets what the hub relies on, whatever defaults the login or the database has.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] also where the server is a standby. [`StoreError::Setup`] where the operator has to do
 /// something, and [`StoreError::Outdated`] where the roles are missing.
 pub(super) async fn open(options: &PgConnectOptions) -> Result<(PgConnection, Facts), StoreError> {
-    let mut connection = PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options))?;
+    let mut connection = connect(options).await?;
     // A DBA may have asked for more than `on`. Less would lose what was answered.
     let settings = format!(
         "set role oriva_hub_service; set statement_timeout = {}; set search_path = {}; set row_security = on; \
@@ -189,10 +205,10 @@ fn role_error(error: sqlx_pg::Error, options: &PgConnectOptions) -> StoreError {
 /// # Errors
 /// [`StoreError::Setup`], or that the database does not answer.
 pub(super) async fn refuse_transaction_pooling(options: &PgConnectOptions) -> Result<(), StoreError> {
-    let mut first = PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options))?;
-    let mut second = match PgConnection::connect_with(options).await.map_err(|error| not_connected(error, options)) {
+    let mut first = connect(options).await?;
+    let mut second = match connect(options).await {
         // There is room for one connection alone: with it, nothing can be told.
-        Err(StoreError::Unavailable(Outage::Crowded, _)) => return Ok(()),
+        Err(StoreError::Unavailable(Outage::TooManyConnections, _)) => return Ok(()),
         second => second?,
     };
     let before = backend(&mut first).await?;

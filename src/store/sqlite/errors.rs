@@ -42,9 +42,9 @@ impl From<MigrateError> for StoreError {
 fn outage(code: &str) -> Option<Outage> {
     Some(match code.parse::<u32>().ok()? & 0xff {
         5 | 6 => Outage::Locked,
-        8 | 14 => Outage::ReadOnly,
+        8 => Outage::ReadOnly,
         9 => Outage::TooSlow,
-        10 => Outage::Broken,
+        10 | 14 => Outage::Broken,
         13 => Outage::Full,
         _ => return None,
     })

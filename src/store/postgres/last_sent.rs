@@ -1,4 +1,4 @@
-//! The last event that was committed and told. A server that took over from another, or that crashed with
+//! The last event that was committed and sent to whoever is online. A server that took over from another, or that crashed with
 //! `synchronous_commit = off`, may have lost it, and would give its offsets to others.
 
 use std::{
@@ -20,11 +20,11 @@ use crate::store::{
 /// For how long an event is looked for. Retention may have taken an older one.
 const LOOKED_FOR: Duration = Duration::from_secs(12 * 3600);
 
-/// The last event that was told, and when.
+/// The last event that was sent, and when.
 #[derive(Debug, Default)]
-pub(super) struct LastTold(Mutex<Option<(EventId, Instant)>>);
+pub(super) struct LastSent(Mutex<Option<(EventId, Instant)>>);
 
-impl LastTold {
+impl LastSent {
     fn state(&self) -> MutexGuard<'_, Option<(EventId, Instant)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -42,15 +42,15 @@ impl LastTold {
     /// Checks on a new connection that the event is still there. Commits are lost from the last one on, so then all are.
     ///
     /// # Errors
-    /// [`StoreError::WentBack`].
+    /// [`StoreError::LostCommits`].
     pub(super) async fn check(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        let told = *self.state();
-        let Some((event, _)) = told.filter(|(_, at)| at.elapsed() < LOOKED_FOR) else { return Ok(()) };
+        let sent = *self.state();
+        let Some((event, _)) = sent.filter(|(_, at)| at.elapsed() < LOOKED_FOR) else { return Ok(()) };
         let query = Statement::new(
             "select exists (select from platform_events where id = $1) \
              or exists (select from platform_events_archive where id = $1)",
         );
         let is_there = Postgres::fetch_one(connection, query.bind(event.0)).await?.flag(0)?;
-        if is_there { Ok(()) } else { Err(StoreError::WentBack) }
+        if is_there { Ok(()) } else { Err(StoreError::LostCommits) }
     }
 }
