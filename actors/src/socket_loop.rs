@@ -46,7 +46,7 @@ const READS_PER_TURN: usize = 4;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to answer when somebody else wants its connection.
 pub(crate) const PROBE: Duration = Duration::from_secs(3);
-/// Deadlines that are not worth a look.
+/// Below this many entries the heap is not searched for deadlines of sockets that have ended.
 const FEW_DEADLINES: usize = 1024;
 /// How long a client may take to answer a close frame before its connection is dropped.
 const LINGER: Duration = Duration::from_secs(2);

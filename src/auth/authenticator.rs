@@ -32,8 +32,10 @@ const CACHED_FOR: Duration = Duration::from_secs(60);
 
 /// How long a key that nobody has is remembered.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
-/// Keys that are looked up at once. Whoever sends made-up keys takes no more of the store than this.
+/// Keys that were never seen here and are looked up at once. Whoever sends made-up keys takes no more of the store than this.
 const LOOKUPS: usize = 4;
+/// How long a key that was good is known to be none that somebody made up.
+const SEEN_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// An app's server with a valid key.
 #[derive(Debug, Clone)]
@@ -104,6 +106,8 @@ pub struct Authenticator {
     keys: Cache<[u8; 32], Arc<KnownKey>>,
     apps: Cache<AppId, Arc<App>>,
     unknown: Cache<[u8; 32], ()>,
+    /// Keys that were good once. They are looked up again without waiting behind those that may be made up.
+    seen: Cache<[u8; 32], ()>,
     lookups: Semaphore,
     /// Rises when cached entries may be wrong.
     generation: AtomicU64,
@@ -122,6 +126,7 @@ impl Authenticator {
             keys: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
             apps: Cache::builder().max_capacity(CACHED).time_to_live(CACHED_FOR).build(),
             unknown: Cache::builder().max_capacity(CACHED).time_to_live(UNKNOWN_FOR).build(),
+            seen: Cache::builder().max_capacity(CACHED).time_to_live(SEEN_FOR).build(),
             lookups: Semaphore::new(LOOKUPS),
             generation: AtomicU64::new(0),
             used: Mutex::default(),
@@ -147,17 +152,23 @@ impl Authenticator {
         if self.unknown.contains_key(&hash) {
             return Err(AuthError::Unknown);
         }
+        let (generation, was_seen) = (self.generation(), self.seen.contains_key(&hash));
         let known = self.cached(&self.keys, hash, async {
-            let _turn = self.lookups.acquire().await;
+            let _turn = if was_seen { None } else { self.lookups.acquire().await.ok() };
             let found = self.store.key_by_hash(&hash).await?;
             Ok(found.map(|(key, app)| {
                 Arc::new(KnownKey { id: key.id, is_revoked: key.revoked_at.is_some(), app: Arc::new(app) })
             }))
         });
         let Some(known) = known.await? else {
-            self.unknown.insert(hash, ()).await;
+            if generation == self.generation() {
+                self.unknown.insert(hash, ()).await;
+            }
             return Err(AuthError::Unknown);
         };
+        if !was_seen {
+            self.seen.insert(hash, ()).await;
+        }
         let KnownKey { id, is_revoked, app } = &*known;
         if *is_revoked {
             return Err(AuthError::Revoked);

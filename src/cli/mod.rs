@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{Config, ConfigError, Flags, Loaded, Secrets},
+    error_chain::error_chain as chain,
     hub::HubError,
     server::{End, ServeError, open_store},
     store::{Audit, Store, StoreError},
@@ -157,22 +158,6 @@ impl From<ServeError> for CliError {
     }
 }
 
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Some errors contain their cause's text already.
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text.replace('\n', " ")
-}
-
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -226,7 +211,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             match served? {
                 End::Stopped => Ok(()),
                 End::EpochChanged => {
-                    stop::begin_anew().map(|never| match never {}).map_err(|error| CliError::Failed(error.to_string()))
+                    stop::re_exec().map(|never| match never {}).map_err(|error| CliError::Failed(error.to_string()))
                 }
             }
         }

@@ -62,7 +62,7 @@ pub(super) struct PublishArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without fields, notifications are read from standard input: JSON, one a line, with the fields of POST /notifications."
+    after_help = "Without fields, notifications are read from standard input: JSON, one a line, with the fields of POST /notifications. They go in batches, the last when the input ends."
 )]
 pub(super) struct NotifyArgs {
     #[command(flatten)]
@@ -235,13 +235,18 @@ impl Sender {
         // On standard error, and only where that is a terminal.
         let progress = ProgressBar::new_spinner().with_style(style).with_message(self.kind.plural);
         let (batches, mut next) = mpsc::channel(AHEAD);
-        let reader = tokio::task::spawn_blocking(move || read_batches(&batches));
+        // A thread that nobody waits for: it may stand at an input that stays open.
+        let (done, reader) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || done.send(read_batches(&batches)));
         let key = self.key.clone().unwrap_or_else(random_key);
         let (mut sent, mut refused) = (0_u64, 0_u64);
         while let Some(Batch { items, .. }) = next.recv().await {
             let body = json!({self.kind.plural: items}).to_string();
             let answer = self.post("/batch", body, &format!("{key}-{sent}")).await?;
             let outcomes = answer[self.kind.plural].as_array().map(Vec::as_slice).unwrap_or_default();
+            if outcomes.len() != items.len() {
+                return Err(CliError::Failed("an answer that names not every line: is --url a hub?".to_owned()));
+            }
             for (index, outcome) in outcomes.iter().enumerate() {
                 if outcome["error"].is_null() {
                     continue;
@@ -249,19 +254,9 @@ impl Sender {
                 refused += 1;
                 progress.suspend(|| {
                     let (line, error) = (sent + index as u64 + 1, outcome["error"].as_str().unwrap_or_default());
-                    let details = outcome["details"].as_array().map(Vec::as_slice).unwrap_or_default();
-                    let fields: Vec<String> = details
-                        .iter()
-                        .map(|fault| {
-                            format!(
-                                "{} {}",
-                                fault["field"].as_str().unwrap_or(""),
-                                fault["message"].as_str().unwrap_or("")
-                            )
-                        })
-                        .collect();
-                    let colon = if fields.is_empty() { "" } else { ": " };
-                    print_error(format_args!("line {line}: {error}{colon}{}", fields.join("; ")));
+                    let faults = faults(outcome);
+                    let colon = if faults.is_empty() { "" } else { ": " };
+                    print_error(format_args!("line {line}: {error}{colon}{faults}"));
                 });
             }
             sent += items.len() as u64;
@@ -289,12 +284,17 @@ impl Sender {
                 Ok(answer) => {
                     let (status, headers) = (answer.status(), answer.headers().clone());
                     let wait = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                    let body = answer.bytes().await.unwrap_or_default();
-                    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-                    if status.is_success() {
-                        return Ok(body);
-                    }
-                    let why = refusal(status, &body);
+                    let body = answer.bytes().await.map(|body| serde_json::from_slice::<Value>(&body));
+                    let why = match body {
+                        Ok(Ok(body)) if status.is_success() => return Ok(body),
+                        // A repeat under the same key gets the answer that was cut off.
+                        Err(error) if status.is_success() => chain(&error.without_url()),
+                        Ok(Err(_)) if status.is_success() => {
+                            let what = format!("HTTP {} and no JSON: is --url a hub?", status.as_u16());
+                            return Err(CliError::Failed(what));
+                        }
+                        body => refusal(status, &body.ok().and_then(Result::ok).unwrap_or_default()),
+                    };
                     if !matches!(
                         status,
                         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY
@@ -318,16 +318,18 @@ impl Sender {
 
 /// The problem that a hub answered with, in one line.
 fn refusal(status: StatusCode, problem: &Value) -> String {
+    let faults = faults(problem);
     let detail = problem["detail"].as_str().unwrap_or("and no word why: is --url a hub?");
+    format!("HTTP {}: {}", status.as_u16(), if faults.is_empty() { detail } else { &faults })
+}
+
+/// The faulty fields of a problem, each with its rule.
+fn faults(problem: &Value) -> String {
     let faults = problem["details"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let fields: Vec<String> = faults
-        .iter()
-        .map(|fault| format!("{} {}", fault["field"].as_str().unwrap_or(""), fault["message"].as_str().unwrap_or("")))
-        .collect();
-    match fields.is_empty() {
-        true => format!("HTTP {}: {detail}", status.as_u16()),
-        false => format!("HTTP {}: {}", status.as_u16(), fields.join("; ")),
-    }
+    let text = |fault: &Value, key: &str| fault[key].as_str().unwrap_or_default().to_owned();
+    let faults: Vec<_> =
+        faults.iter().map(|fault| format!("{} {}", text(fault, "field"), text(fault, "message"))).collect();
+    faults.join("; ")
 }
 
 fn random_key() -> String {

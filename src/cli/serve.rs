@@ -1,5 +1,7 @@
 //! `serve` and `migrate`.
 
+use std::sync::atomic::Ordering;
+
 use clap::Args;
 use serde_json::json;
 
@@ -29,8 +31,10 @@ pub(super) struct MigrateArgs {
 /// Runs a node until it gets a signal to stop, or has to begin anew.
 pub(super) async fn run(config: &Config, args: &ServeArgs) -> Result<End, CliError> {
     let server = Server::build(config, args.migrate).await?;
-    let stop = stop::first_signal().map_err(|error| CliError::Failed(format!("signals: {error}")))?;
-    Ok(server.run_until_stopped(stop).await?)
+    let (stop, was_told) = stop::first_signal().map_err(|error| CliError::Failed(format!("signals: {error}")))?;
+    let end = server.run_until_stopped(stop).await?;
+    // While the node ended for the epoch's sake, it may have been told to stop.
+    Ok(if was_told.load(Ordering::SeqCst) { End::Stopped } else { end })
 }
 
 /// Applies pending migrations, and prints the store and their names.

@@ -16,14 +16,14 @@ use signal_hook::{
 };
 
 /// Exit status after a second signal.
-const IMPATIENT: i32 = 1;
+const SECOND_SIGNAL: i32 = 1;
 
-/// Completes at the first SIGTERM, SIGINT or SIGHUP. A second one ends the process at once, within its handler: whatever
-/// stands still. Committed events are on the disk; others were not acknowledged.
+/// Completes at the first SIGTERM, SIGINT or SIGHUP; the flag says whether one has come, whoever waits. A second one ends the
+/// process at once, within its handler, whatever stands still. Committed events are on the disk; others were not acknowledged.
 ///
 /// # Errors
 /// Where a handler cannot be installed.
-pub(super) fn first_signal() -> io::Result<impl Future<Output = ()>> {
+pub(super) fn first_signal() -> io::Result<(impl Future<Output = ()>, Arc<AtomicBool>)> {
     let was_told = Arc::new(AtomicBool::new(false));
     let mut numbers = vec![SIGTERM, SIGINT];
     // nohup has it ignored, so that a hub outlives its terminal.
@@ -32,15 +32,18 @@ pub(super) fn first_signal() -> io::Result<impl Future<Output = ()>> {
     }
     let mut signals = Vec::new();
     for number in numbers {
-        // In this order: the second handler runs after the first.
-        flag::register_conditional_shutdown(number, IMPATIENT, was_told.clone())?;
+        // In this order: the second handler runs after the first. A terminal that is closed may send SIGHUP twice.
+        if number != SIGHUP {
+            flag::register_conditional_shutdown(number, SECOND_SIGNAL, was_told.clone())?;
+        }
         flag::register(number, was_told.clone())?;
         signals.push(signal(SignalKind::from_raw(number))?);
     }
-    Ok(async move {
+    let first = async move {
         let waits = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
         futures_util::future::select_all(waits).await;
-    })
+    };
+    Ok((first, was_told))
 }
 
 /// Whether this process was started with a signal ignored.
@@ -55,7 +58,7 @@ fn is_ignored(signal: i32) -> bool {
 ///
 /// # Errors
 /// Where it cannot be started. Otherwise it does not return.
-pub(super) fn begin_anew() -> io::Result<Infallible> {
+pub(super) fn re_exec() -> io::Result<Infallible> {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     Err(Command::new(own_program()?).arg0(name).args(arguments).exec())

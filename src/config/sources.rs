@@ -76,7 +76,8 @@ fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
         figment = figment.merge(Toml::file_exact(path));
     }
     // With an empty one, as from a template without a value, the hub would serve a new store of its own.
-    if std::env::var("DATABASE_URL").is_ok_and(|url| url.is_empty()) {
+    let is_given = flags.database_url.is_some() || std::env::var_os("DATABASE_URL_FILE").is_some();
+    if !is_given && std::env::var("DATABASE_URL").is_ok_and(|url| url.is_empty()) {
         return Err(ConfigError("DATABASE_URL is empty: set it to the database, or do not set it at all".to_owned()));
     }
     for (variable, key) in PLAIN {

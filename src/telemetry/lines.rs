@@ -53,7 +53,9 @@ pub(super) struct Line(NonBlocking);
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if line.len() > LONGEST {
-            let mut cut = line[..LONGEST].to_vec();
+            // Not within a character.
+            let end = (LONGEST - 3..=LONGEST).rev().find(|end| line[*end] & 0xc0 != 0x80).unwrap_or(LONGEST);
+            let mut cut = line[..end].to_vec();
             cut.extend_from_slice("…\n".as_bytes());
             self.0.write_all(&cut)?;
         } else {

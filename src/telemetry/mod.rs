@@ -44,7 +44,7 @@ pub fn init(log: &Log) -> Logging {
         let backtrace =
             (backtrace.status() == std::backtrace::BacktraceStatus::Captured).then(|| backtrace.to_string());
         tracing::error!(
-            message = panic.payload_as_str().unwrap_or("panicked"),
+            panic = panic.payload_as_str(),
             at = panic.location().map(tracing::field::display),
             backtrace,
             "panicked"

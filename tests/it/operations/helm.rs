@@ -20,7 +20,7 @@ fn render(values: &[&str]) -> Result<Vec<Value>, String> {
         .args(values)
         .env("GO111MODULE", "off")
         .env("GOPATH", "/usr/share/gocode")
-        .env("GOCACHE", folder.path().join("cache"))
+        .env("GOCACHE", concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-tools/go-cache"))
         .env("GOFLAGS", "-mod=mod")
         .current_dir(folder.path())
         .output()
