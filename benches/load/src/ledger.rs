@@ -20,7 +20,6 @@ use tokio::sync::watch;
 use self::{
     book::{Book, Verdict},
     desk::Desk,
-    endpoint::Endpoint,
     reader::Reader,
 };
 use crate::Failure;
@@ -66,17 +65,21 @@ pub struct LedgerArgs {
     json: Option<PathBuf>,
 }
 
-/// Runs until its time is over or Ctrl-C, and says what came of it.
+/// Runs until its time is over or Ctrl-C, and prints the verdict.
 ///
 /// # Errors
 /// The hub could not be set up for it, or the verdict is that something is wrong.
 pub async fn run(args: &LedgerArgs) -> Result<(), Failure> {
     let desk = Arc::new(Desk::open(&args.url, &args.admin_key, args.users).await?);
     let book = Arc::new(Book::new(args.users));
+    // The endpoint asks for it as long as this is there.
+    let mut signing = None;
     if let Some(bind) = args.webhook_bind {
-        let endpoint = Endpoint::listen(bind, book.clone()).await?;
+        let (secret, knows_secret) = watch::channel(String::new());
+        let endpoint = endpoint::listen(bind, book.clone(), knows_secret).await?;
         let url = args.webhook_url.as_ref().map_or_else(|| format!("http://{endpoint}/"), ToString::to_string);
-        desk.register_webhook(&url).await?;
+        let _ = secret.send(desk.register_webhook(&url).await?);
+        signing = Some(secret);
         book.expect_webhooks();
     }
     let (stop, stopped) = watch::channel(false);
@@ -124,10 +127,11 @@ pub async fn run(args: &LedgerArgs) -> Result<(), Failure> {
         std::fs::write(path, text)?;
     }
     desk.close().await;
+    drop(signing);
     if verdict.is_good() { Ok(()) } else { Err(Failure::Answer("the verdict above".to_owned())) }
 }
 
-/// Says every ten seconds how it stands.
+/// Prints the progress every ten seconds.
 async fn wait(duration: Option<u64>, began: Instant, book: &Book) {
     let end = duration.map(|seconds| began + Duration::from_secs(seconds));
     let interrupted = tokio::signal::ctrl_c();
@@ -160,7 +164,17 @@ fn print(verdict: &Verdict) {
     );
 }
 
-/// What a notification's request and an event's have in common: what tells them apart in the book.
+/// What stands in the book for a frame or a webhook's body: an event's id, or what happened to which notification.
+fn entry(event: &serde_json::Value) -> Option<String> {
+    match event["event_type"].as_str()? {
+        kind @ ("notification.created" | "notification.dismissed") => {
+            Some(format!("{kind} {}", event["entity_id"].as_str()?))
+        }
+        _ => event["event_id"].as_str().map(str::to_owned),
+    }
+}
+
+/// An event that only its mark tells from others.
 fn event(user: usize, mark: u64) -> serde_json::Value {
     json!({
         "user_id": crate::target::Target::user(user), "event_category": "session", "event_type": "ledger",

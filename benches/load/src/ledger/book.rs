@@ -208,7 +208,9 @@ impl Book {
             repeated_at_webhook: arrived.values().map(|times| u64::from(times - 1)).sum(),
             lost_to_sockets: lost,
             lost_to_webhook: lost_webhook,
-            never_answered: unannounced,
+            unannounced,
+            never_answered: fault("never answered"),
+            refused_for_good: fault("refused for good"),
             gaps: fault("gap"),
             repeated_to_sockets: fault("repeated"),
             two_under_one_offset: fault("two events under one offset"),
@@ -229,26 +231,51 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What came of a run.
 #[derive(Debug, Serialize)]
 pub struct Verdict {
+    /// How long the run took.
     pub seconds: u64,
+    /// Events that a request was answered for with success, those of notifications among them.
     pub accepted: u64,
+    /// Answers that were a refusal; the request was sent again.
     pub refused: u64,
+    /// Requests without an answer; they were sent again.
     pub repeated_requests: u64,
+    /// Events that sockets got, over all sockets.
     pub delivered_to_sockets: u64,
+    /// How often a socket came back.
     pub reconnects: u64,
+    /// How often a socket was told that it cannot resume.
     pub reloads: u64,
+    /// Different events that came to the webhook.
     pub arrived_at_webhook: u64,
+    /// Requests to the webhook beyond the first for an event.
     pub repeated_at_webhook: u64,
+    /// Accepted events that no socket of their user got.
     pub lost_to_sockets: u64,
+    /// Accepted events that did not come to the webhook.
     pub lost_to_webhook: u64,
+    /// Events that came out although no request was answered for them: none was, or its answer was lost for good.
+    pub unannounced: u64,
+    /// Requests that never had an answer.
     pub never_answered: u64,
+    /// Requests that no repeat would mend.
+    pub refused_for_good: u64,
+    /// Times that a socket got an offset that does not follow the one before.
     pub gaps: u64,
+    /// Times that a socket got an offset again.
     pub repeated_to_sockets: u64,
+    /// Offsets under which two sockets of a user got different events.
     pub two_under_one_offset: u64,
+    /// Requests to the webhook whose signature is wrong.
     pub bad_signatures: u64,
+    /// Users whose unread count is wrong.
     pub wrong_counts: u64,
+    /// Whether the counts could not be read.
     pub counts_unknown: bool,
+    /// In milliseconds.
     pub longest_without_an_accepted_request_ms: u64,
+    /// The longest time from when a socket was lost until it was up to date again, in milliseconds.
     pub longest_socket_outage_ms: u64,
+    /// Some of what is wrong.
     pub examples: Vec<String>,
 }
 
@@ -261,6 +288,8 @@ impl Verdict {
             + self.repeated_to_sockets
             + self.two_under_one_offset
             + self.bad_signatures
+            + self.never_answered
+            + self.refused_for_good
             + self.wrong_counts;
         faults == 0 && !self.counts_unknown && self.accepted > 0
     }
@@ -279,7 +308,11 @@ impl Verdict {
             ("offsets left out at a socket", self.gaps.to_string()),
             ("offsets repeated or out of order at a socket", self.repeated_to_sockets.to_string()),
             ("two events under one offset", self.two_under_one_offset.to_string()),
-            ("events nobody was told were accepted", self.never_answered.to_string()),
+            ("events nobody was told were accepted", self.unannounced.to_string()),
+            (
+                "requests that were refused for good, or never answered",
+                (self.refused_for_good + self.never_answered).to_string(),
+            ),
             ("arrived at the webhook", self.arrived_at_webhook.to_string()),
             ("of them repeated (at least once is promised)", self.repeated_at_webhook.to_string()),
             ("lost to the webhook", self.lost_to_webhook.to_string()),

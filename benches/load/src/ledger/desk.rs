@@ -16,8 +16,8 @@ use crate::{Failure, target::Target};
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause before a request is sent again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a request is sent again after the run has ended.
-const PATIENCE: usize = 120;
+/// How often a request is sent again after the run has ended.
+const LAST_ATTEMPTS: usize = 60;
 
 pub struct Desk {
     client: Client,
@@ -83,10 +83,12 @@ impl Desk {
         format!("/api/v1/apps/{}{rest}", self.app)
     }
 
-    pub async fn register_webhook(&self, url: &str) -> Result<(), Failure> {
+    /// Registers the endpoint. Returns its secret.
+    pub async fn register_webhook(&self, url: &str) -> Result<String, Failure> {
         // As patient as a run may need: the hub may be down for long.
         let webhook = json!({"webhook_url": url, "subscribed_events": ["**"], "max_retries": 10});
-        self.must("POST", &self.path("/webhooks"), &self.key, Some(webhook)).await.map(drop)
+        let made = self.must("POST", &self.path("/webhooks"), &self.key, Some(webhook)).await?;
+        Ok(made["webhook_secret"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Sends the app away again; what it has done stays.
@@ -137,6 +139,7 @@ impl Desk {
         let body = json!({"user_id": Target::user(user), "title": format!("mark {mark}"), "body": "From the ledger"});
         let answer = self.insist("POST", &self.path("/notifications"), &self.key, &body, book, halted).await;
         if let Some(id) = answer.as_ref().and_then(|answer| answer["notification_id"].as_str()) {
+            book.accept(user, &format!("notification.created {id}"));
             book.unread(user, 1);
             unread.push((user, id.to_owned()));
         }
@@ -147,6 +150,7 @@ impl Desk {
         let path = format!("/api/v1/notifications/{id}");
         // Dismissing twice changes nothing, so it needs no key.
         if self.insist("PATCH", &path, &self.tokens[user], &body, book, halted).await.is_some() {
+            book.accept(user, &format!("notification.dismissed {id}"));
             book.unread(user, -1);
         }
     }
@@ -179,7 +183,7 @@ impl Desk {
                 }
             }
             attempts_after_the_end += usize::from(*halted.borrow());
-            if attempts_after_the_end > PATIENCE {
+            if attempts_after_the_end > LAST_ATTEMPTS {
                 book.fault("never answered", format!("{method} {path}"));
                 return None;
             }

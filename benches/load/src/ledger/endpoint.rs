@@ -2,10 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use hmac::{Hmac, Mac as _};
 use serde_json::Value;
+use sha2::Sha256;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use super::book::Book;
@@ -14,24 +17,29 @@ use crate::Failure;
 /// The largest request that is taken.
 const LARGEST: usize = 1 << 20;
 
-pub struct Endpoint;
-
-impl Endpoint {
-    /// Listens, and writes into the book what arrives. Returns the address.
-    pub async fn listen(bind: SocketAddr, book: Arc<Book>) -> Result<SocketAddr, Failure> {
-        let listener = TcpListener::bind(bind).await?;
-        let addr = listener.local_addr()?;
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let book = book.clone();
-                tokio::spawn(async move { drop(serve(stream, &book).await) });
-            }
-        });
-        Ok(addr)
-    }
+/// Listens, and writes into the book what arrives. Returns the address.
+pub async fn listen(bind: SocketAddr, book: Arc<Book>, secret: watch::Receiver<String>) -> Result<SocketAddr, Failure> {
+    let listener = TcpListener::bind(bind).await?;
+    let addr = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (book, secret) = (book.clone(), secret.clone());
+            tokio::spawn(async move { drop(serve(stream, &book, &secret).await) });
+        }
+    });
+    Ok(addr)
 }
 
-async fn serve(mut stream: TcpStream, book: &Book) -> std::io::Result<()> {
+/// Whether a request's `X-Oriva-Signature` is that of its body.
+fn is_signed(head: &str, body: &[u8], secret: &str) -> bool {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return false };
+    mac.update(body);
+    let code = mac.finalize().into_bytes();
+    let signature = code.iter().fold("sha256=".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+    head.lines().filter_map(|line| line.strip_prefix("x-oriva-signature:")).any(|sent| sent.trim() == signature)
+}
+
+async fn serve(mut stream: TcpStream, book: &Book, secret: &watch::Receiver<String>) -> std::io::Result<()> {
     let mut seen = Vec::with_capacity(4096);
     loop {
         let end = loop {
@@ -53,12 +61,16 @@ async fn serve(mut stream: TcpStream, book: &Book) -> std::io::Result<()> {
                 return Ok(());
             }
         }
+        let body = &seen[end..end + length];
+        if !is_signed(&head, body, &secret.borrow()) {
+            book.fault("signature", head.clone());
+        }
         let is_refused = rand::random_range(0..10) == 0;
         if !is_refused
-            && let Ok(body) = serde_json::from_slice::<Value>(&seen[end..end + length])
-            && let Some(event) = body["event_id"].as_str()
+            && let Ok(body) = serde_json::from_slice::<Value>(body)
+            && let Some(event) = super::entry(&body)
         {
-            book.arrive(event);
+            book.arrive(&event);
         }
         seen.drain(..end + length);
         let status = if is_refused { "503 Service Unavailable" } else { "200 OK" };

@@ -133,7 +133,8 @@ impl Reader {
         if frame["stream"] == "broadcast" {
             return;
         }
-        let (offset, id) = (frame["offset"].as_u64().unwrap_or(0), frame["event_id"].as_str().unwrap_or_default());
+        let offset = frame["offset"].as_u64().unwrap_or(0);
+        let Some(id) = super::entry(frame) else { return };
         let last = self.position.as_ref().map_or(0, |(last, _)| *last);
         let socket = format!("user {}, device {}", self.user, self.device);
         if offset > last + 1 {
@@ -142,7 +143,7 @@ impl Reader {
             self.book.fault("repeated", format!("{socket}: {offset} after {last}"));
             return;
         }
-        self.book.see(self.user, offset, id);
+        self.book.see(self.user, offset, &id);
         self.position = Some((offset, epoch.to_owned()));
     }
 }
