@@ -363,3 +363,24 @@ async fn an_outage_has_a_name() {
     store.close().await;
     assert!(store.try_writing().await.unwrap_err().is_closed());
 }
+
+/// Its locks would be kept for as long as nobody else takes the connection.
+#[tokio::test]
+async fn what_nobody_waits_for_leaves_no_transaction_open() {
+    let server = PostgresServer::start().await;
+    let proxy = Proxy::to(server.port()).await;
+    let database = behind(&server, &proxy).await;
+    let store = PostgresStore::new(&database.url, 2).unwrap();
+    store.try_writing().await.unwrap();
+    proxy.cut();
+    // `begin` is on its way.
+    tokio::time::timeout(Duration::from_millis(300), store.try_writing()).await.unwrap_err();
+    proxy.heal();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut superuser = server.superuser("hub").await;
+    let begun =
+        "select count(*) from pg_stat_activity where usename = 'hub' and query ilike '%begin%' and state <> 'idle'";
+    let mut open = async || sqlx_pg::query_scalar::<_, i64>(begun).fetch_one(&mut superuser).await.unwrap();
+    eventually("nothing is open", async || open().await == 0).await;
+    store.try_writing().await.unwrap();
+}
