@@ -309,10 +309,7 @@ impl Verdict {
             ("offsets repeated or out of order at a socket", self.repeated_to_sockets.to_string()),
             ("two events under one offset", self.two_under_one_offset.to_string()),
             ("events nobody was told were accepted", self.unannounced.to_string()),
-            (
-                "requests that were refused for good, or never answered",
-                (self.refused_for_good + self.never_answered).to_string(),
-            ),
+            ("requests refused for good, or never answered", (self.refused_for_good + self.never_answered).to_string()),
             ("arrived at the webhook", self.arrived_at_webhook.to_string()),
             ("of them repeated (at least once is promised)", self.repeated_at_webhook.to_string()),
             ("lost to the webhook", self.lost_to_webhook.to_string()),
