@@ -61,6 +61,12 @@ pub enum Outage {
     /// It accepts no further connection.
     #[error("the database accepts no more connections: raise its limit, or lower database.max_connections")]
     TooManyConnections,
+    /// A new connection had no answer in time.
+    #[error(
+        "a new connection to the database gets no answer: it stands still, or a pooler before it has no session left (raise \
+         its pool size, or lower database.max_connections)"
+    )]
+    NoSession,
     /// All of the hub's connections are in use.
     #[error("all connections to the database are in use: it is slow, or database.max_connections is too low")]
     Exhausted,

@@ -402,6 +402,12 @@ pub trait Store:
     /// Applies all pending migrations. Returns their names.
     async fn migrate(&self) -> Result<Vec<String>, StoreError>;
 
+    /// Lets a login of the database server be the nodes' one.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`] where there is no such login, or an embedded store, which has none.
+    async fn grant_to(&self, login: &str) -> Result<(), StoreError>;
+
     /// Checks that the schema is the one this binary was built for.
     ///
     /// # Errors

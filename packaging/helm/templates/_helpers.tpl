@@ -79,11 +79,13 @@ spec:
         {{- range $name, $value := .Values.settings }}
         - { name: {{ $name }}, value: {{ $value | quote }} }
         {{- end }}
-      # It listens once its store answers. Later it waits for its store and is not restarted for it: that is what /readyz is for.
+      # Where its store does not answer at the start it exits, and is started again. Later it waits for its store, and is not
+      # restarted for it: that is what /readyz is for. Before it listens an embedded store is migrated, which may take an hour
+      # where tables are written anew.
       startupProbe:
         httpGet: { path: /healthz, port: http }
         periodSeconds: 2
-        failureThreshold: 60
+        failureThreshold: {{ if eq .Values.store "sqlite" }}1800{{ else }}60{{ end }}
       livenessProbe:
         httpGet: { path: /healthz, port: http }
         periodSeconds: 10

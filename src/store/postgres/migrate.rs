@@ -11,7 +11,7 @@ use sqlx_pg::{
 
 use super::session;
 use crate::store::{
-    Outage, StoreError,
+    Cause, Outage, StoreError,
     migrations::{migration_files, version_and_description},
     new_epoch,
 };
@@ -32,6 +32,12 @@ const MIGRATION_LOCK: i64 = 0x6f72_6976_6120_6d69;
 /// Roles belong to the server, and not to one database with its lock. So two databases' migrations can be in each other's way.
 const ROLE_TRIES: usize = 20;
 const ROLE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a migration waits for a lock while it holds others, which nodes wait for: less than PostgreSQL's deadlock_timeout.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+/// A minute.
+const LOCK_TRIES: usize = 60;
 
 fn migration((name, text): &(&'static str, &'static str)) -> Migration {
     let (version, description) = version_and_description(name);
@@ -67,9 +73,16 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<Vec<String>, S
     for role in ROLES {
         make_role(&mut owner, role, login).await?;
     }
-    owner.ensure_migrations_table().await?;
+    owner.ensure_migrations_table().await.map_err(|error| not_the_owner(error.into(), login))?;
     let before = owner.list_applied_migrations().await?.len();
-    MIGRATIONS.run_direct(&mut owner).await?;
+    // All or nothing, and all locks before any work: each statement would otherwise wait for one more lock while a node's
+    // transaction waits for the last.
+    let mut transaction = owner.begin().await?;
+    if before < MIGRATIONS.iter().count() {
+        lock_tables(&mut transaction).await?;
+    }
+    MIGRATIONS.run_direct(&mut *transaction).await.map_err(|error| not_the_owner(error.into(), login))?;
+    transaction.commit().await?;
     let names = MIGRATIONS.iter().skip(before).map(|migration| migration.description.to_string()).collect();
     owner.execute("grant select on _sqlx_migrations to oriva_hub_service").await?;
     sqlx_pg::query(
@@ -80,6 +93,47 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<Vec<String>, S
     .await?;
     let _ = owner.close().await;
     Ok(names)
+}
+
+/// Locks the hub's tables, so that nobody else is in a transaction. Who waits for one of them while this waits for another
+/// goes first: this lets go of all, and tries again.
+async fn lock_tables(transaction: &mut PgConnection) -> Result<(), StoreError> {
+    // Whoever appends locks `streams` before the others, so this does too.
+    let tables = "select string_agg(quote_ident(name), ', ' order by name <> 'streams', name) from \
+                  (select distinct table_name::text as name from information_schema.role_table_grants \
+                   where grantee = 'oriva_hub_service' and table_schema = current_schema()) tables";
+    let tables: Option<String> = sqlx_pg::query_scalar(tables).fetch_one(&mut *transaction).await?;
+    let Some(tables) = tables else { return Ok(()) };
+    let lock = format!("set local lock_timeout = '{} ms'; lock table {tables}", LOCK_WAIT.as_millis());
+    for attempt in 1.. {
+        transaction.execute("savepoint unlocked").await?;
+        let Err(error) = transaction.execute(lock.as_str()).await else { break };
+        let error = StoreError::from(error);
+        transaction.execute("rollback to savepoint unlocked").await?;
+        if !matches!(error, StoreError::Contended | StoreError::Unavailable(Outage::Locked, _)) || attempt == LOCK_TRIES
+        {
+            return Err(error);
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    transaction.execute("set local lock_timeout = 0").await?;
+    Ok(())
+}
+
+/// Lets a login take on the hub's roles.
+pub(super) async fn grant_to(options: &PgConnectOptions, login: &str) -> Result<(), StoreError> {
+    let mut owner = session::connect(options).await?;
+    let grant =
+        "select format('grant oriva_hub_service, oriva_hub_tenant to %I', rolname) from pg_roles where rolname = $1";
+    let grant: Option<String> = sqlx_pg::query_scalar(grant).bind(login).fetch_optional(&mut owner).await?;
+    let grant =
+        grant.ok_or_else(|| StoreError::Setup(format!("there is no login {login}: create role {login} login")))?;
+    ask_the_server(&mut owner, &grant, || {
+        format!("the login {} may not grant the hub's roles: as a superuser run `{grant}`", options.get_username())
+    })
+    .await?;
+    let _ = owner.close().await;
+    Ok(())
 }
 
 /// Makes a role if it is missing, and lets the login take it on. Both may have been done by a DBA.
@@ -117,6 +171,22 @@ async fn make_role(owner: &mut PgConnection, role: &str, login: &str) -> Result<
         .await?;
     }
     Ok(())
+}
+
+/// Where the login lacks a right, says who has it.
+fn not_the_owner(error: StoreError, login: &str) -> StoreError {
+    let code = |cause: &Cause| {
+        let cause = cause.downcast_ref::<sqlx_pg::Error>()?.as_database_error()?.code()?;
+        Some(cause.into_owned())
+    };
+    match &error {
+        StoreError::Failed(cause) | StoreError::Migration(cause) if code(cause).as_deref() == Some("42501") => {
+            StoreError::Setup(format!(
+                "the login {login} does not own the schema: run `migrate` as its owner ({cause})"
+            ))
+        }
+        _ => error,
+    }
 }
 
 /// Changes the server's roles. Where the login lacks the right, `advice` says what to do.

@@ -165,7 +165,9 @@ impl SqlStore for PostgresStore {
         let until = Instant::now() + ACQUIRE;
         loop {
             match self.appending.begin("begin").await {
-                Err(StoreError::Unavailable(Outage::TooManyConnections, _)) if Instant::now() < until => {
+                Err(StoreError::Unavailable(Outage::TooManyConnections | Outage::NoSession, _))
+                    if Instant::now() < until =>
+                {
                     self.connections.close_idle();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -193,6 +195,10 @@ impl SqlStore for PostgresStore {
 impl Store for PostgresStore {
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         migrate::migrate(&self.options).await
+    }
+
+    async fn grant_to(&self, login: &str) -> Result<(), StoreError> {
+        migrate::grant_to(&self.options, login).await
     }
 
     async fn check_schema(&self) -> Result<(), StoreError> {

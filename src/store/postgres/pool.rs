@@ -99,8 +99,10 @@ impl managed::Manager for Opener {
         if self.trust.is_trusted() && metrics.last_used() < IDLE {
             return Ok(());
         }
-        match tokio::time::timeout(PROOF, connection.ping()).await {
-            Ok(answer) => answer.map_err(|error| RecycleError::Backend(error.into())),
+        match tokio::time::timeout(PROOF, session::facts(connection)).await {
+            // Its server became a standby, or it was made while all were read-only.
+            Ok(Ok(facts)) if facts.is_standby || facts.is_read_only => Err(RecycleError::message("takes no writes")),
+            Ok(answer) => answer.map(drop).map_err(RecycleError::Backend),
             Err(_) => {
                 self.trust.suspect();
                 Err(RecycleError::message("no answer"))
@@ -172,12 +174,16 @@ impl Connections {
                 Ok(Ok(session)) => return Ok(Connection { session: Some(session), capacity: Some(capacity) }),
                 Ok(Err(managed::PoolError::Backend(error))) => error,
                 Ok(Err(_)) => return Err(StoreError::Unavailable(Outage::Closed, None)),
-                Err(_) => return Err(obstacle.unwrap_or(StoreError::Unavailable(Outage::Unreachable, None))),
+                Err(_) => return Err(obstacle.unwrap_or(StoreError::Unavailable(Outage::NoSession, None))),
             };
             match error.outage() {
                 // Who appends can have one of the others'.
-                Some(Outage::TooManyConnections) if self.appends && self.pool.status().size == 0 => return Err(error),
-                Some(Outage::TooManyConnections) => self.shrink(capacity, &error),
+                Some(Outage::TooManyConnections | Outage::NoSession)
+                    if self.appends && self.pool.status().size == 0 =>
+                {
+                    return Err(error);
+                }
+                Some(Outage::TooManyConnections | Outage::NoSession) => self.shrink(capacity, &error),
                 Some(Outage::Unreachable) => drop(capacity),
                 _ => return Err(error),
             }

@@ -81,7 +81,7 @@ impl RetentionStore for PostgresStore {
         let looked_at = next(&mut transaction, rows, &is_over, range, limit).await?;
         let over: Vec<Uuid> = looked_at.iter().filter(|(_, is_over)| *is_over).map(|(id, _)| *id).collect();
         for statement in statements {
-            sqlx_pg::query(*statement).bind(&over).execute(&mut *transaction).await?;
+            sqlx_pg::query(statement).bind(&over).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(Step { last: looked_at.last().map(|(id, _)| *id), done: over.len() as u64 })

@@ -125,7 +125,7 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
         Ok(connected) => connected.map_err(|error| not_connected(error, options)),
         Err(_) => {
             let at = format!("{}:{}: no answer within {} s", options.get_host(), options.get_port(), CONNECT.as_secs());
-            Err(StoreError::Unavailable(Outage::Unreachable, Some(at.into())))
+            Err(StoreError::Unavailable(Outage::NoSession, Some(at.into())))
         }
     }
 }
@@ -137,9 +137,10 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
 /// something, and [`StoreError::Outdated`] where the roles are missing.
 pub(super) async fn open(options: &PgConnectOptions) -> Result<(PgConnection, Facts), StoreError> {
     let mut connection = connect(options).await?;
-    // A DBA may have asked for more than `on`. Less would lose what was answered.
+    // A DBA may have asked for more than `on`. Less would lose what was answered. The tenant's role is taken on later; that
+    // this is allowed shows here.
     let settings = format!(
-        "set role oriva_hub_service; set statement_timeout = {}; set search_path = {}; set row_security = on; \
+        "set role oriva_hub_tenant; set role oriva_hub_service; set client_min_messages = error; set statement_timeout = {}; set search_path = {}; set row_security = on; \
          set jit = off; set default_transaction_isolation = 'read committed'; \
          select set_config('synchronous_commit', 'on', false) \
          where current_setting('synchronous_commit') in ('off', 'local');",
@@ -190,13 +191,16 @@ fn role_error(error: sqlx_pg::Error, options: &PgConnectOptions) -> StoreError {
     match error.as_database_error().and_then(|cause| cause.code()).as_deref() {
         // The migrations make the roles.
         Some("22023" | "42704") => StoreError::Outdated,
-        Some("42501") => StoreError::Setup(format!(
-            "the login {user} may not take on the hub's roles: as the schema's owner run \
-             `grant oriva_hub_service, oriva_hub_tenant to {user}`",
-            user = options.get_username()
-        )),
+        Some("42501") => may_not_take_on_roles(options.get_username()),
         _ => not_connected(error, options),
     }
+}
+
+fn may_not_take_on_roles(login: &str) -> StoreError {
+    StoreError::Setup(format!(
+        "the login {login} may not take on the hub's roles: run `oriva-hub migrate --grant-to {login}`, or as a superuser \
+         `grant oriva_hub_service, oriva_hub_tenant to {login}`"
+    ))
 }
 
 /// Refuses a pooler that gives each transaction another session: the hub sets a role and settings once a session, and
@@ -208,7 +212,7 @@ pub(super) async fn refuse_transaction_pooling(options: &PgConnectOptions) -> Re
     let mut first = connect(options).await?;
     let mut second = match connect(options).await {
         // There is room for one connection alone: with it, nothing can be told.
-        Err(StoreError::Unavailable(Outage::TooManyConnections, _)) => return Ok(()),
+        Err(StoreError::Unavailable(Outage::TooManyConnections | Outage::NoSession, _)) => return Ok(()),
         second => second?,
     };
     let before = backend(&mut first).await?;

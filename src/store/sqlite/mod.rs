@@ -220,6 +220,10 @@ impl Store for SqliteStore {
         Ok(names)
     }
 
+    async fn grant_to(&self, _login: &str) -> Result<(), StoreError> {
+        Err(StoreError::Setup("an embedded store has no logins: leave --grant-to out".to_owned()))
+    }
+
     async fn check_schema(&self) -> Result<(), StoreError> {
         let query = "select count(*) from _sqlx_migrations where success";
         let applied: Result<i64, sqlx::Error> = sqlx::query_scalar(query).fetch_one(&self.readers).await;

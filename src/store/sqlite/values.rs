@@ -90,7 +90,7 @@ impl Dialect for Sqlite {
              returning kind, key, last_offset, \
              (select cast(value as integer) from hub_meta where key = 'webhook_revision')",
         )
-        .bind(serde_json::to_string(&raised).map_err(|error| StoreError::failed(error))?);
+        .bind(serde_json::to_string(&raised).map_err(StoreError::failed)?);
         stream_offsets(counts, &Self::fetch_all(connection, raise).await?)
     }
 

@@ -345,6 +345,32 @@ async fn a_database_that_stands_still_is_not_ready() {
     assert_eq!(status(&app).await, 200);
 }
 
+/// The login that serves is given its roles by the migration, and one that lacks one of them is told so.
+#[tokio::test]
+async fn a_login_needs_both_roles() {
+    let server = PostgresServer::start().await;
+    server.sql("create role nodes login; create database one owner owner").await;
+    let mut database = Database::on(&server).await;
+    let migrate = |login: &str, to: &str| {
+        let url = server.url_of(login, "one");
+        command(&database, &["migrate", "--grant-to", to, "--database-url", &url]).output().unwrap()
+    };
+    let output = migrate("owner", "nobody");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("create role nobody login"));
+    let output = migrate("owner", "nodes");
+    assert!(output.status.success(), "{output:?}");
+    let output = migrate("nodes", "nodes");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("does not own the schema"));
+    database.url = server.url_of("nodes", "one");
+    let store = database.store().await;
+    store.try_writing().await.unwrap();
+    store.close().await;
+    server.sql("revoke oriva_hub_tenant from nodes").await;
+    let output = command(&database, &["serve", "--bind", "127.0.0.1:0"]).output().unwrap();
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && why.contains("migrate --grant-to nodes"), "{why}");
+}
+
 /// What the store itself says, without a hub.
 #[tokio::test]
 async fn an_outage_has_a_name() {

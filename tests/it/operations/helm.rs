@@ -66,6 +66,10 @@ fn the_chart_renders_what_kubernetes_takes() {
     assert_eq!(pod["metadata"]["labels"], find(&nodes, "Service")["spec"]["selector"], "the service finds its pods");
     assert_eq!(find(&nodes, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"], pod["metadata"]["labels"]);
 
+    let job = render(&["migrate.grantTo=hub"]).unwrap();
+    let args = &find(&job, "Job")["spec"]["template"]["spec"]["containers"][0]["args"];
+    assert_eq!(*args, serde_json::json!(["migrate", "--grant-to", "hub"]));
+
     let one = render(&["store=sqlite", "redis=false", "persistence.storageClass=fast"]).unwrap();
     assert_eq!(kinds(&one), ["Service", "StatefulSet"]);
     let set = &find(&one, "StatefulSet")["spec"];

@@ -4,7 +4,7 @@
 use oriva_hub::store::{Store, StoreError, postgres::PostgresStore};
 use sqlx_pg::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::{App, Backend, Database, HubProcess, PostgresServer, Socket, process};
+use crate::harness::{App, Backend, Database, HubProcess, PostgresServer, Socket, eventually, process};
 
 async fn migrate(url: &str) -> Result<Vec<String>, StoreError> {
     let store = PostgresStore::new(url, 2).unwrap();
@@ -93,6 +93,35 @@ async fn several_may_migrate_at_once() {
     }
 }
 
+/// Beside nodes that write. All tables are locked before any work, and whoever has one that the migration waits for goes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_and_a_transaction_do_not_wait_for_each_other() {
+    let server = PostgresServer::start().await;
+    server.sql("create database one owner owner").await;
+    let url = server.url_of("owner", "one");
+    migrate(&url).await.unwrap();
+    let mut owner = PgConnection::connect(&url).await.unwrap();
+    owner
+        .execute("alter table app_webhooks drop column payload; delete from _sqlx_migrations where version = 13")
+        .await
+        .unwrap();
+    owner.execute("begin; lock table platform_notifications in row exclusive mode").await.unwrap();
+    let migrating = {
+        let url = url.clone();
+        tokio::spawn(async move { migrate(&url).await })
+    };
+    let mut observer = server.superuser("one").await;
+    let waiting = "select count(*) from pg_locks where not granted and relation = 'platform_notifications'::regclass";
+    eventually("it waits", async || {
+        sqlx_pg::query_scalar::<_, i64>(waiting).fetch_one(&mut observer).await.unwrap() > 0
+    })
+    .await;
+    // It has this one already.
+    owner.execute("lock table streams in row exclusive mode").await.unwrap();
+    owner.execute("commit").await.unwrap();
+    assert_eq!(migrating.await.unwrap().unwrap(), ["webhook payload"]);
+}
+
 /// `migrate --new-epoch` beside nodes that run. They must not go on with what they remember.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_node_notices_a_new_epoch() {
@@ -110,7 +139,7 @@ async fn a_running_node_notices_a_new_epoch() {
         assert!(process::run(&database, &["migrate", "--new-epoch"]).status.success());
         database.url = url;
         assert_eq!(socket.closed().await.0, 1001);
-        crate::harness::eventually("it serves under the new epoch", async || {
+        eventually("it serves under the new epoch", async || {
             Socket::open(hub.addr, &token).await.is_ok_and(|socket| socket.welcome["epoch"] != *epoch)
         })
         .await;
