@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{CliError, say};
 use crate::{
-    config::Config,
+    config::{Config, masked_url},
     server::{Verdict, examine},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct DoctorArgs {
 pub(super) async fn run(args: &DoctorArgs, config: &Config, as_json: bool) -> Result<(), CliError> {
     let parse = |text: &String| {
         let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        url.ok_or_else(|| CliError::Usage(format!("--url {text:?} must be http://HOST or https://HOST")))
+        url.ok_or_else(|| CliError::Usage(format!("--url {:?} must be http://HOST or https://HOST", masked_url(text))))
     };
     let url = args.url.as_ref().map(parse).transpose()?;
     let findings = examine(config, url.as_ref()).await;

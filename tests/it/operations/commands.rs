@@ -104,6 +104,57 @@ async fn many_lines_go_as_batches(backend: Backend) {
     assert_eq!(app.inbox("bob").unread().await, 3);
     let (code, _, why) = said(&with_input(as_app(&app, &["publish"]), "{\"a\": 1}\nnonsense\n"));
     assert!(code == Some(1) && why.contains("standard input, line 2"), "{why}");
+    let mut broken = lines.join("\n\n");
+    broken += "\nnonsense\n";
+    let (code, out, why) = said(&with_input(as_app(&app, &["notify"]), &broken));
+    assert_eq!((code, &*out), (Some(1), "3 accepted, 0 refused\n"), "those before it are sent: {why}");
+    assert!(why.contains("line 6") && why.contains("was not sent"), "{why}");
+}
+
+/// Numbers keep their digits, from flags and from lines.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_stays_as_it_is_written() {
+    let database = Database::new(Backend::Sqlite).await;
+    let hub = HubProcess::start(&database, &[]).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let data = r#"{"z":1.0,"a":12345678901234567890123,"m":1e2}"#;
+    let publish = ["publish", "--user", "alice", "--type", "session.started", "--entity", "session:1", "--data", data];
+    assert_eq!(said(&as_app(&app, &publish).output().unwrap()).0, Some(0));
+    let line = App::event("alice", 2).to_string();
+    let (before, after) = line.split_once("{\"n\":1}").expect("the data");
+    let line = format!("{before}{data}{after}");
+    let (code, _, why) = said(&with_input(as_app(&app, &["publish"]), &format!("\u{feff}{line}\n")));
+    assert_eq!(code, Some(0), "{why}");
+    let request = reqwest::Client::new().get(format!("http://{}/api/v1/apps/a/events", app.addr)).bearer_auth(&app.key);
+    let events = request.send().await.unwrap().text().await.unwrap();
+    assert_eq!(events.matches(data).count(), 2, "{events}");
+}
+
+/// Batches become as small as the app's budget, and a line does not wait for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_fit_the_budget_and_the_pace() {
+    let database = Database::new(Backend::Sqlite).await;
+    let small =
+        [("ORIVA_HUB__RATE_LIMITS__NOTIFY__LIMIT", "100"), ("ORIVA_HUB__RATE_LIMITS__NOTIFY__WINDOW_SECONDS", "1")];
+    let hub = HubProcess::start(&database, &small).await;
+    let app = create_app(&database, hub.addr, "a", false);
+    let lines: String = (0..250).map(|n| format!("{}\n", App::notification("bob", n))).collect();
+    let (code, out, why) = said(&with_input(as_app(&app, &["notify"]), &lines));
+    assert_eq!((code, &*out), (Some(0), "250 accepted, 0 refused\n"), "{why}");
+    assert_eq!(app.inbox("bob").unread().await, 250);
+
+    let mut publish = as_app(&app, &["publish"]);
+    let mut child = publish.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{}", App::event("alice", 1)).unwrap();
+    crate::harness::eventually("it is there", async || app.events("?limit=1").await.body["total"] == 251).await;
+    writeln!(input, "{}", App::event("alice", 2)).unwrap();
+    crate::harness::eventually("and the next", async || app.events("?limit=1").await.body["total"] == 252).await;
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let (code, out, why) = said(&child.wait_with_output().unwrap());
+    assert_eq!((code, &*out), (Some(1), "2 accepted, 0 refused\n"), "{why}");
+    assert!(why.contains("interrupted"), "{why}");
 }
 
 /// A hub that restarts while lines are sent costs none, and repeats none.
