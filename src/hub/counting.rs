@@ -17,9 +17,11 @@ const BLIP: Duration = Duration::from_secs(3);
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum Fault {
-    #[error("Redis refuses to count connections: see to the hub's rights (ACL) and to maxmemory")]
+    #[error(
+        "Redis does not count connections: it is away, or refuses (see to the hub's rights, ACL, and to maxmemory)"
+    )]
     Connections,
-    #[error("Redis refuses to count requests: see to the hub's rights (ACL) and to maxmemory")]
+    #[error("Redis does not count requests: it is away, or refuses (see to the hub's rights, ACL, and to maxmemory)")]
     Requests,
     #[error("a node that is heard counts elsewhere: see that all nodes use the same database of one Redis")]
     Elsewhere,

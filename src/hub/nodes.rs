@@ -86,15 +86,19 @@ impl Hub {
             connections: connections_here + others.iter().map(|node| node.connections).sum::<usize>(),
             users_online: users_here.len() + elsewhere.unwrap_or_else(|_| others.iter().map(|node| node.users).sum()),
             deliveries_pending,
-            bus: self.cluster.bus.state(),
-            partial: elsewhere.is_err() || self.cluster.bus.state() == BusState::Split,
+            bus: self.bus(),
+            partial: elsewhere.is_err() || self.bus() == BusState::Split,
         })
     }
 
     /// How the bus stands.
     #[must_use]
     pub fn bus(&self) -> BusState {
-        self.cluster.bus.state()
+        match self.cluster.bus.state() {
+            // The others count on one.
+            BusState::None if self.peers.have_bus() => BusState::Split,
+            state => state,
+        }
     }
 
     /// Whether limits and presence are counted by this node alone although they should be counted over all.
@@ -141,6 +145,7 @@ impl Hub {
         self.counting.compare(self.cluster.presence.counting(), self.limits().fail(), self.cluster.bus.heard());
         self.cluster.bus.set_known_nodes(&others.iter().map(|other| other.node).collect::<Vec<_>>());
         self.peers.set(others);
+        self.peers.note_split(self.bus() == BusState::Split);
         Ok(())
     }
 

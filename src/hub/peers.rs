@@ -25,6 +25,7 @@ pub struct Cluster {
 pub(super) struct Peers {
     beats: Mutex<Vec<NodeBeat>>,
     has_left: AtomicBool,
+    is_split: AtomicBool,
     beating: tokio::sync::Mutex<()>,
 }
 
@@ -35,6 +36,27 @@ impl Peers {
 
     pub(super) fn set(&self, beats: Vec<NodeBeat>) {
         *self.beats.lock().unwrap_or_else(PoisonError::into_inner) = beats;
+    }
+
+    /// Whether one of them is connected to a bus.
+    pub(super) fn have_bus(&self) -> bool {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|beat| beat.on_bus)
+    }
+
+    /// Notes whether the bus is split, and logs where that changed.
+    pub(super) fn note_split(&self, is_split: bool) {
+        match (self.is_split.swap(is_split, Ordering::SeqCst), is_split) {
+            (false, true) => {
+                let nodes: Vec<_> = self.list().iter().map(|beat| beat.node.to_string()).collect();
+                let others = nodes.join(", ");
+                tracing::warn!(
+                    others,
+                    "nodes of one store do not hear each other: give all of them the same redis.url"
+                );
+            }
+            (true, false) => tracing::info!("nodes hear each other again"),
+            _ => {}
+        }
     }
 
     /// Held while this node writes its heartbeat or removes itself.

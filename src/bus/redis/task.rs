@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     bus::BusEvent,
+    error_chain::error_chain,
     redis_client::{PushReceiver, RedisClient, RedisConnections, push_queue},
 };
 
@@ -74,7 +75,7 @@ impl RedisBusTask {
             builder.with_max_delay(LONGEST_PAUSE).with_jitter().without_max_times().build()
         };
         let mut pause = pauses();
-        let mut was_logged = false;
+        let mut logged = None;
         loop {
             let (pushes, pushed) = push_queue();
             let (client, status) = (self.client.clone(), self.status.clone());
@@ -85,7 +86,7 @@ impl RedisBusTask {
                     let reason = self.serve(connections, pushed).await;
                     self.disconnected();
                     if started.elapsed() > SILENCE {
-                        (pause, was_logged) = (pauses(), false);
+                        (pause, logged) = (pauses(), None);
                     }
                     reason
                 }
@@ -95,8 +96,10 @@ impl RedisBusTask {
             if matches!(reason, Disconnect::Stopped) {
                 return;
             }
-            if !std::mem::replace(&mut was_logged, true) {
-                let error = &reason as &dyn std::error::Error;
+            let error = &reason as &dyn std::error::Error;
+            let why = Some(error_chain(error));
+            if logged != why {
+                logged = why;
                 tracing::warn!(error, "bus is away; registries ask the store until it is back");
             }
             let pause = pause.next().unwrap_or(LONGEST_PAUSE);

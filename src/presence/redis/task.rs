@@ -133,7 +133,10 @@ impl RedisLimiterTask {
                 Err(error) => {
                     if self.retry_at.is_none() {
                         let error = &error as &dyn std::error::Error;
-                        tracing::warn!(error, "connections are counted by this node alone until Redis answers");
+                        tracing::warn!(
+                            error,
+                            "connections are counted by this node alone until Redis counts them again"
+                        );
                     }
                     self.retry_at = Some(Instant::now() + RETRY_PAUSE);
                     self.set_name(None);

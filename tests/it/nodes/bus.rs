@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Nodes;
 use crate::harness::{HubProcess, RedisServer, Socket, callers::Inbox, eventually};
@@ -253,6 +253,21 @@ async fn a_node_at_another_redis_is_noticed_and_nothing_comes_late() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_the_others_redis_says_so() {
+    let hub = Nodes::start(1).await;
+    let alone = HubProcess::start(&hub.database, &[]).await;
+    for addr in [hub.nodes[0].addr, alone.addr] {
+        eventually("the split is seen", async || {
+            let answer = reqwest::get(format!("http://{addr}/readyz")).await.unwrap().json::<Value>().await.unwrap();
+            answer == json!({"status": "degraded", "failing": "bus"})
+        })
+        .await;
+    }
+    assert!(alone.log().contains("do not hear each other"), "{}", alone.log());
+    eventually("the other one logs it, too", async || hub.nodes[0].log().contains("do not hear each other")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
