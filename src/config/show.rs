@@ -90,13 +90,18 @@ pub fn masked_url(value: &str) -> String {
     // PostgreSQL accepts a password as a parameter, too.
     let masked = format!("{scheme}://{login}{place}");
     let parts = masked.split_inclusive(['?', '&']).map(|part| match part.split_once('=') {
-        Some((name, rest)) if name.to_ascii_lowercase().contains("password") => {
+        Some((name, rest)) if is_password(name) => {
             let end = if rest.ends_with('&') { "&" } else { "" };
             format!("{name}={MASK}{end}")
         }
         _ => part.to_owned(),
     });
     parts.collect()
+}
+
+/// Whether a parameter's name says that its value is a password. The driver reads `p%61ssword` as one, too.
+fn is_password(name: &str) -> bool {
+    name.contains('%') || name.to_ascii_lowercase().contains("password")
 }
 
 #[cfg(test)]
@@ -113,6 +118,7 @@ mod tests {
             ("postgres://hub:p/@#:ss@db/hub?a=b", "postgres://hub:********@db/hub?a=b"),
             ("postgres://db/hub?sslpassword=x&a=b", "postgres://db/hub?sslpassword=********&a=b"),
             ("postgres://db/hub?a=b&password=x@y", "postgres://db/hub?a=b&password=********"),
+            ("postgres://db/hub?p%61ssword=x", "postgres://db/hub?p%61ssword=********"),
             ("redis://:secret@cache", "redis://:********@cache"),
         ] {
             assert_eq!(masked_url(url), shown);

@@ -1,6 +1,9 @@
 //! Sources of settings, in order of precedence: flag, environment, file, built-in default.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env::VarError,
+    path::{Path, PathBuf},
+};
 
 use figment::{
     Error, Figment, Metadata, Profile, Provider,
@@ -29,6 +32,9 @@ const TEXT: [&str; 9] = [
 /// Settings that a file may hold whose name is in the environment, as containers have secrets: `NAME_FILE` instead of `NAME`.
 const FROM_FILES: [&str; 5] =
     ["database.url", "redis.url", "auth.token_secret", "auth.admin_key", "auth.encryption_key"];
+/// Variables that say where the database is.
+const DATABASE: [&str; 4] =
+    ["DATABASE_URL", "DATABASE_URL_FILE", "ORIVA_HUB__DATABASE__URL", "ORIVA_HUB__DATABASE__URL_FILE"];
 /// Variables that other programs use too.
 const PLAIN: [(&str, &str); 3] =
     [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url"), ("RUST_LOG", "log.level")];
@@ -76,9 +82,12 @@ fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
         figment = figment.merge(Toml::file_exact(path));
     }
     // With an empty one, as from a template without a value, the hub would serve a new store of its own.
-    let is_given = flags.database_url.is_some() || std::env::var_os("DATABASE_URL_FILE").is_some();
-    if !is_given && std::env::var("DATABASE_URL").is_ok_and(|url| url.is_empty()) {
-        return Err(ConfigError("DATABASE_URL is empty: set it to the database, or do not set it at all".to_owned()));
+    let is_given = flags.database_url.is_some()
+        || DATABASE.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    if let Some(name) = DATABASE.iter().find(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()))
+        && !is_given
+    {
+        return Err(ConfigError(format!("{name} is empty: set it to the database, or do not set it at all")));
     }
     for (variable, key) in PLAIN {
         figment = figment.merge(Text::new(variable, key, from_environment(variable, key)?));
@@ -104,7 +113,10 @@ fn sources(flags: &Flags) -> Result<Figment, ConfigError> {
 
 /// A variable's value, or the contents of the file that `VARIABLE_FILE` names, without the line's end.
 fn from_environment(variable: &str, key: &str) -> Result<Option<String>, ConfigError> {
-    let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
+    let value = match std::env::var(variable) {
+        Err(VarError::NotUnicode(_)) => return Err(ConfigError(format!("{variable} must be UTF-8"))),
+        value => value.ok().filter(|value| !value.is_empty()),
+    };
     if !FROM_FILES.contains(&key) {
         return Ok(value);
     }

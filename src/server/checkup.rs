@@ -140,6 +140,11 @@ async fn store(config: &Config, report: &mut Report) {
     let what = "store";
     let store: Box<dyn Store> = if let Some(file) = config.embedded_file() {
         if !file.exists() {
+            let wal = file.with_file_name(format!("{}-wal", file.file_name().unwrap_or_default().to_string_lossy()));
+            if wal.exists() {
+                let says = format!("{} is missing, and {} is there: put it back", file.display(), wal.display());
+                return report.add(what, Verdict::Bad, says);
+            }
             return report.add(what, Verdict::Good, format!("{} will be made at the first start", file.display()));
         }
         match SqliteStore::open(&config.database.url, 1).await {
@@ -228,10 +233,10 @@ async fn address(url: &Url, report: &mut Report) {
             report.add(what, Verdict::Good, format!("{host} ({addresses}) answers {kind}, and is ready"));
         }
         Ok(answer) => {
-            report.add(what, Verdict::Bad, format!("{host} ({addresses}) answers HTTP {} to /readyz", answer.status()))
+            report.add(what, Verdict::Bad, format!("{host} ({addresses}) answers HTTP {} to /readyz", answer.status()));
         }
         Err(error) => {
-            report.add(what, Verdict::Bad, format!("{host} ({addresses}): {}", error_chain(&error.without_url())))
+            report.add(what, Verdict::Bad, format!("{host} ({addresses}): {}", error_chain(&error.without_url())));
         }
     }
 }
