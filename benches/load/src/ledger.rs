@@ -175,9 +175,9 @@ fn entry(event: &serde_json::Value) -> Option<String> {
 }
 
 /// An event that only its mark tells from others.
-fn event(user: usize, mark: u64) -> serde_json::Value {
+fn event(user: &str, mark: u64) -> serde_json::Value {
     json!({
-        "user_id": crate::target::Target::user(user), "event_category": "session", "event_type": "ledger",
+        "user_id": user, "event_category": "session", "event_type": "ledger",
         "entity_type": "mark", "entity_id": mark.to_string(), "event_data": {"mark": mark}
     })
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::book::Book;
-use crate::{Failure, target::Target};
+use crate::Failure;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause before a request is sent again.
@@ -59,7 +59,7 @@ impl Desk {
         let limits = json!({"limits": {"publish": most, "read": most, "notify": most, "webhooks": most}});
         desk.must("PATCH", &format!("/api/v1/admin/apps/{}", desk.app), admin_key, Some(limits)).await?;
         for user in 0..users {
-            let path = desk.path(&format!("/users/{}/tokens", Target::user(user)));
+            let path = desk.path(&format!("/users/{}/tokens", desk.user(user)));
             let made = desk.must("POST", &path, &desk.key, Some(json!({"ttl_seconds": 86_400}))).await?;
             desk.tokens.push(made["token"].as_str().unwrap_or_default().to_owned());
         }
@@ -68,6 +68,11 @@ impl Desk {
 
     pub fn app(&self) -> &str {
         &self.app
+    }
+
+    /// Of this run alone: a user's stream outlives it.
+    fn user(&self, n: usize) -> String {
+        format!("{}-{n}", self.app)
     }
 
     pub fn token(&self, user: usize) -> &str {
@@ -121,8 +126,9 @@ impl Desk {
 
     async fn publish(&self, user: usize, book: &Book, halted: &watch::Receiver<bool>) {
         let mark = self.marks.fetch_add(1, Relaxed);
-        let answer =
-            self.insist("POST", &self.path("/events"), &self.key, &super::event(user, mark), book, halted).await;
+        let answer = self
+            .insist("POST", &self.path("/events"), &self.key, &super::event(&self.user(user), mark), book, halted)
+            .await;
         if let Some(event) = answer.as_ref().and_then(|answer| answer["event_id"].as_str()) {
             book.accept(user, event);
         }
@@ -136,7 +142,7 @@ impl Desk {
         unread: &mut Vec<(usize, String)>,
     ) {
         let mark = self.marks.fetch_add(1, Relaxed);
-        let body = json!({"user_id": Target::user(user), "title": format!("mark {mark}"), "body": "From the ledger"});
+        let body = json!({"user_id": self.user(user), "title": format!("mark {mark}"), "body": "From the ledger"});
         let answer = self.insist("POST", &self.path("/notifications"), &self.key, &body, book, halted).await;
         if let Some(id) = answer.as_ref().and_then(|answer| answer["notification_id"].as_str()) {
             book.accept(user, &format!("notification.created {id}"));
@@ -195,7 +201,7 @@ impl Desk {
     pub async fn counts(&self, book: &Book) -> Option<Vec<String>> {
         let mut wrong = Vec::new();
         for (user, token) in self.tokens.iter().enumerate() {
-            let path = format!("/api/v1/users/{}/notifications/counts", Target::user(user));
+            let path = format!("/api/v1/users/{}/notifications/counts", self.user(user));
             let counts = self.must("GET", &path, token, None).await.ok()?;
             let (is, must) = (counts["unread"].as_u64()?, book.unread_of(user));
             if is != must {
