@@ -120,7 +120,9 @@ mod tests {
 
     #[tokio::test]
     async fn many_pages_are_read_by_few_queries_and_those_nobody_waits_for_by_none() {
-        let store = crate::store::sqlite::SqliteStore::open("sqlite::memory:", 1).await.expect("a store");
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let url = format!("sqlite://{}/hub.db", folder.path().display());
+        let store = crate::store::sqlite::SqliteStore::open(&url, 1).await.expect("a store");
         store.migrate().await.expect("migrate");
         let limit = PageLimit { events: 10, bytes: 1000 };
         let history = Arc::new(StoreHistory::new(Arc::new(store), limit));

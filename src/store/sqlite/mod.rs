@@ -120,10 +120,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let is_in_memory = options.get_filename() == Path::new(":memory:");
-        if !is_in_memory {
-            make_private(options.get_filename())?;
-        }
+        make_private(options.get_filename())?;
         let files = Arc::new(Files::of(options.get_filename()));
         let pool = |connections| {
             SqlitePoolOptions::new()
