@@ -1,7 +1,7 @@
 //! `publish`, `notify`, `doctor` and `config check`: what operators and developers type.
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     process::{Command, Output, Stdio},
 };
 
@@ -109,6 +109,23 @@ async fn many_lines_go_as_batches(backend: Backend) {
     let (code, out, why) = said(&with_input(as_app(&app, &["notify"]), &broken));
     assert_eq!((code, &*out), (Some(1), "3 accepted, 0 refused\n"), "those before it are sent: {why}");
     assert!(why.contains("line 6") && why.contains("was not sent"), "{why}");
+}
+
+/// A request that is sent elsewhere would become another one, with the key.
+#[test]
+fn a_redirect_is_no_answer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let app = App::new(listener.local_addr().unwrap(), "a", "key");
+    let answering = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+        socket.write_all(b"HTTP/1.1 301 Moved\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n").unwrap();
+    });
+    let publish = ["publish", "--user", "alice", "--type", "session.started", "--entity", "session:1"];
+    let (code, out, why) = said(&as_app(&app, &publish).output().unwrap());
+    assert_eq!((code, &*out), (Some(1), ""), "{why}");
+    assert!(why.contains("HTTP 301"), "{why}");
+    answering.join().unwrap();
 }
 
 /// Numbers keep their digits, from flags and from lines.
@@ -270,6 +287,8 @@ fn what_nobody_means_is_refused() {
     std::fs::write(folder.path().join("number.toml"), "[auth]\nadmin_key = 31337\n").unwrap();
     for (env, args, part) in [
         (&[("DATABASE_URL", "")][..], &[][..], "DATABASE_URL is empty"),
+        (&[("DATABASE_URL_FILE", "")], &[], "DATABASE_URL_FILE is empty"),
+        (&[("ORIVA_HUB__DATABASE__URL", "")], &[], "ORIVA_HUB__DATABASE__URL is empty"),
         (&[("REDIS_URL", "redis://cache")], &[], "database.url is SQLite"),
         (&[("REDIS_URL", "redis://cache"), ("DATABSE_URL", "postgres://db/hub")], &[], "database.url is SQLite"),
         (&[("ORIVA_HUB__SERVER__BIND", "localhost:8080")], &[], "for localhost write 127.0.0.1:8080"),
