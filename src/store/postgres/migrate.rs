@@ -79,7 +79,7 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<Vec<String>, S
     // transaction waits for the last.
     let mut transaction = owner.begin().await?;
     if before < MIGRATIONS.iter().count() {
-        lock_tables(&mut transaction).await?;
+        lock_tables(&mut transaction).await.map_err(|error| not_the_owner(error, login))?;
     }
     MIGRATIONS.run_direct(&mut *transaction).await.map_err(|error| not_the_owner(error.into(), login))?;
     transaction.commit().await?;
