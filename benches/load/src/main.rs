@@ -5,9 +5,11 @@ mod chart;
 mod fleet;
 mod floor;
 mod http;
+mod installation;
 mod ledger;
 mod measure;
 mod publish;
+mod relay;
 mod report;
 mod run;
 mod scenarios;
@@ -18,7 +20,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{report::Report, scenarios::Scenario};
+use crate::{installation::Installation, report::Report, scenarios::Scenario};
 
 /// Why a run did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,24 @@ struct RunArgs {
     /// The hub's admin key: the tool makes an app of its own with budgets that no load exceeds
     #[arg(long, env = "ORIVA_HUB__AUTH__ADMIN_KEY", hide_env_values = true, default_value = "")]
     admin_key: String,
+    /// A hub's program: the tool starts one for this run, instead of loading --url
+    #[arg(long, requires = "store")]
+    hub: Option<PathBuf>,
+    /// Its store: sqlite://FILE or postgres://…, migrated
+    #[arg(long)]
+    store: Option<url::Url>,
+    /// Its Redis
+    #[arg(long)]
+    redis: Option<url::Url>,
+    /// A network between the hub and its PostgreSQL and Redis: milliseconds there and back
+    #[arg(long, value_name = "MS")]
+    delay_store: Option<f64>,
+    /// The hub speaks TLS to PostgreSQL and Redis
+    #[arg(long)]
+    tls_store: bool,
+    /// A network between the tool and the hub: milliseconds there and back
+    #[arg(long, value_name = "MS")]
+    delay_client: Option<f64>,
     /// The URL is a floor's
     #[arg(long)]
     floor: bool,
@@ -137,7 +157,10 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 fn measured(args: &RunArgs) -> Result<(), Failure> {
-    let report = runtime(args.threads)?.block_on(scenarios::run(args))?;
+    let runtime = runtime(args.threads)?;
+    let installation = runtime.block_on(Installation::start(args))?;
+    let mut report = runtime.block_on(scenarios::run(&installation.args))?;
+    report.figures.extend(installation.figures);
     report.print();
     if let Some(path) = &args.json {
         report.write(path)?;

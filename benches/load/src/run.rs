@@ -162,9 +162,9 @@ impl<'a> Run<'a> {
     }
 }
 
-/// As it was called, without the admin key.
+/// As it was called, without the admin key and passwords.
 fn command_line() -> String {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).map(without_password).collect();
     for at in 0..args.len() {
         if args[at].starts_with("--admin-key=") {
             "--admin-key=…".clone_into(&mut args[at]);
@@ -173,4 +173,12 @@ fn command_line() -> String {
         }
     }
     format!("oriva-hub-bench {}", args.join(" "))
+}
+
+/// An argument: `URL` or `--option=URL` has its password hidden.
+fn without_password(arg: String) -> String {
+    let (option, value) = arg.split_once('=').filter(|(option, _)| option.starts_with("--")).unwrap_or(("", &arg));
+    let Some(mut url) = url::Url::parse(value).ok().filter(|url| url.password().is_some()) else { return arg };
+    let _ = url.set_password(Some("hidden"));
+    if option.is_empty() { url.to_string() } else { format!("{option}={url}") }
 }
