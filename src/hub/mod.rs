@@ -3,6 +3,7 @@
 mod apps;
 mod apps_store;
 mod clock;
+mod company;
 mod core;
 mod counting;
 mod counts;

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    company::Company,
     error::HubError,
     idempotency::Idempotency,
     in_flight_keys::{InFlightKey, InFlightKeys},
@@ -213,6 +214,7 @@ impl AfterCommit {
 
 async fn run(store: &dyn Store, after: &AfterCommit, jobs: &mut mpsc::UnboundedReceiver<Job>) {
     let mut next = None;
+    let mut company = Company::default();
     while let Some(first) = match next.take() {
         Some(job) => Some(job),
         None => jobs.recv().await,
@@ -220,8 +222,9 @@ async fn run(store: &dyn Store, after: &AfterCommit, jobs: &mut mpsc::UnboundedR
         let mut events = first.submission.work.weight();
         let mut bytes = first.submission.work.bytes();
         let mut batch = vec![first];
+        let mut gathering = company.gather();
         while bytes < TRANSACTION_BYTES
-            && let Ok(job) = jobs.try_recv()
+            && let Some(job) = gathering.next(jobs, batch.len()).await
         {
             events += job.submission.work.weight();
             bytes += job.submission.work.bytes();
@@ -231,7 +234,10 @@ async fn run(store: &dyn Store, after: &AfterCommit, jobs: &mut mpsc::UnboundedR
             }
             batch.push(job);
         }
+        company.gathered(&gathering);
+        let (size, began) = (batch.len(), Instant::now());
         write_batch(store, after, batch).await;
+        company.wrote(size, began.elapsed());
     }
 }
 
