@@ -6,6 +6,9 @@
 //! 2. [`Locked`]: new notifications are inserted, and the notifications that submissions change are read and locked.
 //! 3. [`Decided`]: every operation has its outcome and its events, and every notification its new state.
 //! 4. [`Numbered`]: events have their offsets.
+//!
+//! A batch that only publishes and creates has nothing to claim or to lock. A database that writes events in one statement
+//! numbers them there, by their [`Places`].
 
 mod claims;
 mod decided;
@@ -16,5 +19,5 @@ mod stream_offsets;
 pub(super) use claims::{Claims, Insertion};
 pub(super) use decided::Decided;
 pub(super) use locked::Locked;
-pub(super) use numbered::{Answer, EventRow, Numbered};
-pub(super) use stream_offsets::{LONGEST_WAIT_MS, StreamCounts, StreamOffsets};
+pub(super) use numbered::{Answer, EventRow, Numbered, Written};
+pub(super) use stream_offsets::{LONGEST_WAIT_MS, Places, StreamCounts, StreamOffsets, stored_at};

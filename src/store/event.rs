@@ -28,6 +28,11 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// Category and type: `notification.created`.
+    pub(super) fn full_type(&self) -> String {
+        format!("{}.{}", self.category.as_str(), self.event_type.as_str())
+    }
+
     /// The notification that its app says the user dismissed, if it says so.
     pub(super) fn dismisses(&self) -> Option<NotificationId> {
         let is_dismissal = self.category == Category::Notification && self.event_type.as_str() == "dismissed";

@@ -10,6 +10,8 @@ use oriva_hub_actors::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::event::NewEvent;
+
 /// A webhook. Its secrets are sealed.
 #[derive(Debug, Clone)]
 pub struct Webhook {
@@ -293,21 +295,19 @@ impl Subscriptions {
     }
 
     /// The deliveries of these events.
-    pub(super) fn match_events<'a>(
-        &self,
-        events: impl Iterator<Item = &'a Arc<PublishedEvent>>,
-    ) -> Vec<PendingDelivery> {
+    pub(super) fn match_events<'a>(&self, events: impl Iterator<Item = &'a NewEvent>) -> Vec<PendingDelivery> {
         let mut pending = Vec::new();
-        for published in events {
-            let event = published.event();
-            for (webhook, patterns) in self.by_app.get(&event.app_id).into_iter().flatten() {
-                if patterns.iter().any(|pattern| pattern.matches(published.full_type())) {
+        for event in events {
+            let Some(webhooks) = self.by_app.get(&event.app_id) else { continue };
+            let full_type = event.full_type();
+            for (webhook, patterns) in webhooks {
+                if patterns.iter().any(|pattern| pattern.matches(&full_type)) {
                     pending.push(PendingDelivery {
                         id: DeliveryId::generate(),
                         webhook: *webhook,
                         app_id: event.app_id.clone(),
                         event_id: event.id,
-                        event_type: published.full_type().to_owned(),
+                        event_type: full_type.clone(),
                     });
                 }
             }

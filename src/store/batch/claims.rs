@@ -22,6 +22,23 @@ impl<'a> Claims<'a> {
         Self { now, submissions, settled: submissions.iter().map(|_| None).collect() }
     }
 
+    /// Whether everything is known that this batch writes, but for offsets: nothing has to be claimed, read or locked
+    /// before.
+    pub(in crate::store) fn need_nothing(&self) -> bool {
+        self.submissions.iter().all(|submission| {
+            submission.claim.is_none()
+                && match &submission.work {
+                    Work::Publish(publish) => publish.event.dismisses().is_none(),
+                    Work::PublishBatch(batch) => batch.items.iter().flatten().all(|event| event.dismisses().is_none()),
+                    Work::Create(create) => create.notification.content.external_id.is_none(),
+                    Work::CreateBatch(batch) => {
+                        batch.items.iter().flatten().all(|new| new.content.external_id.is_none())
+                    }
+                    _ => false,
+                }
+        })
+    }
+
     /// All claims, sorted, so that every node takes them in the same order. Each with the index of its submission.
     pub(in crate::store) fn keys(&self) -> Vec<(usize, &'a AppId, &'a IdempotencyClaim)> {
         let claims = self.submissions.iter().enumerate();

@@ -2,13 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use oriva_hub_actors::model::{AppId, EventId, NotificationId, StreamKind, Timestamp};
+use oriva_hub_actors::model::{AppId, EventId, NotificationId, Timestamp};
 
-use super::{claims::Insertion, locked::Locked, stream_offsets::StreamCounts};
+use super::{
+    claims::Insertion,
+    locked::Locked,
+    stream_offsets::{StreamCounts, streams_of},
+};
 use crate::store::{
     append::{
-        Create, CreateBatch, DuplicateExternalId, Expire, KeyedOutcome, Outcome, Progress, Publish, PublishBatch,
-        ReadAll, Submission, Work,
+        Create, CreateBatch, DuplicateExternalId, Expire, KeyedOutcome, Origin, Outcome, Progress, Publish,
+        PublishBatch, ReadAll, Submission, Work,
     },
     event::NewEvent,
     notification::{ChangeError, NewNotification, NotificationRecord},
@@ -26,7 +30,7 @@ pub(in crate::store) struct Decided<'a> {
     changed: HashSet<NotificationId>,
     deleted: Vec<NotificationId>,
     /// Published events that dismissed a notification.
-    pub(super) dismissing: HashSet<EventId>,
+    dismissing: HashSet<EventId>,
 }
 
 impl<'a> Decided<'a> {
@@ -174,24 +178,35 @@ impl<'a> Decided<'a> {
         &self.deleted
     }
 
+    /// New events in the order in which they are numbered, each with the origin of its submission.
+    pub(in crate::store) fn events(&self) -> impl Iterator<Item = (&NewEvent, &'a Origin)> {
+        let submissions = self.submissions;
+        self.drafts
+            .iter()
+            .flat_map(move |(index, draft)| draft.events().map(move |event| (event, &submissions[*index].origin)))
+    }
+
+    /// Events that the audit log records: all but those that an app published itself and that changed nothing.
+    pub(in crate::store) fn audited(&self) -> impl Iterator<Item = (&NewEvent, &'a Origin)> {
+        let submissions = self.submissions;
+        self.drafts.iter().flat_map(move |(index, draft)| {
+            let is_published = matches!(draft, Draft::Publish(_) | Draft::PublishBatch(_));
+            let audited = draft.events().filter(move |event| !is_published || self.dismissing.contains(&event.id));
+            audited.map(move |event| (event, &submissions[*index].origin))
+        })
+    }
+
     /// Number of new events in each stream. Sorted by kind and name: every node locks streams in this order.
     pub(in crate::store) fn stream_counts(&self) -> StreamCounts<'_> {
         let mut counts = StreamCounts::new();
-        for (_, draft) in &self.drafts {
-            draft.for_each_event(|event| {
-                let recipient = event.user_id.as_ref().map_or((BROADCAST, ""), |user| (USER, user.as_str()));
-                for stream in [(APP, event.app_id.as_str()), recipient] {
-                    *counts.entry(stream).or_insert(0) += 1;
-                }
-            });
+        for (event, _) in self.events() {
+            for stream in streams_of(event) {
+                *counts.entry(stream).or_insert(0) += 1;
+            }
         }
         counts
     }
 }
-
-const USER: &str = StreamKind::User.as_str();
-const APP: &str = StreamKind::App.as_str();
-const BROADCAST: &str = StreamKind::Broadcast.as_str();
 
 /// What is decided of one submission: its events, and the outcome where it has no offsets in it.
 pub(super) enum Draft {
@@ -205,12 +220,13 @@ impl Draft {
         Self::Other(Vec::new(), outcome)
     }
 
-    fn for_each_event<'d>(&'d self, act: impl FnMut(&'d NewEvent)) {
-        match self {
-            Self::Publish(event) => std::iter::once(event).for_each(act),
-            Self::PublishBatch(items) => items.iter().flatten().for_each(act),
-            Self::Other(events, _) => events.iter().for_each(act),
-        }
+    fn events(&self) -> impl Iterator<Item = &NewEvent> {
+        let (one, items, others) = match self {
+            Self::Publish(event) => (Some(event), &[][..], &[][..]),
+            Self::PublishBatch(items) => (None, &items[..], &[][..]),
+            Self::Other(events, _) => (None, &[][..], &events[..]),
+        };
+        one.into_iter().chain(items.iter().flatten()).chain(others)
     }
 }
 

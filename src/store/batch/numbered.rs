@@ -1,12 +1,9 @@
 //! The last step of a transaction: events have their offsets.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use oriva_hub_actors::{
-    model::{AppId, EventId, OwnedWebhook, Timestamp},
+    model::{AppId, EventId, OwnedWebhook},
     protocol::PublishedEvent,
 };
 use serde::Serialize;
@@ -16,7 +13,7 @@ use super::{
     stream_offsets::StreamOffsets,
 };
 use crate::store::{
-    append::{Appended, KeyedOutcome, Origin, Outcome, Submission, Work},
+    append::{Appended, KeyedOutcome, Origin, Outcome, Submission},
     event::NewEvent,
     receipts::{EventReceipt, EventReceipts, EventResult},
     webhook::PendingDelivery,
@@ -38,19 +35,16 @@ pub(in crate::store) struct Answer<'a> {
 
 /// The last step: events with their offsets, and every outcome.
 pub(in crate::store) struct Numbered<'a> {
-    pub now: Timestamp,
     submissions: &'a [Submission],
     /// By submission.
     events: Vec<Vec<EventRow<'a>>>,
-    /// Published events that dismissed a notification.
-    dismissing: HashSet<EventId>,
     outcomes: Vec<Outcome>,
 }
 
 impl<'a> Numbered<'a> {
     /// `offsets` gives each event its offset in both of its streams.
     pub(in crate::store) fn new(decided: Decided<'a>, mut offsets: StreamOffsets) -> Self {
-        let Decided { now, submissions, drafts, dismissing, .. } = decided;
+        let Decided { now, submissions, drafts, .. } = decided;
         let mut numbered: Vec<_> = drafts
             .into_iter()
             .map(|(index, draft)| {
@@ -62,26 +56,12 @@ impl<'a> Numbered<'a> {
             .collect();
         numbered.sort_unstable_by_key(|(index, ..)| *index);
         let (events, outcomes) = numbered.into_iter().map(|(_, rows, outcome)| (rows, outcome)).unzip();
-        Self { now, submissions, events, dismissing, outcomes }
+        Self { submissions, events, outcomes }
     }
 
     /// Every event to insert.
     pub(in crate::store) fn events(&self) -> impl Iterator<Item = &EventRow<'a>> {
         self.events.iter().flatten()
-    }
-
-    pub(in crate::store) fn published(&self) -> impl Iterator<Item = &Arc<PublishedEvent>> {
-        self.events().map(|row| &row.published)
-    }
-
-    /// Events that the audit log records: all but those that an app published itself and that changed nothing.
-    pub(in crate::store) fn audited(&self) -> impl Iterator<Item = &EventRow<'a>> {
-        let is_published = |work: &Work| matches!(work, Work::Publish(_) | Work::PublishBatch(_));
-        let events = self.submissions.iter().zip(&self.events);
-        events.flat_map(move |(submission, rows)| {
-            let is_published = is_published(&submission.work);
-            rows.iter().filter(move |row| !is_published || self.dismissing.contains(&row.published.event().id))
-        })
     }
 
     /// The answers to keep, one for each claim that this transaction took.
@@ -108,14 +88,22 @@ impl<'a> Numbered<'a> {
         }
         Ok(answers)
     }
+}
 
+/// Events that are written, and the deliveries that they are owed.
+pub(in crate::store) struct Written<'a> {
+    pub numbered: Numbered<'a>,
+    pub pending: Vec<PendingDelivery>,
+}
+
+impl Written<'_> {
     /// What every submission wrote, in their order.
-    pub(in crate::store) fn finish(self, pending: &[PendingDelivery]) -> Vec<Appended> {
+    pub(in crate::store) fn finish(self) -> Vec<Appended> {
         let mut webhooks: HashMap<EventId, Vec<OwnedWebhook>> = HashMap::new();
-        for pending in pending {
+        for pending in self.pending {
             webhooks.entry(pending.event_id).or_default().push(pending.owned_webhook());
         }
-        let appended = self.outcomes.into_iter().zip(self.events).map(|(outcome, rows)| {
+        let appended = self.numbered.outcomes.into_iter().zip(self.numbered.events).map(|(outcome, rows)| {
             let events: Vec<_> = rows.into_iter().map(|row| row.published).collect();
             let enqueued_for = events.iter().filter_map(|event| webhooks.remove(&event.event().id)).flatten().collect();
             Appended { events, enqueued_for, outcome }

@@ -5,6 +5,7 @@
 //!
 //! It uses sqlx 0.8: 0.9.0 leaves Nagle's algorithm on, which makes every larger batch wait 40 ms over TLS (its issue 4335).
 
+mod append;
 mod errors;
 mod last_sent;
 mod migrate;
@@ -23,7 +24,7 @@ use std::{
 use async_trait::async_trait;
 use oriva_hub_actors::model::{EventId, Offset, StreamKey};
 use sqlx_pg::{
-    Connection as _, Postgres,
+    Connection as _, PgConnection, Postgres,
     postgres::{PgConnectOptions, PgRow},
 };
 
@@ -35,7 +36,9 @@ use pool::{ACQUIRE, Connections};
 pub use session::options;
 
 use super::{
-    Outage, Pool, Store, StoreError, StoreFacts, new_epoch,
+    Outage, Pool, Store, StoreError, StoreFacts,
+    batch::{Decided, Insertion, Written},
+    new_epoch,
     sql::{
         dialect::{Dialect as _, SqlRow as _, SqlStore},
         events::head_query,
@@ -125,6 +128,25 @@ impl PostgresStore {
         row.texts(0)
     }
 
+    /// Does something on the connection for appending. Where the server allows no more, one of the others makes room.
+    async fn appending<T, F>(&self, mut act: impl FnMut() -> F + Send) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let until = Instant::now() + ACQUIRE;
+        loop {
+            match act().await {
+                Err(StoreError::Unavailable(Outage::TooManyConnections | Outage::NoSession, _))
+                    if Instant::now() < until =>
+                {
+                    self.connections.close_idle();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Runs one statement of the hub itself, which may be repeated. Returns its rows.
     async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
         self.connections.fetch_all(statement).await
@@ -134,6 +156,8 @@ impl PostgresStore {
 #[async_trait]
 impl SqlStore for PostgresStore {
     type Db = Postgres;
+
+    const APPENDS_AT_ONCE: bool = true;
 
     async fn begin_read(&self, tenant: &StreamKey) -> Result<Transaction, StoreError> {
         let mut transaction = self.connections.begin(BEGIN_READ).await?;
@@ -153,27 +177,28 @@ impl SqlStore for PostgresStore {
         Ok((transaction, head.unwrap_or(0)))
     }
 
-    fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>> {
-        &self.subscriptions
-    }
-
     async fn begin_write(&self) -> Result<Transaction, StoreError> {
         self.connections.begin("begin").await
     }
 
     async fn begin_append(&self) -> Result<Transaction, StoreError> {
-        let until = Instant::now() + ACQUIRE;
-        loop {
-            match self.appending.begin("begin").await {
-                Err(StoreError::Unavailable(Outage::TooManyConnections | Outage::NoSession, _))
-                    if Instant::now() < until =>
-                {
-                    self.connections.close_idle();
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                begun => return begun,
-            }
-        }
+        self.appending(|| self.appending.begin("begin")).await
+    }
+
+    async fn append_at_once<'a>(
+        &self,
+        decided: Decided<'a>,
+        insertions: &[Insertion<'a>],
+    ) -> Result<Option<Written<'a>>, StoreError> {
+        self.append_at_once(decided, insertions).await
+    }
+
+    async fn append_events<'a>(
+        &self,
+        connection: &mut PgConnection,
+        decided: Decided<'a>,
+    ) -> Result<Written<'a>, StoreError> {
+        self.append_events(connection, decided).await
     }
 
     fn appended(&self, last: EventId) {

@@ -202,7 +202,7 @@ impl Connections {
             let begun = connection.execute(statement).await;
             match begun {
                 Ok(_) => return Ok(Transaction(connection)),
-                Err(error) => self.replace(connection, error.into())?,
+                Err(error) => drop(self.replace(connection, error.into())?),
             }
         }
     }
@@ -219,23 +219,51 @@ impl Connections {
                     connection.give_back();
                     return Ok(rows);
                 }
-                Err(error) => self.replace(connection, error)?,
+                Err(error) => drop(self.replace(connection, error)?),
             }
         }
     }
 
-    /// After a failure: closes the connection if it is broken. If it was a kept one, another may serve.
+    /// Runs a statement that writes and commits, and that cannot succeed twice. Returns its rows.
+    ///
+    /// # Errors
+    /// As [`Connections::begin`]. Where a kept connection broke, the statement is sent on another one; that it is written
+    /// already means that the first one did it, and its answer is lost: [`Outage::Lost`].
+    pub(super) async fn write(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        let mut lost = None;
+        loop {
+            let mut connection = match self.get().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    return Err(match lost {
+                        Some(lost) => also(lost, &error),
+                        None => error,
+                    });
+                }
+            };
+            match Postgres::fetch_all(&mut connection, statement.clone()).await {
+                Ok(rows) => {
+                    connection.give_back();
+                    return Ok(rows);
+                }
+                Err(StoreError::Duplicate) if lost.is_some() => return Err(lost.unwrap_or(StoreError::Duplicate)),
+                Err(error) => lost = Some(self.replace(connection, error)?),
+            }
+        }
+    }
+
+    /// After a failure: closes the connection if it is broken. If it was a kept one, another may serve. Returns the failure.
     ///
     /// # Errors
     /// The failure, where it was none of the connection, or another connection will not help.
-    fn replace(&self, connection: Connection, error: StoreError) -> Result<(), StoreError> {
+    fn replace(&self, connection: Connection, error: StoreError) -> Result<StoreError, StoreError> {
         if error.outage() != Some(Outage::Lost) {
             return Err(error);
         }
         let was_kept = connection.was_kept();
         connection.discard();
         self.trust.suspect();
-        if was_kept { Ok(()) } else { Err(error) }
+        if was_kept { Ok(error) } else { Err(error) }
     }
 
     /// From now on, for a minute, kept connections have to prove themselves.
@@ -308,6 +336,13 @@ impl Connections {
             tracing::info!(open = allowance.wanted, "as many connections to the database as database.max_connections");
         }
     }
+}
+
+/// A connection was lost, and there is no other for this reason.
+fn also(lost: StoreError, obstacle: &StoreError) -> StoreError {
+    let StoreError::Unavailable(outage, cause) = lost else { return lost };
+    let cause = cause.map_or_else(String::new, |cause| cause.to_string());
+    StoreError::Unavailable(outage, Some(format!("{cause}; there is no other: {obstacle}").into()))
 }
 
 /// A connection in use. Whoever is done with it calls [`Connection::give_back`]. Where this is dropped instead, as when a caller

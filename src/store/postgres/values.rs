@@ -13,10 +13,8 @@ use uuid::Uuid;
 use super::Transaction;
 use crate::store::{
     StoreError,
-    batch::{StreamCounts, StreamOffsets},
     sql::{
         dialect::{Commit, Dialect, SqlRow, plain_columns},
-        rows::stream_offsets,
         statement::{Kind, Rows, Statement, Value},
     },
 };
@@ -64,44 +62,10 @@ impl Dialect for Postgres {
         if rows.values.is_empty() {
             return Vec::new();
         }
-        let (columns, names) = (rows.columns, rows.names());
-        let mut arrays: Vec<Vec<Value<'q>>> = columns.iter().map(|_| Vec::new()).collect();
-        for (index, value) in rows.values.into_iter().enumerate() {
-            arrays[index % columns.len()].push(value);
-        }
         let mut statement = Statement::new(before);
-        let selected: Vec<String> = columns
-            .iter()
-            .map(|(name, kind)| match kind {
-                Kind::Json => Self::json(name),
-                Kind::Address => Self::address(name),
-                _ => (*name).to_owned(),
-            })
-            .collect();
-        statement.push("select ").push(selected.join(", ")).push(" from unnest(");
-        for (index, ((_, kind), array)) in columns.iter().zip(arrays).enumerate() {
-            statement.push(if index == 0 { "" } else { ", " });
-            statement.push_bind(Value::Array(*kind, array)).push(array_type(*kind));
-        }
-        statement.push(") with ordinality as source (").push(names).push(", ordinal) order by ordinal").push(after);
+        push_select(&mut statement, rows);
+        statement.push(" order by ordinal").push(after);
         vec![statement]
-    }
-
-    async fn raise_streams(
-        connection: &mut PgConnection,
-        counts: &StreamCounts<'_>,
-    ) -> Result<(StreamOffsets, i64), StoreError> {
-        let mut rows = Rows::new(&[("kind", Kind::Text), ("key", Kind::Text), ("count", Kind::Big)]);
-        for ((kind, key), count) in counts {
-            rows.push([(*kind).into(), (*key).into(), count.cast_signed().into()]);
-        }
-        let raise = Self::with_rows(
-            "insert into streams as stream (kind, key, last_offset) ",
-            rows,
-            " on conflict (kind, key) do update set last_offset = stream.last_offset + excluded.last_offset \
-             returning kind, key, last_offset, (select value::bigint from hub_meta where key = 'webhook_revision')",
-        );
-        stream_offsets(counts, &Self::fetch_each(connection, raise).await?)
     }
 
     async fn execute(connection: &mut PgConnection, statement: Statement<'_>) -> Result<u64, StoreError> {
@@ -150,9 +114,31 @@ pub(super) fn encode(statement: Statement<'_>) -> Result<(String, PgArguments), 
     Ok((statement.sql, arguments))
 }
 
+/// Appends `select … from source` with all columns of rows.
+pub(super) fn push_select<'q>(statement: &mut Statement<'q>, rows: Rows<'q>) {
+    let columns = rows.columns.iter().map(|(name, kind)| match kind {
+        Kind::Json => Postgres::json(name),
+        Kind::Address => Postgres::address(name),
+        _ => (*name).to_owned(),
+    });
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    push_source(statement.push("select ").push(columns).push(" from "), rows);
+}
+
+/// Appends rows as a table `source` with their columns, and `ordinal`.
+pub(super) fn push_source<'q>(statement: &mut Statement<'q>, rows: Rows<'q>) {
+    let names = rows.names();
+    statement.push("unnest(");
+    for (index, (kind, array)) in rows.into_arrays().into_iter().enumerate() {
+        statement.push(if index == 0 { "" } else { ", " }).push_bind(array).push(array_type(kind));
+    }
+    statement.push(") with ordinality as source (").push(names).push(", ordinal)");
+}
+
 const fn array_type(kind: Kind) -> &'static str {
     match kind {
         Kind::Text | Kind::Json | Kind::Address => "::text[]",
+        Kind::Bytes => "::bytea[]",
         Kind::Flag => "::boolean[]",
         Kind::Small => "::smallint[]",
         Kind::Big => "::bigint[]",
@@ -177,6 +163,7 @@ fn add_array(arguments: &mut PgArguments, kind: Kind, values: Vec<Value<'_>>) ->
     }
     match kind {
         Kind::Text | Kind::Json | Kind::Address => add!(Text, text => text.as_deref()),
+        Kind::Bytes => add!(Bytes, bytes => bytes.as_deref()),
         Kind::Flag => add!(Flag, flag => *flag),
         Kind::Small => add!(Small, number => *number),
         Kind::Big => add!(Big, number => *number),

@@ -1,68 +1,62 @@
 //! The writing transaction: the SQL between the steps of [`crate::store::batch`]. Few statements however many rows there
-//! are (but for one or two for each idempotency key), and rows locked in an order that is the same on every node.
+//! are, and rows locked in an order that is the same on every node.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError},
-};
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use oriva_hub_actors::model::{AppId, NotificationId, Timestamp, UserId};
+use oriva_hub_actors::model::{AppId, NotificationId, Timestamp};
 use uuid::Uuid;
 
 use super::{
     dialect::{Commit as _, Dialect, SqlRow as _, SqlStore},
-    outbox::{insert_deliveries, subscriptions},
     rows::{RECORD, corrupt_row, record_from_row},
     statement::{Kind, Rows, Statement},
 };
 use crate::store::{
     Appended, EventStore, NewNotification, NotificationRecord, ReadAll, StoreError, Submission,
-    batch::{Answer, Claims, Decided, EventRow, Insertion, Locked, Numbered},
+    batch::{Answer, Claims, Decided, Insertion, Locked, Numbered, Written},
     ip_text,
-    webhook::Subscriptions,
 };
 
 #[async_trait]
 impl<S: SqlStore> EventStore for S {
     async fn append(&self, submissions: &[Submission]) -> Result<Vec<Appended>, StoreError> {
+        let now = Timestamp::now();
+        if S::APPENDS_AT_ONCE
+            && let Some(written) = append_at_once(self, Claims::new(submissions, now)).await?
+        {
+            return Ok(committed(self, written));
+        }
         let mut transaction = self.begin_append().await?;
         let connection = &mut *transaction;
-        let claims = claim::<S::Db>(connection, Claims::new(submissions, Timestamp::now())).await?;
+        let claims = claim::<S::Db>(connection, Claims::new(submissions, now)).await?;
         let locked = lock::<S::Db>(connection, claims).await?;
         let decided = Decided::new(locked);
         store_changes::<S::Db>(connection, &decided).await?;
-        let (offsets, revision) = S::Db::raise_streams(connection, &decided.stream_counts()).await?;
-        let numbered = Numbered::new(decided, offsets);
-        insert_events::<S::Db>(connection, &numbered).await?;
-        let pending = current_subscriptions(self, connection, revision).await?.match_events(numbered.published());
-        insert_deliveries::<S::Db>(connection, &pending, numbered.now).await?;
-        insert_audit::<S::Db>(connection, &numbered).await?;
-        keep_answers::<S::Db>(connection, &numbered).await?;
-        let last = numbered.published().last().map(|published| published.event().id);
+        let written = self.append_events(connection, decided).await?;
+        keep_answers::<S::Db>(connection, &written.numbered).await?;
         transaction.commit().await?;
-        if let Some(last) = last {
-            self.appended(last);
-        }
-        Ok(numbered.finish(&pending))
+        Ok(committed(self, written))
     }
 }
 
-/// What webhooks subscribe to. It is read again if the store has another revision than this node's memory, whichever node
-/// made it.
-async fn current_subscriptions<S: SqlStore>(
-    store: &S,
-    connection: &mut <S::Db as Dialect>::Connection,
-    revision: i64,
-) -> Result<Arc<Subscriptions>, StoreError> {
-    let known = store.subscriptions().read().unwrap_or_else(PoisonError::into_inner).clone();
-    // 0: no stream was raised, so there are no events to match.
-    if known.revision == revision || revision == 0 {
-        return Ok(known);
+/// What every submission wrote.
+fn committed(store: &impl SqlStore, written: Written<'_>) -> Vec<Appended> {
+    if let Some(last) = written.numbered.events().last() {
+        store.appended(last.published.event().id);
     }
-    let current = Arc::new(subscriptions::<S::Db>(connection, revision).await?);
-    *store.subscriptions().write().unwrap_or_else(PoisonError::into_inner) = current.clone();
-    Ok(current)
+    written.finish()
+}
+
+/// Writes a batch that needs nothing before. `None`: it takes the steps.
+async fn append_at_once<'a>(store: &impl SqlStore, claims: Claims<'a>) -> Result<Option<Written<'a>>, StoreError> {
+    if !claims.need_nothing() {
+        return Ok(None);
+    }
+    let insertions = claims.insertions();
+    let mut locked = Locked::new(claims);
+    locked.set_inserted(insertions.iter().map(|one| one.new.id).collect(), HashMap::new());
+    store.append_at_once(Decided::new(locked), &insertions).await
 }
 
 /// Takes every claim, or settles its submission with the answer of the request that has it. Two nodes that take the same
@@ -71,27 +65,53 @@ async fn claim<'a, D: Dialect>(
     connection: &mut D::Connection,
     mut claims: Claims<'a>,
 ) -> Result<Claims<'a>, StoreError> {
-    for (index, app, claim) in claims.keys() {
-        let take = Statement::new(
-            "insert into idempotency_keys as taken (app_id, key, request_hash, response, expires_at) \
-             values ($1, $2, $3, '', $4) on conflict (app_id, key) do update \
-             set request_hash = excluded.request_hash, response = '', expires_at = excluded.expires_at \
-             where taken.expires_at <= $5",
-        )
-        .bind(app.as_str())
-        .bind(&claim.key)
-        .bind(&claim.request_hash[..])
-        .bind(claim.expires_at)
-        .bind(claims.now);
-        if D::execute(connection, take).await? > 0 {
-            continue;
-        }
-        let query =
-            Statement::new("select request_hash, response from idempotency_keys where app_id = $1 and key = $2");
-        let row = D::fetch_one(connection, query.bind(app.as_str()).bind(&claim.key)).await?;
-        claims.settle(index, &row.bytes(0)?, &row.text(1)?).map_err(unreadable)?;
+    let mut rows = Rows::new(&[
+        ("app_id", Kind::Text),
+        ("key", Kind::Text),
+        ("request_hash", Kind::Bytes),
+        ("response", Kind::Text),
+        ("expires_at", Kind::Moment),
+    ]);
+    let keys = claims.keys();
+    for (_, app, claim) in &keys {
+        rows.push([
+            app.as_str().into(),
+            (&claim.key).into(),
+            claim.request_hash[..].into(),
+            "".into(),
+            claim.expires_at.into(),
+        ]);
     }
-    Ok(claims)
+    let take = format!("insert into idempotency_keys as taken ({}) ", rows.names());
+    let after = format!(
+        " on conflict (app_id, key) do update \
+         set request_hash = excluded.request_hash, response = '', expires_at = excluded.expires_at \
+         where taken.expires_at <= {} returning app_id, key",
+        D::NOW
+    );
+    let taken = D::fetch_each(connection, D::with_rows(&take, rows, &after)).await?;
+    let taken = taken.iter().map(|row| Ok((row.text(0)?, row.text(1)?))).collect::<Result<HashSet<_>, StoreError>>()?;
+    let mut earlier: HashMap<_, Vec<usize>> = HashMap::new();
+    let mut wanted = Rows::new(&[("app_id", Kind::Text), ("key", Kind::Text)]);
+    for (index, app, claim) in keys {
+        if !taken.contains(&(app.to_string(), claim.key.clone())) {
+            let of_key = earlier.entry((app.to_string(), claim.key.clone())).or_default();
+            if of_key.is_empty() {
+                wanted.push([app.as_str().into(), (&claim.key).into()]);
+            }
+            of_key.push(index);
+        }
+    }
+    let with = "with wanted (app_id, key) as (";
+    let after = ") select k.app_id, k.key, k.request_hash, k.response from wanted join idempotency_keys k \
+                 on k.app_id = wanted.app_id and k.key = wanted.key";
+    for row in D::fetch_each(connection, D::with_rows(with, wanted, after)).await? {
+        for index in earlier.remove(&(row.text(0)?, row.text(1)?)).unwrap_or_default() {
+            claims.settle(index, &row.bytes(2)?, &row.text(3)?).map_err(unreadable)?;
+        }
+    }
+    // One that is missing was deleted between the two statements.
+    if earlier.is_empty() { Ok(claims) } else { Err(StoreError::Contended) }
 }
 
 fn unreadable(error: serde_json::Error) -> StoreError {
@@ -166,6 +186,31 @@ async fn insert_notifications<D: Dialect>(
     locked: &mut Locked<'_>,
 ) -> Result<(), StoreError> {
     let now = locked.claims().now;
+    let contents = content_rows(insertions.iter(), now);
+    let insert = format!("insert into platform_notifications ({}) ", contents.names());
+    let after = " on conflict (app_id, external_id) where external_id is not null do nothing returning id";
+    let inserted = D::fetch_each(connection, D::with_rows(&insert, contents, after)).await?;
+    let inserted = inserted.iter().map(|row| row.id(0).map(NotificationId)).collect::<Result<HashSet<_>, _>>()?;
+    let states = state_rows(insertions.iter().filter(|one| inserted.contains(&one.new.id)), now);
+    let insert = format!("insert into notification_state ({}) ", states.names());
+    D::execute_each(connection, D::with_rows(&insert, states, "")).await?;
+    let refused = insertions.iter().filter(|one| !inserted.contains(&one.new.id));
+    let owners = owners::<D>(connection, refused.clone()).await?;
+    // An owner that is missing was deleted between the two statements.
+    for (app, external_id) in refused.filter_map(|one| Some((one.key().0, one.key().1?))) {
+        if !owners.contains_key(&(app.clone(), external_id.to_owned())) {
+            return Err(StoreError::Contended);
+        }
+    }
+    locked.set_inserted(inserted, owners);
+    Ok(())
+}
+
+/// The contents of new notifications.
+pub(in crate::store) fn content_rows<'a>(
+    insertions: impl Iterator<Item = &'a Insertion<'a>>,
+    now: Timestamp,
+) -> Rows<'a> {
     let mut contents = Rows::new(&[
         ("id", Kind::Id),
         ("app_id", Kind::Text),
@@ -205,28 +250,14 @@ async fn insert_notifications<D: Dialect>(
             now.into(),
         ]);
     }
-    let insert = format!("insert into platform_notifications ({}) ", contents.names());
-    let after = " on conflict (app_id, external_id) where external_id is not null do nothing returning id";
-    let inserted = D::fetch_each(connection, D::with_rows(&insert, contents, after)).await?;
-    let inserted = inserted.iter().map(|row| row.id(0).map(NotificationId)).collect::<Result<HashSet<_>, _>>()?;
-    insert_states::<D>(connection, insertions.iter().filter(|one| inserted.contains(&one.new.id)), now).await?;
-    let refused = insertions.iter().filter(|one| !inserted.contains(&one.new.id));
-    let owners = owners::<D>(connection, refused.clone()).await?;
-    // An owner that is missing was deleted between the two statements.
-    for (app, external_id) in refused.filter_map(|one| Some((one.key().0, one.key().1?))) {
-        if !owners.contains_key(&(app.clone(), external_id.to_owned())) {
-            return Err(StoreError::Contended);
-        }
-    }
-    locked.set_inserted(inserted, owners);
-    Ok(())
+    contents
 }
 
-async fn insert_states<'a, D: Dialect>(
-    connection: &mut D::Connection,
+/// The first states of new notifications.
+pub(in crate::store) fn state_rows<'a>(
     insertions: impl Iterator<Item = &'a Insertion<'a>>,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Rows<'a> {
     let mut states = Rows::new(&[
         ("id", Kind::Id),
         ("notification_id", Kind::Id),
@@ -253,8 +284,7 @@ async fn insert_states<'a, D: Dialect>(
             now.into(),
         ]);
     }
-    let insert = format!("insert into notification_state ({}) ", states.names());
-    D::execute_each(connection, D::with_rows(&insert, states, "")).await.map(drop)
+    states
 }
 
 /// When a new notification expires. It is always later than its creation, even if the moment passed while the request waited.
@@ -324,54 +354,8 @@ async fn store_changes<D: Dialect>(connection: &mut D::Connection, decided: &Dec
     Ok(())
 }
 
-async fn insert_events<D: Dialect>(connection: &mut D::Connection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
-    let mut rows = Rows::new(&[
-        ("id", Kind::Id),
-        ("app_id", Kind::Text),
-        ("user_id", Kind::Text),
-        ("event_category", Kind::Text),
-        ("event_type", Kind::Text),
-        ("entity_type", Kind::Text),
-        ("entity_id", Kind::Text),
-        ("event_data", Kind::Json),
-        ("from_platform", Kind::Flag),
-        ("app_offset", Kind::Big),
-        ("user_offset", Kind::Big),
-        ("broadcast_offset", Kind::Big),
-        ("ip_address", Kind::Address),
-        ("user_agent", Kind::Text),
-        ("timestamp", Kind::Moment),
-        ("created_at", Kind::Moment),
-        ("traceparent", Kind::Text),
-    ]);
-    for EventRow { published, origin } in numbered.events() {
-        let event = published.event();
-        rows.push([
-            event.id.0.into(),
-            event.app_id.as_str().into(),
-            event.user_id.as_ref().map(UserId::as_str).into(),
-            event.category.as_str().into(),
-            event.event_type.as_str().into(),
-            (&event.entity_type).into(),
-            (&event.entity_id).into(),
-            event.data.as_str().into(),
-            event.from_platform.into(),
-            event.offsets.app.cast_signed().into(),
-            event.offsets.user.map(u64::cast_signed).into(),
-            event.offsets.broadcast.map(u64::cast_signed).into(),
-            ip_text(origin.ip).into(),
-            origin.user_agent.as_deref().into(),
-            event.timestamp.into(),
-            event.created_at.into(),
-            event.trace.map(|trace| trace.to_string()).into(),
-        ]);
-    }
-    let insert = format!("insert into platform_events ({}) ", rows.names());
-    D::execute_each(connection, D::with_rows(&insert, rows, "")).await.map(drop)
-}
-
 /// One audit row for each notification that was created or changed, without its content.
-async fn insert_audit<D: Dialect>(connection: &mut D::Connection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
+pub(in crate::store) fn audit_rows<'q>(decided: &'q Decided<'_>) -> Rows<'q> {
     let mut rows = Rows::new(&[
         ("id", Kind::Id),
         ("actor", Kind::Text),
@@ -381,34 +365,34 @@ async fn insert_audit<D: Dialect>(connection: &mut D::Connection, numbered: &Num
         ("ip_address", Kind::Address),
         ("at", Kind::Moment),
     ]);
-    for EventRow { published, origin } in numbered.audited() {
+    for (event, origin) in decided.audited() {
         rows.push([
             Uuid::now_v7().into(),
             (&origin.actor).into(),
-            published.full_type().into(),
-            (&published.event().entity_id).into(),
-            published.event().app_id.as_str().into(),
+            event.full_type().into(),
+            (&event.entity_id).into(),
+            event.app_id.as_str().into(),
             ip_text(origin.ip).into(),
-            numbered.now.into(),
+            decided.now.into(),
         ]);
     }
-    let insert = format!("insert into audit_log ({}) ", rows.names());
-    D::execute_each(connection, D::with_rows(&insert, rows, "")).await.map(drop)
+    rows
 }
 
-/// Keeps the answers beside their claims.
+/// Keeps the answers beside their claims, and gives up the claims of requests that failed.
 async fn keep_answers<D: Dialect>(connection: &mut D::Connection, numbered: &Numbered<'_>) -> Result<(), StoreError> {
+    let mut kept = Rows::new(&[("app_id", Kind::Text), ("key", Kind::Text), ("response", Kind::Text)]);
+    let mut failed = Rows::new(&[("app_id", Kind::Text), ("key", Kind::Text)]);
     for Answer { app_id, key, answer } in numbered.answers().map_err(unreadable)? {
-        let mut statement = match answer {
-            Some(answer) => {
-                let mut update = Statement::new("update idempotency_keys set response = ");
-                update.push_bind(answer);
-                update
-            }
-            None => Statement::new("delete from idempotency_keys"),
-        };
-        statement.push(" where app_id = ").push_bind(app_id.as_str()).push(" and key = ").push_bind(key);
-        D::execute(connection, statement).await?;
+        match answer {
+            Some(answer) => kept.push([app_id.as_str().into(), key.into(), answer.into()]),
+            None => failed.push([app_id.as_str().into(), key.into()]),
+        }
     }
-    Ok(())
+    let with = "with new (app_id, key, response) as (";
+    let after = ") update idempotency_keys as k set response = new.response from new \
+                 where k.app_id = new.app_id and k.key = new.key";
+    D::execute_each(connection, D::with_rows(with, kept, after)).await?;
+    let delete = "delete from idempotency_keys where (app_id, key) in (";
+    D::execute_each(connection, D::with_rows(delete, failed, ")")).await.map(drop)
 }

@@ -1,9 +1,6 @@
 //! What the shared SQL needs of a database: how to run a statement, and the few words in which the two differ.
 
-use std::{
-    ops::DerefMut,
-    sync::{Arc, RwLock},
-};
+use std::ops::DerefMut;
 
 use async_trait::async_trait;
 use oriva_hub_actors::model::{EventId, Offset, StreamKey, Timestamp};
@@ -12,8 +9,7 @@ use uuid::Uuid;
 use super::statement::{Rows, Statement};
 use crate::store::{
     StoreError,
-    batch::{StreamCounts, StreamOffsets},
-    webhook::Subscriptions,
+    batch::{Decided, Insertion, Written},
 };
 
 /// A transaction. It is rolled back when it is dropped without a commit.
@@ -70,13 +66,6 @@ pub(in crate::store) trait Dialect: Send + Sync + 'static {
     /// placeholders. One statement for all rows in PostgreSQL, which takes an array for each column; one for each run of
     /// rows in SQLite.
     fn with_rows<'q>(before: &str, rows: Rows<'q>, after: &str) -> Vec<Statement<'q>>;
-
-    /// Raises streams by these numbers of events, in the order of the map. Returns the offsets, and the revision of the
-    /// webhooks' subscriptions (0 if there is nothing to raise). One statement: it is in every transaction.
-    async fn raise_streams(
-        connection: &mut Self::Connection,
-        counts: &StreamCounts<'_>,
-    ) -> Result<(StreamOffsets, i64), StoreError>;
 
     /// Runs a statement. Returns the number of rows it affected.
     async fn execute(connection: &mut Self::Connection, statement: Statement<'_>) -> Result<u64, StoreError>;
@@ -186,6 +175,9 @@ fn no_row() -> StoreError {
 pub(in crate::store) trait SqlStore: Send + Sync {
     type Db: Dialect;
 
+    /// Whether [`SqlStore::append_at_once`] is tried.
+    const APPENDS_AT_ONCE: bool = false;
+
     /// A transaction that reads as this stream's holder, and sees only what is theirs where the database can enforce that.
     /// [`StreamKey::Broadcast`] reads as the hub itself. All of its queries see the store at one moment.
     async fn begin_read(&self, tenant: &StreamKey) -> Result<<Self::Db as Dialect>::Transaction, StoreError>;
@@ -197,9 +189,6 @@ pub(in crate::store) trait SqlStore: Send + Sync {
         stream: &StreamKey,
     ) -> Result<(<Self::Db as Dialect>::Transaction, Offset), StoreError>;
 
-    /// What webhooks subscribe to, as this node last read it.
-    fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>>;
-
     /// A transaction that writes as the hub itself.
     async fn begin_write(&self) -> Result<<Self::Db as Dialect>::Transaction, StoreError>;
 
@@ -207,6 +196,23 @@ pub(in crate::store) trait SqlStore: Send + Sync {
     async fn begin_append(&self) -> Result<<Self::Db as Dialect>::Transaction, StoreError> {
         self.begin_write().await
     }
+
+    /// Writes and commits a batch that needs nothing before, with the notifications that it creates. `None` where it takes the
+    /// steps instead: nothing is written.
+    async fn append_at_once<'a>(
+        &self,
+        _decided: Decided<'a>,
+        _insertions: &[Insertion<'a>],
+    ) -> Result<Option<Written<'a>>, StoreError> {
+        Ok(None)
+    }
+
+    /// Writes the events of a batch, and with them the ends of their streams, their deliveries and audit rows.
+    async fn append_events<'a>(
+        &self,
+        connection: &mut <Self::Db as Dialect>::Connection,
+        decided: Decided<'a>,
+    ) -> Result<Written<'a>, StoreError>;
 
     /// The writer has committed, and this was the last event.
     fn appended(&self, _last: EventId) {}

@@ -1,7 +1,7 @@
 //! The SQL of both databases, written once over a [`dialect::Dialect`]. `postgres/` and `sqlite/` have what differs:
 //! values, row locks, row level security, claiming of deliveries, and retention.
 
-mod append;
+pub(super) mod append;
 mod apps;
 pub(super) mod audit;
 pub(super) mod dialect;

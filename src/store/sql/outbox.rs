@@ -242,6 +242,20 @@ pub(in crate::store) async fn insert_deliveries<D: Dialect>(
     pending: &[PendingDelivery],
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let rows = pending_rows(pending, now);
+    let insert = format!("with pending ({}) as (", rows.names());
+    // Waits for a transaction that is deleting the webhook, and then enqueues nothing for it.
+    let after = format!(
+        ") insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
+         created_at, updated_at) select pending.id, w.id, pending.app_id, pending.event_id, pending.event_type, \
+         pending.at, pending.at, pending.at from pending join app_webhooks w on w.id = pending.webhook_id{}",
+        D::LOCK_W_SHARED
+    );
+    D::execute_each(connection, D::with_rows(&insert, rows, &after)).await.map(drop)
+}
+
+/// Deliveries to insert, due now.
+pub(in crate::store) fn pending_rows(pending: &[PendingDelivery], now: Timestamp) -> Rows<'_> {
     let mut rows = Rows::new(&[
         ("id", Kind::Id),
         ("webhook_id", Kind::Id),
@@ -260,15 +274,7 @@ pub(in crate::store) async fn insert_deliveries<D: Dialect>(
             now.into(),
         ]);
     }
-    let insert = format!("with pending ({}) as (", rows.names());
-    // Waits for a transaction that is deleting the webhook, and then enqueues nothing for it.
-    let after = format!(
-        ") insert into webhook_deliveries (id, webhook_id, app_id, event_id, event_type, next_attempt_at, \
-         created_at, updated_at) select pending.id, w.id, pending.app_id, pending.event_id, pending.event_type, \
-         pending.at, pending.at, pending.at from pending join app_webhooks w on w.id = pending.webhook_id{}",
-        D::LOCK_W_SHARED
-    );
-    D::execute_each(connection, D::with_rows(&insert, rows, &after)).await.map(drop)
+    rows
 }
 
 /// Stores the outcome of deliveries. If another node has claimed one meanwhile, only a success is stored. One that was

@@ -26,6 +26,7 @@ pub(in crate::store) enum Value<'q> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum Kind {
     Text,
+    Bytes,
     Json,
     Address,
     Flag,
@@ -52,6 +53,16 @@ impl<'q> Rows<'q> {
     pub(in crate::store) fn push<const N: usize>(&mut self, row: [Value<'q>; N]) {
         assert_eq!(N, self.columns.len(), "a row has a value for each column");
         self.values.extend(row);
+    }
+
+    /// One array for each column.
+    pub(in crate::store) fn into_arrays(self) -> Vec<(Kind, Value<'q>)> {
+        let mut arrays: Vec<Vec<Value<'q>>> = self.columns.iter().map(|_| Vec::new()).collect();
+        for (index, value) in self.values.into_iter().enumerate() {
+            arrays[index % self.columns.len()].push(value);
+        }
+        let kinds = self.columns.iter().map(|(_, kind)| *kind);
+        kinds.zip(arrays).map(|(kind, array)| (kind, Value::Array(kind, array))).collect()
     }
 
     /// The names of the columns, with commas between them.

@@ -4,6 +4,7 @@
 //! survives a crash of the process and a power cut alike (`normal` would lose the last commits in the latter). One
 //! connection writes; its commits are shared by the batches that form while the one before is under way.
 
+mod append;
 mod errors;
 mod files;
 mod nodes;
@@ -30,6 +31,7 @@ use sqlx::{
 use self::files::Files;
 use super::{
     DEADLINE, Pool, Store, StoreError, StoreFacts,
+    batch::{Decided, Written},
     migrations::{migration_files, version_and_description},
     new_epoch,
     sql::{
@@ -185,8 +187,12 @@ impl SqlStore for SqliteStore {
         Ok((transaction, row.map_or(Ok(0), |row| row.big(0))?))
     }
 
-    fn subscriptions(&self) -> &RwLock<Arc<Subscriptions>> {
-        &self.subscriptions
+    async fn append_events<'a>(
+        &self,
+        connection: &mut SqliteConnection,
+        decided: Decided<'a>,
+    ) -> Result<Written<'a>, StoreError> {
+        self.append_events(connection, decided).await
     }
 
     async fn begin_write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {

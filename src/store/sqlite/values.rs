@@ -12,10 +12,8 @@ use uuid::Uuid;
 
 use crate::store::{
     StoreError,
-    batch::{StreamCounts, StreamOffsets},
     sql::{
         dialect::{Commit, Dialect, SqlRow, plain_columns},
-        rows::stream_offsets,
         statement::{Rows, Statement, Value, run_length, runs},
     },
 };
@@ -72,26 +70,6 @@ impl Dialect for Sqlite {
             statements.push(Statement { sql, values: values.by_ref().take(count * width).collect() });
         }
         statements
-    }
-
-    async fn raise_streams(
-        connection: &mut SqliteConnection,
-        counts: &StreamCounts<'_>,
-    ) -> Result<(StreamOffsets, i64), StoreError> {
-        if counts.is_empty() {
-            return Ok(Default::default());
-        }
-        let raised: Vec<_> = counts.iter().map(|((kind, key), count)| (kind, key, count)).collect();
-        // The rows as one JSON value: each statement costs a switch to the connection's thread and back.
-        let raise = Statement::new(
-            "insert into streams (kind, key, last_offset) \
-             select value ->> 0, value ->> 1, value ->> 2 from json_each($1) where true \
-             on conflict (kind, key) do update set last_offset = last_offset + excluded.last_offset \
-             returning kind, key, last_offset, \
-             (select cast(value as integer) from hub_meta where key = 'webhook_revision')",
-        )
-        .bind(serde_json::to_string(&raised).map_err(StoreError::failed)?);
-        stream_offsets(counts, &Self::fetch_all(connection, raise).await?)
     }
 
     async fn execute(connection: &mut SqliteConnection, statement: Statement<'_>) -> Result<u64, StoreError> {

@@ -79,9 +79,14 @@ impl Database {
 
     /// A database on a server of the test's own.
     pub async fn on(server: &super::PostgresServer) -> Self {
+        Self::made_by(server, "create database hub").await
+    }
+
+    /// A database on a server of the test's own that this statement makes.
+    pub async fn made_by(server: &super::PostgresServer, create: &str) -> Self {
         let url = format!("{}/hub", server.url());
         let mut admin = PgConnection::connect(&format!("{}/postgres", server.url())).await.expect("connect");
-        admin.execute("create database hub").await.expect("create database");
+        admin.execute(create).await.expect("create database");
         let store = PostgresStore::new(&url, 2).expect("url");
         store.migrate().await.expect("migrate");
         store.close().await;

@@ -178,7 +178,8 @@ pub struct Proxy {
     pub addr: SocketAddr,
     port: Arc<AtomicU16>,
     ended: watch::Sender<u64>,
-    is_cut: Arc<AtomicBool>,
+    requests_cut: Arc<AtomicBool>,
+    answers_cut: Arc<AtomicBool>,
     changed: watch::Sender<()>,
 }
 
@@ -186,29 +187,31 @@ impl Proxy {
     pub async fn to(port: u16) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
-        let is_cut = Arc::new(AtomicBool::new(false));
+        let (requests_cut, answers_cut) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let (changed, change) = watch::channel(());
         let (ended, end) = watch::channel(0);
-        let (cut, port) = (is_cut.clone(), Arc::new(AtomicU16::new(port)));
+        let (requests, answers) = (requests_cut.clone(), answers_cut.clone());
+        let port = Arc::new(AtomicU16::new(port));
         let to = port.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (cut, change, to, mut end) = (cut.clone(), change.clone(), to.clone(), end.clone());
+                let (requests, answers) = (requests.clone(), answers.clone());
+                let (change, to, mut end) = (change.clone(), to.clone(), end.clone());
                 end.mark_unchanged();
                 tokio::spawn(async move {
                     let Ok(far) = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst))).await else { return };
                     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
                     let both = async {
                         tokio::join!(
-                            pass_on(near_in, far_out, cut.clone(), change.clone()),
-                            pass_on(far_in, near_out, cut, change)
+                            pass_on(near_in, far_out, requests, change.clone()),
+                            pass_on(far_in, near_out, answers, change)
                         )
                     };
                     tokio::select! { _ = both => {}, _ = end.changed() => {} }
                 });
             }
         });
-        Self { addr, port, ended, is_cut, changed }
+        Self { addr, port, ended, requests_cut, answers_cut, changed }
     }
 
     pub fn url(&self) -> String {
@@ -222,12 +225,19 @@ impl Proxy {
     }
 
     pub fn cut(&self) {
-        self.is_cut.store(true, Ordering::SeqCst);
+        self.requests_cut.store(true, Ordering::SeqCst);
+        self.cut_answers();
+    }
+
+    /// Requests arrive, and their answers do not.
+    pub fn cut_answers(&self) {
+        self.answers_cut.store(true, Ordering::SeqCst);
     }
 
     /// What was on the way when it was cut comes through now, late.
     pub fn heal(&self) {
-        self.is_cut.store(false, Ordering::SeqCst);
+        self.requests_cut.store(false, Ordering::SeqCst);
+        self.answers_cut.store(false, Ordering::SeqCst);
         let _ = self.changed.send(());
     }
 }

@@ -1,9 +1,13 @@
 //! PostgreSQL as operators have it: read-only for a while, a standby behind the same address, few connections, logins with
 //! defaults of their own, poolers, an older database after a failover; and the one line that says what is wrong.
 
-use std::{process::Command, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
-use oriva_hub::store::{Outage, Store, postgres::PostgresStore};
+use oriva_hub::store::{
+    AppStore as _, Audit, EventReader as _, EventStore as _, NewApp, NewEvent, Origin, Outage, Publish, Store,
+    Submission, postgres::PostgresStore,
+};
+use oriva_hub_actors::model::{AppId, Category, EventId, EventType, JsonObject, StreamKey, Timestamp, UserId};
 use sqlx_pg::{Connection as _, Executor as _, PgConnection};
 
 use super::readiness;
@@ -409,4 +413,114 @@ async fn what_nobody_waits_for_leaves_no_transaction_open() {
     let mut open = async || sqlx_pg::query_scalar::<_, i64>(begun).fetch_one(&mut superuser).await.unwrap();
     eventually("nothing is open", async || open().await == 0).await;
     store.try_writing().await.unwrap();
+}
+
+fn published(user: Option<&str>) -> Submission {
+    let app = AppId::parse("a").unwrap();
+    let event = NewEvent {
+        id: EventId::generate(),
+        app_id: app.clone(),
+        from_platform: false,
+        user_id: user.map(|user| UserId::parse(user).unwrap()),
+        category: Category::User,
+        event_type: EventType::from_store("changed"),
+        entity_type: "thing".to_owned(),
+        entity_id: "1".to_owned(),
+        data: JsonObject::from_store("{}".to_owned()).unwrap(),
+        timestamp: Timestamp::now(),
+    };
+    Submission::new(&app, Origin::hub(), Publish { event })
+}
+
+async fn store_with_app(url: &str) -> PostgresStore {
+    let store = PostgresStore::new(url, 4).unwrap();
+    let app = NewApp {
+        id: AppId::parse("a").unwrap(),
+        name: "a".to_owned(),
+        icon_url: None,
+        is_platform: false,
+        limits: Default::default(),
+    };
+    store.create_app(&app, None, &Audit { actor: "test".to_owned(), ip: None }).await.unwrap();
+    store
+}
+
+/// A batch of events is one statement, which raises the streams and numbers the events in the order of the streams' names.
+#[tokio::test]
+async fn offsets_do_not_depend_on_how_the_database_sorts() {
+    let server = PostgresServer::start().await;
+    let icu = "create database hub template template0 locale_provider icu icu_locale 'en-US'";
+    let database = Database::made_by(&server, icu).await;
+    let store = store_with_app(&database.url).await;
+    // Bytes and English sort these differently.
+    let users = ["b", "B", "a", "A", "a-b", "ab", "_a", "0", "Z", "z", "a:b", "a.b"];
+    for round in 1..=3 {
+        // The second time each user has a stream that is as long as its place in the list.
+        let batch: Vec<_> = users
+            .iter()
+            .zip(1..)
+            .flat_map(|(user, count)| std::iter::repeat_n(Some(*user), count))
+            .chain([None])
+            .map(published)
+            .collect();
+        let events = store.append(&batch).await.unwrap();
+        let mut expected_app = (round - 1) * batch.len() as u64;
+        for appended in &events {
+            expected_app += 1;
+            assert_eq!(appended.events[0].event().offsets.app, expected_app);
+        }
+        let mut ends = events.iter().filter_map(|appended| {
+            let event = appended.events[0].event();
+            Some((event.user_id.as_ref()?.to_string(), event.offsets.user?))
+        });
+        for (user, count) in users.iter().zip(1_u64..) {
+            for offset in (round - 1) * count + 1..=round * count {
+                assert_eq!(ends.next(), Some(((*user).to_owned(), offset)));
+            }
+            let stream = StreamKey::User(UserId::parse(user).unwrap());
+            assert_eq!(store.head(&stream).await.unwrap(), round * count, "{user}");
+        }
+        assert_eq!(store.head(&StreamKey::Broadcast).await.unwrap(), round);
+    }
+    let mut owner = PgConnection::connect(&database.owner_url).await.unwrap();
+    let wrong: i64 = sqlx_pg::query_scalar(
+        "select count(*) from (select user_offset, row_number() over (partition by user_id order by app_offset) as place \
+         from platform_events where user_id is not null) events where user_offset <> place",
+    )
+    .fetch_one(&mut owner)
+    .await
+    .unwrap();
+    assert_eq!(wrong, 0, "what is stored is what was told");
+}
+
+/// A batch that is one statement commits by itself, so a connection that breaks may break behind the commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_answer_is_lost_is_written_once() {
+    let server = PostgresServer::start().await;
+    let proxy = Proxy::to(server.port()).await;
+    let database = behind(&server, &proxy).await;
+    let store = Arc::new(store_with_app(&database.url).await);
+    let stream = StreamKey::App(AppId::parse("a").unwrap());
+    store.append(&[published(Some("alice"))]).await.unwrap();
+
+    // The kept connection is gone when the batch is committed.
+    proxy.cut_answers();
+    let appending = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(&[published(Some("alice")), published(None)]).await }
+    });
+    let observer = PostgresStore::new(&database.owner_url, 1).unwrap();
+    eventually("it is committed", async || observer.head(&stream).await.unwrap() == 3).await;
+    proxy.lead_to(server.port());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    proxy.heal();
+    let error = appending.await.unwrap().expect_err("its answer is lost");
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    assert_eq!(observer.head(&stream).await.unwrap(), 3, "it was not written again");
+
+    // It is gone before anything was sent.
+    store.append(&[published(Some("alice"))]).await.expect("written");
+    proxy.lead_to(server.port());
+    store.append(&[published(Some("alice"))]).await.expect("written on another connection");
+    assert_eq!(observer.head(&stream).await.unwrap(), 5);
 }
