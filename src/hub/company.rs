@@ -79,7 +79,8 @@ impl Gathering {
         }
         let one = tokio::time::timeout_at(until, queue.recv()).await;
         if one.is_err() {
-            self.outcome = Outcome::InVain;
+            // Where publishers do not wait for each other, about as much of the usual size comes as is waited of the usual time.
+            self.outcome = if size * 4 >= self.expected * 3 { Outcome::Came } else { Outcome::InVain };
         }
         one.ok().flatten()
     }

@@ -4,6 +4,7 @@
 use std::{cell::RefCell, net::SocketAddr, sync::Arc};
 
 use memchr::memmem::Finder;
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream},
@@ -47,6 +48,9 @@ impl Socket {
     ) -> Result<Self, Failure> {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = source {
+            // The port is chosen when it connects: many of an earlier run's are still waiting to be forgotten, and bind would
+            // search among them.
+            setsockopt(&socket, IpBindAddressNoPort, &true).map_err(std::io::Error::from)?;
             socket.bind(source)?;
         }
         let mut stream = socket.connect(addr).await?;

@@ -1,7 +1,6 @@
 //! The queue of deliveries in PostgreSQL: claimed with row locks, so that nodes do not wait for each other.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use oriva_hub_actors::model::{DeliveryId, OwnedWebhook, Timestamp, WebhookId};
 use sqlx_pg::{Postgres, Row as _};
 use uuid::Uuid;
@@ -10,11 +9,17 @@ use super::PostgresStore;
 use crate::store::{
     Claimed, DeliveryQueue, Lease, StoreError,
     sql::{
-        dialect::SqlStore as _,
-        rows::{WEBHOOK, event_columns, event_from_row, owned_webhook_from_row, webhook_from_row},
+        dialect::SqlRow as _,
+        rows::{
+            WEBHOOK, WEBHOOK_COLUMNS, event_columns, event_from_row, owned_webhook_from_row, qualified,
+            webhook_from_row,
+        },
         statement::Statement,
     },
 };
+
+/// The place of `next_due` in the answer to a claim: behind the columns of the webhook.
+const NEXT_DUE: usize = WEBHOOK_COLUMNS;
 
 #[async_trait]
 impl DeliveryQueue for PostgresStore {
@@ -25,59 +30,43 @@ impl DeliveryQueue for PostgresStore {
         lease: Lease,
         now: Timestamp,
     ) -> Result<Option<Claimed>, StoreError> {
-        let mut transaction = self.begin_write().await?;
-        let row = sqlx_pg::query(&format!("select {WEBHOOK} from app_webhooks where id = $1 and is_active"))
-            .bind(id.0)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let Some(row) = row else { return Ok(None) };
-        let webhook = webhook_from_row(&row)?;
-        let rows = sqlx_pg::query(&format!(
-            "with due as (select id from webhook_deliveries where webhook_id = $1 and status = 'pending' \
-             and next_attempt_at <= $2 order by next_attempt_at limit $3 for update skip locked), \
-             claimed as (update webhook_deliveries d set status = 'delivering', lease_owner = $4, \
-             lease_until = now() + $5 * interval '1 millisecond' \
-             from due where d.id = due.id returning d.id as delivery_id, d.attempts, d.event_id) \
-             select claimed.delivery_id, claimed.attempts, {} \
-             from claimed left join platform_events on platform_events.id = claimed.event_id order by app_offset",
+        let claim = Statement::new(format!(
+            "with webhook as (select {WEBHOOK} from app_webhooks where id = $1 and is_active), \
+             due as (select id, event_id from webhook_deliveries where webhook_id = $1 and status = 'pending' \
+             and next_attempt_at <= $2 and exists (select from webhook) order by next_attempt_at limit $3 \
+             for update skip locked), \
+             claimed as (update webhook_deliveries d set status = case when e.id is null then 'cancelled' else 'delivering' end, \
+             lease_owner = case when e.id is not null then $4 end, \
+             lease_until = case when e.id is not null then now() + $5 * interval '1 millisecond' end \
+             from due left join platform_events e on e.id = due.event_id where d.id = due.id \
+             returning d.id as delivery_id, d.attempts, d.event_id), \
+             rest as (select min(next_attempt_at) as next_due from webhook_deliveries \
+             where webhook_id = $1 and status = 'pending' and id not in (select id from due)) \
+             select {}, rest.next_due, claimed.delivery_id, claimed.attempts, {} \
+             from webhook cross join rest left join claimed on true \
+             left join platform_events on platform_events.id = claimed.event_id order by app_offset",
+            qualified("webhook", WEBHOOK),
             event_columns::<Postgres>()
-        ))
-        .bind(id.0)
-        .bind(now.as_datetime())
-        .bind(i64::from(limit))
-        .bind(lease.owner)
-        .bind(lease.length.as_millis() as f64)
-        .fetch_all(&mut *transaction)
-        .await?;
+        ));
+        let claim = claim
+            .bind(id.0)
+            .bind(now)
+            .bind(i64::from(limit))
+            .bind(lease.owner)
+            .bind(i64::try_from(lease.length.as_millis()).unwrap_or(i64::MAX));
+        // If its answer is lost, the deliveries come again when the lease has run out.
+        let rows = self.run(claim).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let (webhook, next_due) = (webhook_from_row(first)?, first.moment_or_null(NEXT_DUE)?);
         let mut deliveries = Vec::with_capacity(rows.len());
-        let mut lost = Vec::new();
         for row in &rows {
-            let delivery: Uuid = row.try_get(0)?;
-            if row.try_get::<Option<Uuid>, _>(2)?.is_none() {
-                // The event is past retention: nothing is left to deliver.
-                lost.push(delivery);
-                continue;
+            // Without an event there is nothing claimed, or the event is past retention, and nothing is left to deliver.
+            if row.try_get::<Option<Uuid>, _>(NEXT_DUE + 3)?.is_some() {
+                let attempt = row.small(NEXT_DUE + 2)? + 1;
+                deliveries.push((DeliveryId(row.id(NEXT_DUE + 1)?), attempt, event_from_row(row, NEXT_DUE + 3)?));
             }
-            let attempt = row.try_get::<i16, _>(1)?.unsigned_abs() + 1;
-            deliveries.push((DeliveryId(delivery), attempt, event_from_row(row, 2)?));
         }
-        if !lost.is_empty() {
-            sqlx_pg::query(
-                "update webhook_deliveries set status = 'cancelled', lease_owner = null, \
-                         lease_until = null where id = any($1)",
-            )
-            .bind(&lost)
-            .execute(&mut *transaction)
-            .await?;
-        }
-        let next_due: Option<DateTime<Utc>> = sqlx_pg::query_scalar(
-            "select min(next_attempt_at) from webhook_deliveries where webhook_id = $1 and status = 'pending'",
-        )
-        .bind(id.0)
-        .fetch_one(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(Some(Claimed { webhook, deliveries, next_due: next_due.map(Timestamp::from) }))
+        Ok(Some(Claimed { webhook, deliveries, next_due }))
     }
 
     async fn free_leases(&self) -> Result<Vec<OwnedWebhook>, StoreError> {

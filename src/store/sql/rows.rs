@@ -25,6 +25,8 @@ pub(in crate::store) const WEBHOOK: &str = "id, app_id, webhook_url, secret, pre
      previous_secret_expires_at, subscribed_events, is_active, disabled_reason, description, last_delivery_at, \
      last_success_at, last_failure_at, consecutive_failures, total_deliveries, total_failures, max_retries, \
      retry_backoff_seconds, payload, created_at, updated_at";
+/// Number of columns of [`WEBHOOK`].
+pub(in crate::store) const WEBHOOK_COLUMNS: usize = 21;
 /// Everything of [`DeliveryRow`] but its attempts.
 pub(in crate::store) const DELIVERY: &str =
     "id, event_id, event_type, status, attempts, next_attempt_at, created_at, updated_at";
