@@ -70,7 +70,7 @@ impl PostgresStore {
         let pending = known.match_events(decided.events().map(|(event, _)| event));
         let counts = decided.stream_counts();
         let statement = statement(&decided, &counts, &pending, insertions, &known)?;
-        let rows = self.appending(|| self.appending.write(statement.clone())).await?;
+        let rows = self.appending(|| self.appending.write(&statement)).await?;
         let offsets = raised(&counts, &rows)?;
         Ok(offsets.map(|offsets| Written { numbered: Numbered::new(decided, offsets), pending }))
     }

@@ -6,6 +6,7 @@
 //! It uses sqlx 0.8: 0.9.0 leaves Nagle's algorithm on, which makes every larger batch wait 40 ms over TLS (its issue 4335).
 
 mod append;
+mod arguments;
 mod errors;
 mod last_sent;
 mod migrate;

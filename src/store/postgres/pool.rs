@@ -15,7 +15,7 @@ use std::{
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult};
 use sqlx_pg::{
-    Connection as _, Executor as _, PgConnection, Postgres,
+    Connection as _, Executor as _, PgConnection,
     postgres::{PgConnectOptions, PgRow},
 };
 use tokio::{
@@ -23,11 +23,8 @@ use tokio::{
     time::timeout_at,
 };
 
-use super::{last_sent::LastSent, session};
-use crate::store::{
-    Outage, StoreError,
-    sql::{dialect::Dialect as _, statement::Statement},
-};
+use super::{arguments::fetch_all, last_sent::LastSent, session};
+use crate::store::{Outage, StoreError, sql::statement::Statement};
 
 /// How long a request waits for a connection before it is told that the database is unavailable.
 pub(super) const ACQUIRE: Duration = Duration::from_secs(5);
@@ -214,7 +211,7 @@ impl Connections {
     pub(super) async fn fetch_all(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
         loop {
             let mut connection = self.get().await?;
-            match Postgres::fetch_all(&mut connection, statement.clone()).await {
+            match fetch_all(&mut connection, &statement).await {
                 Ok(rows) => {
                     connection.give_back();
                     return Ok(rows);
@@ -229,7 +226,7 @@ impl Connections {
     /// # Errors
     /// As [`Connections::begin`]. Where a kept connection broke, the statement is sent on another one; that it is written
     /// already means that the first one did it, and its answer is lost: [`Outage::Lost`].
-    pub(super) async fn write(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+    pub(super) async fn write(&self, statement: &Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
         let mut lost = None;
         loop {
             let mut connection = match self.get().await {
@@ -241,7 +238,7 @@ impl Connections {
                     });
                 }
             };
-            match Postgres::fetch_all(&mut connection, statement.clone()).await {
+            match fetch_all(&mut connection, statement).await {
                 Ok(rows) => {
                     connection.give_back();
                     return Ok(rows);

@@ -41,12 +41,13 @@ impl DeliveryQueue for PostgresStore {
              from due left join platform_events e on e.id = due.event_id where d.id = due.id \
              returning d.id as delivery_id, d.attempts, d.event_id), \
              rest as (select min(next_attempt_at) as next_due from webhook_deliveries \
-             where webhook_id = $1 and status = 'pending' and id not in (select id from due)) \
-             select {}, rest.next_due, claimed.delivery_id, claimed.attempts, {} \
-             from webhook cross join rest left join claimed on true \
-             left join platform_events on platform_events.id = claimed.event_id order by app_offset",
-            qualified("webhook", WEBHOOK),
-            event_columns::<Postgres>()
+             where webhook_id = $1 and status = 'pending' and id not in (select id from due)), \
+             given as (select claimed.delivery_id, claimed.attempts, {} from claimed \
+             left join platform_events on platform_events.id = claimed.event_id) \
+             select {}, rest.next_due, given.* from webhook cross join rest left join given on true \
+             order by given.app_offset",
+            event_columns::<Postgres>(),
+            qualified("webhook", WEBHOOK)
         ));
         let claim = claim
             .bind(id.0)

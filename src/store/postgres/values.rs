@@ -3,14 +3,13 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use oriva_hub_actors::model::Timestamp;
-use sqlx_pg::{
-    Arguments as _, PgConnection, Postgres, Row as _,
-    error::BoxDynError,
-    postgres::{PgArguments, PgRow},
-};
+use sqlx_pg::{PgConnection, Postgres, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::Transaction;
+use super::{
+    Transaction,
+    arguments::{arguments, fetch_all},
+};
 use crate::store::{
     StoreError,
     sql::{
@@ -69,21 +68,18 @@ impl Dialect for Postgres {
     }
 
     async fn execute(connection: &mut PgConnection, statement: Statement<'_>) -> Result<u64, StoreError> {
-        let (sql, arguments) = encode(statement)?;
-        Ok(sqlx_pg::query_with(&sql, arguments).execute(connection).await?.rows_affected())
+        Ok(sqlx_pg::query_with(&statement.sql, arguments(&statement)?).execute(connection).await?.rows_affected())
     }
 
     async fn fetch_optional(
         connection: &mut PgConnection,
         statement: Statement<'_>,
     ) -> Result<Option<PgRow>, StoreError> {
-        let (sql, arguments) = encode(statement)?;
-        Ok(sqlx_pg::query_with(&sql, arguments).fetch_optional(connection).await?)
+        Ok(sqlx_pg::query_with(&statement.sql, arguments(&statement)?).fetch_optional(connection).await?)
     }
 
     async fn fetch_all(connection: &mut PgConnection, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
-        let (sql, arguments) = encode(statement)?;
-        Ok(sqlx_pg::query_with(&sql, arguments).fetch_all(connection).await?)
+        fetch_all(connection, &statement).await
     }
 }
 
@@ -92,26 +88,6 @@ impl Commit for Transaction {
     async fn commit(self) -> Result<(), StoreError> {
         Self::commit(self).await
     }
-}
-
-/// The text of a statement, and its values as PostgreSQL takes them.
-pub(super) fn encode(statement: Statement<'_>) -> Result<(String, PgArguments), StoreError> {
-    let mut arguments = PgArguments::default();
-    for value in statement.values {
-        let added = match value {
-            Value::Text(text) => arguments.add(text.as_deref()),
-            Value::Bytes(bytes) => arguments.add(bytes.as_deref()),
-            Value::Flag(flag) => arguments.add(flag),
-            Value::Small(number) => arguments.add(number),
-            Value::Big(number) => arguments.add(number),
-            Value::Id(id) => arguments.add(id),
-            Value::Array(kind, values) => add_array(&mut arguments, kind, values),
-            Value::Moment(moment) => arguments.add(moment.map(Timestamp::as_datetime)),
-            Value::Texts(texts) => arguments.add(texts),
-        };
-        added.map_err(StoreError::failed)?;
-    }
-    Ok((statement.sql, arguments))
 }
 
 /// Appends `select … from source` with all columns of rows.
@@ -144,31 +120,6 @@ const fn array_type(kind: Kind) -> &'static str {
         Kind::Big => "::bigint[]",
         Kind::Id => "::uuid[]",
         Kind::Moment => "::timestamptz[]",
-    }
-}
-
-fn add_array(arguments: &mut PgArguments, kind: Kind, values: Vec<Value<'_>>) -> Result<(), BoxDynError> {
-    macro_rules! add {
-        ($variant:ident, $value:ident => $element:expr) => {
-            arguments.add(
-                values
-                    .iter()
-                    .map(|value| match value {
-                        Value::$variant($value) => Ok($element),
-                        other => Err(format!("{other:?} is no {kind:?}")),
-                    })
-                    .collect::<Result<Vec<_>, _>>()?,
-            )
-        };
-    }
-    match kind {
-        Kind::Text | Kind::Json | Kind::Address => add!(Text, text => text.as_deref()),
-        Kind::Bytes => add!(Bytes, bytes => bytes.as_deref()),
-        Kind::Flag => add!(Flag, flag => *flag),
-        Kind::Small => add!(Small, number => *number),
-        Kind::Big => add!(Big, number => *number),
-        Kind::Id => add!(Id, id => *id),
-        Kind::Moment => add!(Moment, moment => moment.map(Timestamp::as_datetime)),
     }
 }
 
