@@ -1,6 +1,6 @@
 //! Whether a batch waits for those who are about to come. Publishers that send the next event when the last one is answered
-//! all send at once when a batch is done; without waiting, the first of them takes the next transaction alone and the others
-//! sit it out, so that each waits for two. A batch that waited in vain makes the next ones wait less often.
+//! all send at once when a batch is done; without waiting, they miss the next one, and each waits for two. A batch that waited
+//! in vain makes the next ones wait less often.
 
 use std::time::Duration;
 
@@ -10,15 +10,17 @@ use tokio::{sync::mpsc, time::Instant};
 const SHARE: u32 = 3;
 /// Waiting less than the timer's resolution is not possible.
 const LEAST: Duration = Duration::from_millis(1);
+/// A batch of this many shares its way to the store well enough.
+const ENOUGH: usize = 64;
 /// Greatest number of batches between two attempts to wait, where waiting was in vain.
 const MOST_PASSED: u32 = 64;
 
 /// What the batches before tell about the next.
 #[derive(Debug, Default)]
 pub(super) struct Company {
-    /// How many submissions the last one had.
+    /// How many submissions may come: those that the last batch had, whose publishers go on, and those that waited for its end.
     expected: usize,
-    /// How long writing it took.
+    /// How long writing the last one took.
     took: Duration,
     /// How many batches pass before one waits again.
     pass: u32,
@@ -44,7 +46,7 @@ enum Outcome {
 impl Company {
     pub(super) fn gather(&mut self) -> Gathering {
         let patience = self.took / SHARE;
-        let is_worth_it = self.expected > 1 && patience >= LEAST;
+        let is_worth_it = (2..ENOUGH).contains(&self.expected) && patience >= LEAST;
         if is_worth_it && self.passed < self.pass {
             self.passed += 1;
             return Gathering { expected: 0, until: None, outcome: Outcome::DidNotWait };
@@ -61,8 +63,9 @@ impl Company {
         }
     }
 
-    pub(super) fn wrote(&mut self, submissions: usize, took: Duration) {
-        (self.expected, self.took) = (submissions, took);
+    /// A batch of so many submissions is written, and others waited meanwhile.
+    pub(super) fn wrote(&mut self, submissions: usize, waiting: usize, took: Duration) {
+        (self.expected, self.took) = (submissions + waiting, took);
     }
 }
 
@@ -103,10 +106,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_waits_for_as_many_as_the_last_one_had() {
+    async fn a_batch_waits_for_the_publishers_of_the_last_one() {
         let (sender, mut queue) = mpsc::unbounded_channel();
         let mut company = Company::default();
-        company.wrote(3, Duration::from_millis(30));
+        company.wrote(2, 1, Duration::from_millis(30));
         sender.send(()).unwrap();
         tokio::spawn(async move {
             for _ in 0..3 {
@@ -124,7 +127,7 @@ mod tests {
         let mut company = Company::default();
         let mut waited = 0;
         for _ in 0..1000 {
-            company.wrote(2, Duration::from_millis(30));
+            company.wrote(2, 0, Duration::from_millis(30));
             sender.send(()).unwrap();
             let (size, took) = gathered(&mut company, &mut queue).await;
             assert!(size == 1 && took <= Duration::from_millis(10), "a third of what the last one took");
@@ -134,11 +137,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_single_publisher_and_a_fast_store_wait_for_nobody() {
+    async fn a_single_publisher_a_fast_store_and_a_large_batch_wait_for_nobody() {
         let (sender, mut queue) = mpsc::unbounded_channel();
         let mut company = Company::default();
-        for (size, took) in [(1, Duration::from_millis(30)), (8, Duration::from_millis(2))] {
-            company.wrote(size, took);
+        let slow = Duration::from_millis(30);
+        for (size, took) in [(1, slow), (8, Duration::from_millis(2)), (ENOUGH, slow)] {
+            company.wrote(size, 0, took);
             sender.send(()).unwrap();
             assert_eq!(gathered(&mut company, &mut queue).await, (1, Duration::ZERO));
         }

@@ -237,7 +237,7 @@ async fn run(store: &dyn Store, after: &AfterCommit, jobs: &mut mpsc::UnboundedR
         company.gathered(&gathering);
         let (size, began) = (batch.len(), Instant::now());
         write_batch(store, after, batch).await;
-        company.wrote(size, began.elapsed());
+        company.wrote(size, jobs.len() + usize::from(next.is_some()), began.elapsed());
     }
 }
 
