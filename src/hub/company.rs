@@ -8,6 +8,8 @@ use tokio::{sync::mpsc, time::Instant};
 
 /// A batch waits for company no longer than the last one took to write, divided by this.
 const SHARE: u32 = 3;
+/// Nor longer than this: a database that stood still for seconds says nothing of the next batch.
+const MOST: Duration = Duration::from_millis(20);
 /// Waiting less than the timer's resolution is not possible.
 const LEAST: Duration = Duration::from_millis(1);
 /// A batch of this many shares its way to the store well enough.
@@ -45,7 +47,7 @@ enum Outcome {
 
 impl Company {
     pub(super) fn gather(&mut self) -> Gathering {
-        let patience = self.took / SHARE;
+        let patience = (self.took / SHARE).min(MOST);
         let is_worth_it = (2..ENOUGH).contains(&self.expected) && patience >= LEAST;
         if is_worth_it && self.passed < self.pass {
             self.passed += 1;
@@ -119,6 +121,15 @@ mod tests {
             std::future::pending::<()>().await;
         });
         assert_eq!(gathered(&mut company, &mut queue).await, (3, Duration::from_millis(4)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_stood_still_makes_nobody_wait_as_long() {
+        let (sender, mut queue) = mpsc::unbounded_channel();
+        let mut company = Company::default();
+        company.wrote(2, 0, Duration::from_secs(15));
+        sender.send(()).unwrap();
+        assert_eq!(gathered(&mut company, &mut queue).await, (1, MOST));
     }
 
     #[tokio::test(start_paused = true)]

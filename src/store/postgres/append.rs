@@ -70,8 +70,9 @@ impl PostgresStore {
         let pending = known.match_events(decided.events().map(|(event, _)| event));
         let counts = decided.stream_counts();
         let statement = statement(&decided, &counts, &pending, insertions, &known)?;
-        let rows = self.appending(|| self.appending.write(&statement)).await?;
-        let offsets = raised(&counts, &rows)?;
+        let is_raised = |rows: &[PgRow]| Ok(raised(&counts, rows)?.is_some());
+        let rows = self.appending(|| self.appending.write(&statement, is_raised)).await?;
+        let offsets = rows.map_or(Ok(None), |rows| raised(&counts, &rows))?;
         Ok(offsets.map(|offsets| Written { numbered: Numbered::new(decided, offsets), pending }))
     }
 

@@ -221,30 +221,37 @@ impl Connections {
         }
     }
 
-    /// Runs a statement that writes and commits, and that cannot succeed twice. Returns its rows.
+    /// Runs a statement that writes and commits, and that cannot succeed twice. Returns its rows if they are those of something
+    /// `written`, and `None` if it wrote nothing.
     ///
     /// # Errors
-    /// As [`Connections::begin`]. Where a kept connection broke, the statement is sent on another one; that it is written
-    /// already means that the first one did it, and its answer is lost: [`Outage::Lost`].
-    pub(super) async fn write(&self, statement: &Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+    /// As [`Connections::begin`]. Where a kept connection broke, the statement is sent on another one. If that one does not
+    /// write, whyever, the first one may have: [`Outage::Lost`], whose outcome is unknown.
+    pub(super) async fn write(
+        &self,
+        statement: &Statement<'_>,
+        written: impl Fn(&[PgRow]) -> Result<bool, StoreError>,
+    ) -> Result<Option<Vec<PgRow>>, StoreError> {
         let mut lost = None;
         loop {
-            let mut connection = match self.get().await {
-                Ok(connection) => connection,
-                Err(error) => {
-                    return Err(match lost {
-                        Some(lost) => also(lost, &error),
-                        None => error,
-                    });
-                }
+            let tried = match self.get().await {
+                Ok(mut connection) => match fetch_all(&mut connection, statement).await {
+                    Ok(rows) => {
+                        connection.give_back();
+                        match (written(&rows)?, lost) {
+                            (true, _) => return Ok(Some(rows)),
+                            (false, None) => return Ok(None),
+                            (false, Some(lost)) => return Err(lost),
+                        }
+                    }
+                    Err(error) => self.replace(connection, error),
+                },
+                Err(error) => Err(error),
             };
-            match fetch_all(&mut connection, statement).await {
-                Ok(rows) => {
-                    connection.give_back();
-                    return Ok(rows);
-                }
-                Err(StoreError::Duplicate) if lost.is_some() => return Err(lost.unwrap_or(StoreError::Duplicate)),
-                Err(error) => lost = Some(self.replace(connection, error)?),
+            match (tried, lost.take()) {
+                (Ok(error), _) => lost = Some(error),
+                (Err(error), Some(lost)) => return Err(also(lost, &error)),
+                (Err(error), None) => return Err(error),
             }
         }
     }
@@ -335,11 +342,11 @@ impl Connections {
     }
 }
 
-/// A connection was lost, and there is no other for this reason.
+/// A connection was lost, and on another one the statement failed for this reason.
 fn also(lost: StoreError, obstacle: &StoreError) -> StoreError {
     let StoreError::Unavailable(outage, cause) = lost else { return lost };
     let cause = cause.map_or_else(String::new, |cause| cause.to_string());
-    StoreError::Unavailable(outage, Some(format!("{cause}; there is no other: {obstacle}").into()))
+    StoreError::Unavailable(outage, Some(format!("{cause}; on another connection: {obstacle}").into()))
 }
 
 /// A connection in use. Whoever is done with it calls [`Connection::give_back`]. Where this is dropped instead, as when a caller
